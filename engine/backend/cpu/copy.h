@@ -25,11 +25,12 @@ static inline float *dn_block_at(const dn_rows *x, int64_t r, int64_t b)
 
 void dn_copy_to_blocked(dn_pool *pool, dn_rows dst, dn_rows dense, dn_extent e);
 void dn_copy_to_dense(dn_pool *pool, dn_rows dense, dn_rows src, dn_extent e);
-/* Whole planes: dst's first block is where the copy begins. */
-void dn_copy_planes(dn_pool *pool, dn_rows dst, dn_rows src, dn_extent e);
+/* e.channels channels of src from src_first to dst from dst_first on, blocked both. What is left of the last block is
+ * cleared: the pieces of a concatenation are copied in order. */
+void dn_copy_channels(dn_pool *pool, dn_rows dst, int dst_first, dn_rows src, int src_first, dn_extent e);
 /* Nearest, [h,w] -> [2h,2w]; e describes the source. */
 void dn_copy_upsample2(dn_pool *pool, dn_rows dst, dn_rows src, dn_extent e, int height, int width);
-/* Mean of 2x2, [h,w] -> [h/2,w/2]; e and the size describe the source. */
-void dn_copy_pool2(dn_pool *pool, dn_rows dst, dn_rows src, dn_extent e, int height, int width);
+/* Sums of 2x2 times `scale`, [h,w] -> [h/2,w/2]; e and the size describe the source. */
+void dn_copy_pool2(dn_pool *pool, dn_rows dst, dn_rows src, dn_extent e, int height, int width, float scale);
 
 #endif

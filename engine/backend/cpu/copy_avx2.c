@@ -6,7 +6,8 @@
 typedef struct job {
     dn_rows dst, src;
     dn_extent e;
-    int height, width;
+    int height, width, dst_first, src_first;
+    float scale;
     int64_t strips; /* of positions, for copies that divide them */
 } job;
 
@@ -22,6 +23,7 @@ static void positions_of(const job *j, int64_t item, int64_t *row, int64_t *from
 static void to_blocked(void *arg, int64_t first, int64_t last, int thread)
 {
     const job *j = arg;
+    int64_t pitch = j->src.pitch / (int64_t)sizeof(float);
     (void)thread;
     for (int64_t item = first; item < last; item++) {
         int64_t row, from, to;
@@ -31,7 +33,7 @@ static void to_blocked(void *arg, int64_t first, int64_t last, int thread)
             __m256i mask = lanes_mask(j->e.channels - c);
             float *dst = dn_block_at(&j->dst, row, c / DN_LANES);
             for (int64_t p = from; p < to; p++)
-                _mm256_storeu_ps(dst + p * DN_LANES, _mm256_maskload_ps(src + p * j->e.channels + c, mask));
+                _mm256_storeu_ps(dst + p * DN_LANES, _mm256_maskload_ps(src + p * pitch + c, mask));
         }
     }
 }
@@ -39,6 +41,7 @@ static void to_blocked(void *arg, int64_t first, int64_t last, int thread)
 static void to_dense(void *arg, int64_t first, int64_t last, int thread)
 {
     const job *j = arg;
+    int64_t pitch = j->dst.pitch / (int64_t)sizeof(float);
     (void)thread;
     for (int64_t item = first; item < last; item++) {
         int64_t row, from, to;
@@ -48,7 +51,7 @@ static void to_dense(void *arg, int64_t first, int64_t last, int thread)
             __m256i mask = lanes_mask(j->e.channels - c);
             const float *src = dn_block_at(&j->src, row, c / DN_LANES);
             for (int64_t p = from; p < to; p++)
-                _mm256_maskstore_ps(dst + p * j->e.channels + c, mask, _mm256_loadu_ps(src + p * DN_LANES));
+                _mm256_maskstore_ps(dst + p * pitch + c, mask, _mm256_loadu_ps(src + p * DN_LANES));
         }
     }
 }
@@ -59,12 +62,29 @@ static float *plane_of(const dn_rows *x, const job *j, int64_t item)
     return dn_block_at(x, item / blocks, item % blocks);
 }
 
-static void planes(void *arg, int64_t first, int64_t last, int thread)
+/* One block of the destination: whole planes where blocks meet blocks, else lane by lane. */
+static void channels(void *arg, int64_t first, int64_t last, int thread)
 {
     const job *j = arg;
+    int end = j->dst_first + j->e.channels, from_block = j->dst_first / DN_LANES;
+    int blocks = dn_blocks_of(end) - from_block;
     (void)thread;
-    for (int64_t item = first; item < last; item++)
-        memcpy(plane_of(&j->dst, j, item), plane_of(&j->src, j, item), (size_t)j->e.positions * DN_LANES * sizeof(float));
+    for (int64_t item = first; item < last; item++) {
+        int64_t row = item / blocks, block = from_block + item % blocks;
+        float *dst = dn_block_at(&j->dst, row, block);
+        int c = (int)block * DN_LANES, stop = c + DN_LANES;
+        if ((j->dst_first - j->src_first) % DN_LANES == 0 && c >= j->dst_first && stop <= end) {
+            const float *src = dn_block_at(&j->src, row, (c - j->dst_first + j->src_first) / DN_LANES);
+            memcpy(dst, src, (size_t)j->e.positions * DN_LANES * sizeof(float));
+            continue;
+        }
+        for (c = c < j->dst_first ? j->dst_first : c; c < stop; c++) {
+            int s = c - j->dst_first + j->src_first;
+            const float *src = c < end ? dn_block_at(&j->src, row, s / DN_LANES) + s % DN_LANES : NULL;
+            for (int64_t p = 0; p < j->e.positions; p++)
+                dst[p * DN_LANES + c % DN_LANES] = src ? src[p * DN_LANES] : 0;
+        }
+    }
 }
 
 static void upsample2(void *arg, int64_t first, int64_t last, int thread)
@@ -92,7 +112,7 @@ static void pool2(void *arg, int64_t first, int64_t last, int thread)
     const job *j = arg;
     (void)thread;
     int64_t line = (int64_t)j->width * DN_LANES;
-    __m256 quarter = _mm256_set1_ps(0.25f);
+    __m256 scale = _mm256_set1_ps(j->scale);
     for (int64_t item = first; item < last; item++) {
         const float *src = plane_of(&j->src, j, item);
         float *dst = plane_of(&j->dst, j, item);
@@ -101,7 +121,7 @@ static void pool2(void *arg, int64_t first, int64_t last, int thread)
                 const float *s = src + (int64_t)x * 2 * DN_LANES;
                 __m256 top = _mm256_add_ps(_mm256_loadu_ps(s), _mm256_loadu_ps(s + DN_LANES));
                 __m256 bottom = _mm256_add_ps(_mm256_loadu_ps(s + line), _mm256_loadu_ps(s + line + DN_LANES));
-                _mm256_storeu_ps(dst, _mm256_mul_ps(_mm256_add_ps(top, bottom), quarter));
+                _mm256_storeu_ps(dst, _mm256_mul_ps(_mm256_add_ps(top, bottom), scale));
             }
     }
 }
@@ -128,9 +148,11 @@ void dn_copy_to_dense(dn_pool *pool, dn_rows dense, dn_rows src, dn_extent e)
     run_strips(pool, to_dense, &(job){ .dst = dense, .src = src, .e = e });
 }
 
-void dn_copy_planes(dn_pool *pool, dn_rows dst, dn_rows src, dn_extent e)
+void dn_copy_channels(dn_pool *pool, dn_rows dst, int dst_first, dn_rows src, int src_first, dn_extent e)
 {
-    run_planes(pool, planes, &(job){ .dst = dst, .src = src, .e = e });
+    job j = { .dst = dst, .src = src, .e = e, .dst_first = dst_first, .src_first = src_first };
+    int blocks = dn_blocks_of(dst_first + e.channels) - dst_first / DN_LANES;
+    dn_pool_run(pool, channels, &j, (int64_t)e.n * blocks, 1 + 16384 / (e.positions * DN_LANES + 1));
 }
 
 void dn_copy_upsample2(dn_pool *pool, dn_rows dst, dn_rows src, dn_extent e, int height, int width)
@@ -138,7 +160,8 @@ void dn_copy_upsample2(dn_pool *pool, dn_rows dst, dn_rows src, dn_extent e, int
     run_planes(pool, upsample2, &(job){ .dst = dst, .src = src, .e = e, .height = height, .width = width });
 }
 
-void dn_copy_pool2(dn_pool *pool, dn_rows dst, dn_rows src, dn_extent e, int height, int width)
+void dn_copy_pool2(dn_pool *pool, dn_rows dst, dn_rows src, dn_extent e, int height, int width, float scale)
 {
-    run_planes(pool, pool2, &(job){ .dst = dst, .src = src, .e = e, .height = height, .width = width });
+    job j = { .dst = dst, .src = src, .e = e, .height = height, .width = width, .scale = scale };
+    run_planes(pool, pool2, &j);
 }

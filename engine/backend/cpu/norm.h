@@ -15,15 +15,15 @@ typedef struct dn_row_vector {
     int64_t row_bytes;
 } dn_row_vector;
 
-/* y = silu?(((x + add) - mean) * rstd * gamma + beta) * scale + shift), where every unit of C/groups channels has a mean
- * and deviation of its own; add, scale and shift are vectors over the channels. */
+/* y = silu?(((x - mean) * rstd * gamma + beta) * scale + shift), where every unit of C/groups channels has a mean
+ * and deviation of its own; scale and shift are vectors over the channels. */
 typedef struct dn_group_norm_args {
     dn_rows x, y;
     dn_extent e;
     int groups;
     float eps;
     bool silu;
-    dn_row_vector gamma, beta, add, scale, shift;
+    dn_row_vector gamma, beta, scale, shift;
     dn_rows stats; /* [groups][2] mean and 1/deviation, dense; base NULL: not wanted */
 } dn_group_norm_args;
 

@@ -65,28 +65,27 @@ static float at(const dn_row_vector *v, int64_t row, int c, float missing)
     return v->data ? ((const float *)((const char *)v->data + row * v->row_bytes))[c] : missing;
 }
 
-/* centre[c] = mean of c's group, less what is added to the channel: x + add - mean = x - centre. */
-static void find_centres(const unit *u, float *centre, double *mean)
+/* centre[c] = mean of c's group. Zero in padded lanes. */
+static void find_centres(const unit *u, float *centre)
 {
     const dn_group_norm_args *a = u->a;
     int group = a->e.channels / a->groups;
-    double sum[DN_NORM_CHANNELS_MAX + DN_LANES], positions = (double)a->e.positions;
+    double sum[DN_NORM_CHANNELS_MAX + DN_LANES];
     for (int c = 0; c < u->channels; c += DN_LANES)
         block_sums(sum + c, block_in(u, c), a->e.positions, _mm256_setzero_ps(), false);
     for (int g = 0; g * group < u->channels; g++) {
         double total = 0;
         for (int c = g * group; c < (g + 1) * group; c++)
-            total += sum[c] + positions * at(&a->add, u->row, u->channel + c, 0);
-        mean[g] = total / (positions * group);
+            total += sum[c];
         for (int c = g * group; c < (g + 1) * group; c++)
-            centre[c] = (float)(mean[g] - at(&a->add, u->row, u->channel + c, 0));
+            centre[c] = (float)(total / ((double)a->e.positions * group));
     }
     for (int c = u->channels; c % DN_LANES; c++)
         centre[c] = 0;
 }
 
 /* factor[c] and offset[c]: y = (x - centre) * factor + offset. Zero in padded lanes. */
-static void find_factors(const unit *u, const float *centre, const double *mean, float *factor, float *offset)
+static void find_factors(const unit *u, const float *centre, float *factor, float *offset)
 {
     const dn_group_norm_args *a = u->a;
     int group = a->e.channels / a->groups;
@@ -100,7 +99,7 @@ static void find_factors(const unit *u, const float *centre, const double *mean,
         double rstd = 1 / sqrt(total / ((double)a->e.positions * group) + (double)a->eps);
         if (a->stats.base) {
             float *s = dn_block_at(&a->stats, u->row, 0) + ((int64_t)u->channel / group + g) * 2;
-            s[0] = (float)mean[g];
+            s[0] = centre[g * group];
             s[1] = (float)rstd;
         }
         for (int c = g * group; c < (g + 1) * group; c++) {
@@ -128,9 +127,8 @@ static void norm_unit(const unit *u)
     const dn_group_norm_args *a = u->a;
     float centre[DN_NORM_CHANNELS_MAX + DN_LANES], factor[DN_NORM_CHANNELS_MAX + DN_LANES];
     float offset[DN_NORM_CHANNELS_MAX + DN_LANES];
-    double mean[DN_NORM_CHANNELS_MAX];
-    find_centres(u, centre, mean);
-    find_factors(u, centre, mean, factor, offset);
+    find_centres(u, centre);
+    find_factors(u, centre, factor, offset);
     for (int c = 0; c < u->channels; c += DN_LANES) {
         float *y = dn_block_at(&a->y, u->row, (u->channel + c) / DN_LANES);
         __m256 m = _mm256_loadu_ps(centre + c), f = _mm256_loadu_ps(factor + c), o = _mm256_loadu_ps(offset + c);
