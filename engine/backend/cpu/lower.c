@@ -194,6 +194,17 @@ static void emit_ref(dn_lower_state *s, int i)
         s->rc = dn_ref_emit(s->l, i, s->place, s->err);
 }
 
+/* Kernels know f32 only; a copy may be no more than a second name. */
+static bool all_floats(const dn_program *p, const dn_op *op)
+{
+    bool all = true;
+    for (int j = 0; j < op->n_in; j++)
+        all &= op->in[j] == DN_NONE || p->value[op->in[j]].dtype == DN_F32;
+    for (int j = 0; j < op->n_out; j++)
+        all &= op->out[j] == DN_NONE || p->value[op->out[j]].dtype == DN_F32;
+    return all || op->kind == DN_OP_COPY;
+}
+
 static void emit(dn_lower_state *s, int i)
 {
     if (s->rc || s->op_state[i] != DN_OP_WAITING)
@@ -202,7 +213,7 @@ static void emit(dn_lower_state *s, int i)
     s->now = i;
     s->op_state[i] = DN_OP_BUSY;
     const dn_op *op = &s->p->op[i];
-    if (!table[op->kind] || !table[op->kind](s, i))
+    if (!table[op->kind] || !all_floats(s->p, op) || !table[op->kind](s, i))
         emit_ref(s, i);
     dn_lower_swallow(s, i);
     s->now = before;
@@ -327,6 +338,20 @@ static bool get_tables(dn_lower_state *s)
     s->made = dn_lowered_alloc(s->l, n);
     s->op_state = dn_lowered_alloc(s->l, (size_t)s->p->n_ops + 1);
     return s->made && s->op_state;
+}
+
+/* Rows of activations that a second-level cache of half a megabyte holds: input, output and residual of the largest
+ * layer. */
+int dn_cpu_rows_default(const dn_program *p)
+{
+    int64_t largest = 1;
+    for (int v = 0; v < p->n_values; v++) {
+        int64_t count = dn_shape_count(&p->value[v].shape);
+        if (dn_value_is_map(p, v) && count > largest)
+            largest = count;
+    }
+    int64_t rows = (1 << 19) / (largest * (int64_t)sizeof(float));
+    return rows < 1 ? 1 : rows > 8 ? 8 : (int)rows;
 }
 
 int dn_cpu_lower(dn_lowered *l, dn_error *err)

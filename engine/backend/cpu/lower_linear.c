@@ -64,6 +64,8 @@ static tail find_tail(dn_lower_state *s, int i)
     tail t = { .y = s->p->op[i].out[0], .row_bias = DN_NONE, .residual = DN_NONE, .scale = 1, .last = i };
     for (int next; !t.silu && (next = dn_lower_only_reader(s, t.y)) >= 0; t.last = next) {
         const dn_op *op = &s->p->op[next];
+        if (s->op_state[next] != DN_OP_WAITING)
+            break;
         s->op_state[next] = DN_OP_BUSY;
         if (!take(s, &t, op)) {
             s->op_state[next] = DN_OP_WAITING;
