@@ -1,6 +1,6 @@
 /* device.c - a device: its backend, its compute threads, its arena. */
 #include "device_internal.h"
-#include "cpu.h"
+#include "kernels.h"
 #include <denoised/caps.h>
 #include <errno.h>
 #include <stdio.h>
