@@ -13,9 +13,7 @@
 const dn_backend *const backends[] = {
     &dn_backend_ref,
     &dn_backend_ref64,
-#if HAVE_CPU
     &dn_backend_cpu,
-#endif
 };
 const int n_backends = sizeof backends / sizeof *backends;
 

@@ -195,8 +195,15 @@ static int lower(dn_lowered *l, dn_error *err)
 
 static bool available(void) { return true; }
 
+/* Threads divide rows only. */
+static int rows_default(const dn_program *p)
+{
+    (void)p;
+    return 4;
+}
+
 #if REF_DOUBLE
-const dn_backend dn_backend_ref64 = { "ref64", sizeof(real), available, lower };
+const dn_backend dn_backend_ref64 = { "ref64", sizeof(real), available, rows_default, lower };
 #else
-const dn_backend dn_backend_ref = { "ref", sizeof(real), available, lower };
+const dn_backend dn_backend_ref = { "ref", sizeof(real), available, rows_default, lower };
 #endif
