@@ -201,7 +201,7 @@ typedef struct bound {
 static void bind(bound *b, const subject *s, const dn_backend *backend, int n, dn_pool *pool, enum run_mode mode)
 {
     dn_error err = { 0 };
-    if (dn_lower(&b->l, backend, s->p, n, &err))
+    if (dn_lower(&b->l, backend, s->p, mode == RUN_ROOMY ? 2 * n + 1 : n, &err))
         fail_msg("%s: %s", backend->name, err.message);
     if (mode == RUN_APART)
         assert_int_equal(dn_plan_apart(b->l, &err), 0);
