@@ -11,8 +11,11 @@
 
 void blob_add(blob *b, const void *p, size_t len)
 {
-    b->p = realloc(b->p, b->len + len + 1);
-    assert_non_null(b->p);
+    if (b->len + len >= b->cap) {
+        b->cap = 2 * (b->len + len) + 64;
+        b->p = realloc(b->p, b->cap);
+        assert_non_null(b->p);
+    }
     if (len > 0)
         memcpy(b->p + b->len, p, len);
     b->len += len;

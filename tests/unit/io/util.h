@@ -12,7 +12,7 @@
 
 typedef struct blob {
     uint8_t *p;
-    size_t len;
+    size_t len, cap;
 } blob;
 
 void blob_add(blob *b, const void *p, size_t len);
