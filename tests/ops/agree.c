@@ -53,7 +53,7 @@ static void assert_close(trial *t, const copies *a, const copies *b, double tol,
             top = fmax(top, fabs(b->data[i][k]));
         for (int64_t k = 0; k < n; k++) {
             double error = fabs(a->data[i][k] - b->data[i][k]);
-            if (!(error <= (exact ? 0 : tol * (fabs(b->data[i][k]) + 0.5 * top + 1e-3))))
+            if (!(error <= (exact ? 0 : tol * (fabs(b->data[i][k]) + 0.5 * top + 0.01))))
                 fail_msg("%s: %s: %s[%lld] is %.9g, not %.9g", t->name, what, name_of(t, i), (long long)k,
                          a->data[i][k], b->data[i][k]);
         }

@@ -5,7 +5,7 @@
 
 #include "subject.h"
 
-/* ref against ref64. The tolerance is relative to the element plus half the output's largest plus 0.001. */
+/* ref against ref64. The tolerance is relative to the element plus half the output's largest plus 0.01. */
 void agree_precision(subject *s, const char *name, double tol);
 
 /* Every backend against ref. */

@@ -16,8 +16,7 @@
 
 enum { BATCH = 5, PROBES = 40 };
 
-/* A row's program: y, what the builder keeps, the gradient by everything that can be differentiated, for a random dy.
- */
+/* A row's program: y, what the builder keeps, and for a random dy the gradient by all that can be differentiated. */
 typedef struct lab {
     subject s;
     const row *r;

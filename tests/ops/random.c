@@ -84,9 +84,9 @@ static dn_val conv(maker *m, dn_val x)
     static const int pads[][4] = { { 1, 1, 1, 1 }, { 0, 0, 1, 1 }, { 0, 0, 0, 0 }, { 2, 1, 0, 1 } };
     dn_shape s = shape_of(m, x);
     int64_t K = channels(m), k = choose(m, 3) ? 3 : 1;
-    int stride = choose(m, 4) ? 1 : 2, pad = k == 1                                         ? 2
-                                             : s.dim[0] < 4 || s.dim[1] < 4 || choose(m, 2) ? 0
-                                                                                            : choose(m, 4);
+    int stride = choose(m, 4) ? 1 : 2, pad = choose(m, 2) ? 0 : choose(m, 4);
+    if (k == 1 || s.dim[0] < 4 || s.dim[1] < 4)
+        pad = k == 1 ? 2 : 0;
     return dn_conv2d(m->s.p, x, scaled(m, dn_shape(k, k, s.dim[2], K)), bias(m, K), stride, pads[pad]);
 }
 
@@ -149,32 +149,28 @@ static dn_val move(maker *m, dn_val x)
     return dn_slice(m->s.p, x, 2, choose(m, (int)(c - n) + 1), n);
 }
 
+/* clang-format off */
 static dn_val arithmetic(maker *m, dn_val x)
 {
     dn_program *p = m->s.p;
     int64_t c = shape_of(m, x).dim[2];
     switch (choose(m, 7)) {
-    case 0:
-        return dn_unary(p, (enum dn_unary)(int[]){ DN_SILU, DN_RELU, DN_MISH, DN_TANH, DN_ABS }[choose(m, 5)], x);
-    case 1:
-        return dn_affine(p, x, 0.7, choose(m, 2) ? 0.2 : 0);
-    case 2:
-        return dn_binary(p, DN_ADD, x, vector(m, c));
-    case 3:
-        return dn_binary(p, DN_MUL, x, dn_unary(p, DN_SIGMOID, dn_slice(p, x, 2, 0, 1)));
-    case 4:
-        return dn_binary(p, DN_SUB, like(m, x, 3), x);
-    case 5:
-        return dn_binary(p, DN_ADD, param(m, dn_shape(c), -1, 1), x);
-    default:
-        return dn_binary(p, DN_ADD, x, like(m, x, 3));
+    case 0: return dn_unary(p, (enum dn_unary)(int[]){ DN_SILU, DN_RELU, DN_MISH, DN_TANH, DN_ABS }[choose(m, 5)], x);
+    case 1: return dn_affine(p, x, 0.7, choose(m, 2) ? 0.2 : 0);
+    case 2: return dn_binary(p, DN_ADD, x, vector(m, c));
+    case 3: return dn_binary(p, DN_MUL, x, dn_unary(p, DN_SIGMOID, dn_slice(p, x, 2, 0, 1)));
+    case 4: return dn_binary(p, DN_SUB, like(m, x, 3), x);
+    case 5: return dn_binary(p, DN_ADD, param(m, dn_shape(c), -1, 1), x);
+    default: return dn_binary(p, DN_ADD, x, like(m, x, 3));
     }
 }
+/* clang-format on */
 
 static void make(maker *m, int number)
 {
-    static dn_val (*const step[])(maker * m, dn_val x) = { conv,       conv,       conv, norm,   norm,  arithmetic,
-                                                           arithmetic, arithmetic, move, tokens, resize };
+    typedef dn_val (*maker_of)(maker * m, dn_val x);
+    static const maker_of step[] = { conv,       conv,       conv, norm,   norm,  arithmetic,
+                                     arithmetic, arithmetic, move, tokens, resize };
     *m = (maker){ .state = (uint64_t)number * 977 + 1 };
     subject_init(&m->s, ROWS);
     dn_val x = feed(&m->s, "x", dn_shape(2 + 2 * choose(m, 5), 2 + 2 * choose(m, 5), channels(m)), -1, 1);
