@@ -5,17 +5,12 @@
 #define DN_MODEL_ARCH_H
 
 #include "nn.h"
+#include <denoised/model.h>
 
 struct json_t;
 
-enum dn_label_kind {
-    DN_LABEL_NONE,   /* takes no label */
-    DN_LABEL_EMBED,  /* a table: input "label" I32 [2], "label_w" [1] */
-    DN_LABEL_NUMBER, /* a number: input "label_value" [1] */
-    DN_LABEL_VECTOR  /* an embedding: input "label_vector" [label_dim] */
-};
-
-/* What the rest of the engine needs to know about a network. */
+/* What the rest of the engine needs to know about a network. Labels arrive as inputs: DN_LABEL_EMBED as "label" I32 [2] and
+ * "label_w" [1], DN_LABEL_NUMBER as "label_value" [1], DN_LABEL_VECTOR as "label_vector" [label_dim]. */
 typedef struct dn_arch_info {
     int height, width;           /* sample_size; 0: the config does not say */
     int in_channels, out_channels;

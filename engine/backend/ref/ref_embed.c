@@ -66,7 +66,7 @@ int R(fourier)(const call *c, int64_t row)
     const real *t = in(c, 0, row) /* [1] */, *w = in(c, 1, row) /* [C] */;
     real *y = out(c, 0, row); /* [2C]: sines, cosines */
     int64_t C = c->op->in[1].count;
-    real x = c->op->attr.fourier.scale < 0 ? log(*t) : *t * (real)c->op->attr.fourier.scale;
+    real x = log(*t);
     for (int64_t i = 0; i < C; i++) {
         real angle = x * w[i] * 2 * (real)pi;
         y[i] = sin(angle);

@@ -57,7 +57,7 @@ static inline void round_all(real *dst, const double *src, int64_t n)
         dst[i] = (real)src[i];
 }
 
-/* code, kernel, doubles of workspace as an expression over `const dn_ref_attr *a` */
+/* op, kernel, doubles of workspace as an expression over `const dn_ref_attr *a` */
 #define KERNELS(X)                                                                                                     \
     X(CONV2D, conv2d, a->out[0].shape.dim[2])                                                                          \
     X(CONV2D_DX, conv2d_dx, a->out[0].shape.dim[2])                                                                    \
@@ -91,6 +91,12 @@ static inline void round_all(real *dst, const double *src, int64_t n)
     X(VQ_DW, vq_dw, a->out[0].count)                                                                                   \
     X(CAST, cast, 0)                                                                                                   \
     X(DETACH, detach, 0)
+
+/* ref.h's functions, of this build. */
+dn_step_fn R(step)(enum dn_op_kind k);
+int R(resolve)(dn_ref_attr *out, const dn_program *p, const dn_op *op, dn_error *err);
+size_t R(workspace)(const dn_ref_attr *a);
+int R(emit)(dn_lowered *l, int op, const int *place, dn_error *err);
 
 #define X(code, name, doubles) int R(name)(const call *c, int64_t row);
 KERNELS(X)

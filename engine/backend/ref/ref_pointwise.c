@@ -1,6 +1,5 @@
 /* ref_pointwise.c - functions of one number, broadcast arithmetic and its transpose (sum_to), casts, dropout, normals. */
 #include "ref_impl.h"
-#include "fmath.h"
 #include "rng.h"
 
 /* d/dx softplus(x) is the sigmoid; both are written so that no exponential overflows. */
@@ -224,39 +223,43 @@ int R(detach)(const call *c, int64_t row)
 }
 
 /* rng is {seed lo, seed hi, step, sample} */
-static void draw(uint32_t bits[4], const dn_attr *a, const int32_t *rng, int64_t element)
+static dn_rng_key key_of(const dn_attr *a, const int32_t *rng)
 {
-    uint32_t key = (uint32_t)a->random.purpose << 24 | (uint32_t)a->random.op_id;
-    uint32_t counter[4] = { (uint32_t)(element / 4), (uint32_t)rng[2], key, (uint32_t)rng[3] };
-    dn_philox(bits, counter, (uint64_t)(uint32_t)rng[1] << 32 | (uint32_t)rng[0]);
+    return (dn_rng_key){ .seed = (uint64_t)(uint32_t)rng[1] << 32 | (uint32_t)rng[0],
+                         .step = (uint32_t)rng[2],
+                         .purpose = (uint32_t)a->random.purpose << 24 | (uint32_t)a->random.op_id,
+                         .sample = (uint32_t)rng[3] };
 }
+
+enum { CHUNK = 256 }; /* random numbers at a time; a multiple of 4 */
+
+static int64_t chunk_at(int64_t i, int64_t count) { return count - i < CHUNK ? count - i : CHUNK; }
 
 int R(dropout)(const call *c, int64_t row)
 {
     const real *x = in(c, 0, row);
     real *y = out(c, 0, row), scale = (real)(1 / (1 - c->op->attr.random.p));
-    float p = (float)c->op->attr.random.p;
-    uint32_t bits[4];
-    for (int64_t i = 0; i < c->op->out[0].count; i++) {
-        if (i % 4 == 0)
-            draw(bits, &c->op->attr, in(c, 1, row), i);
-        y[i] = dn_uniform(bits[i % 4]) >= p ? x[i] * scale : 0;
+    float p = (float)c->op->attr.random.p, u[CHUNK];
+    dn_rng_key key = key_of(&c->op->attr, in(c, 1, row));
+    for (int64_t i = 0; i < c->op->out[0].count; i += CHUNK) {
+        int64_t n = chunk_at(i, c->op->out[0].count);
+        dn_rng_uniform(u, i, n, &key);
+        for (int64_t k = 0; k < n; k++)
+            y[i + k] = u[k] >= p ? x[i + k] * scale : 0;
     }
     return 0;
 }
 
-/* The bits are part of the contract: fmath.h in both builds. */
+/* The bits are part of the contract: the same floats in both builds. */
 int R(normal)(const call *c, int64_t row)
 {
     real *y = out(c, 0, row);
-    int64_t n = c->op->out[0].count;
-    for (int64_t i = 0; i < n; i += 4) {
-        uint32_t bits[4];
-        float z[4];
-        draw(bits, &c->op->attr, in(c, 0, row), i);
-        for (int k = 0; k < 4; k += 2)
-            dn_f_box_muller(dn_uniform(bits[k]), dn_uniform(bits[k + 1]), &z[k], &z[k + 1]);
-        for (int64_t k = 0; k < 4 && i + k < n; k++)
+    float z[CHUNK];
+    dn_rng_key key = key_of(&c->op->attr, in(c, 0, row));
+    for (int64_t i = 0; i < c->op->out[0].count; i += CHUNK) {
+        int64_t n = chunk_at(i, c->op->out[0].count);
+        dn_rng_normal(z, i, n, &key);
+        for (int64_t k = 0; k < n; k++)
             y[i + k] = z[k];
     }
     return 0;
