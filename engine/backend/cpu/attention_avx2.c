@@ -74,23 +74,31 @@ static void pack_queries(const head *h)
 static void pack_keys(const head *h)
 {
     int64_t depth = round_up(h->d, LANES);
-    for (int64_t m = 0; m < round_up(h->a->keys, PANEL); m++)
-        for (int c = 0; c < depth; c++) {
-            bool inside = m < h->a->keys && c < h->d;
-            float x = inside ? channel_at(h, &h->a->k, c)[m * LANES] * h->a->scale : 0;
-            h->k[(m / PANEL * depth + c) * PANEL + m % PANEL] = x;
+    for (int c = 0; c < depth; c++) {
+        const float *src = c < h->d ? channel_at(h, &h->a->k, c) : NULL;
+        float *dst = h->k + c * PANEL;
+        for (int64_t m = 0; m < h->a->keys; m += PANEL, dst += depth * PANEL) {
+            int n = src ? (int)min64(PANEL, h->a->keys - m) : 0;
+            for (int i = 0; i < PANEL; i++)
+                dst[i] = i < n ? src[(m + i) * LANES] * h->a->scale : 0;
         }
+    }
 }
 
 /* Values as panels [d/16][M][16], zero past d and past M. */
 static void pack_values(const head *h)
 {
     int64_t depth = round_up(h->a->keys, LANES);
-    for (int c = 0; c < round_up(h->d, PANEL); c++) {
-        float *dst = h->v + c / PANEL * depth * PANEL + c % PANEL;
+    for (int c = 0; c < round_up(h->d, PANEL);) {
+        bool whole = (h->first + c) % LANES == 0 && c % LANES == 0 && c + LANES <= h->d;
         const float *src = c < h->d ? channel_at(h, &h->a->v, c) : NULL;
+        float *dst = h->v + c / PANEL * depth * PANEL + c % PANEL;
         for (int64_t m = 0; m < depth; m++)
-            dst[m * PANEL] = src && m < h->a->keys ? src[m * LANES] : 0;
+            if (whole)
+                _mm256_store_ps(dst + m * PANEL, m < h->a->keys ? _mm256_loadu_ps(src + m * LANES) : _mm256_setzero_ps());
+            else
+                dst[m * PANEL] = src && m < h->a->keys ? src[m * LANES] : 0;
+        c += whole ? LANES : 1;
     }
 }
 
