@@ -25,9 +25,10 @@ static const layer layers[] = {
     {  96,  32, 28, 1, 1 }, { 128, 128,  7, 1, 1 }, { 256, 256, 16, 1, 1 }, { 256, 768, 16, 1, 1 }, {1152,4608, 16, 1, 1 },
 };
 /* clang-format on */
-static const dn_conv_kernel *const kernels[] = { &dn_cpu_winograd4,  &dn_cpu_winograd4_live, &dn_cpu_winograd2,
-                                                 &dn_cpu_winograd2_live, &dn_cpu_implicit, &dn_cpu_few_in,
-                                                 &dn_cpu_few_out,    &dn_cpu_pointwise };
+static const dn_conv_kernel *const kernels[] = {
+    &dn_cpu_winograd4, &dn_cpu_winograd4_plain, &dn_cpu_winograd4_live, &dn_cpu_winograd2, &dn_cpu_winograd2_plain,
+    &dn_cpu_winograd2_live, &dn_cpu_implicit, &dn_cpu_few_in, &dn_cpu_few_out, &dn_cpu_pointwise,
+};
 enum { LAYERS = sizeof layers / sizeof *layers, KERNELS = sizeof kernels / sizeof *kernels, ROUNDS_MAX = 1000 };
 static const size_t cold_bytes = (size_t)256 << 20;
 
