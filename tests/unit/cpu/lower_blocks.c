@@ -16,10 +16,6 @@ dn_rows blocks_new(int n, int64_t positions, int channels)
     for (int64_t i = 0; i < x.row_bytes * n / 4; i++)
         data[i] = NAN;
     x.base = data;
-    for (int r = 0; r < n; r++)
-        for (int c = channels; c % DN_LANES; c++)
-            for (int64_t p = 0; p < positions; p++)
-                *block_at(&x, r, p, c) = 0;
     return x;
 }
 
@@ -32,6 +28,10 @@ dn_rows blocks_random(int n, int first, int64_t positions, int channels, int see
             for (int c = 0; c < channels; c++)
                 *block_at(&x, r, p, c) = noise(&state) * scale + offset;
     }
+    for (int r = 0; r < n; r++)
+        for (int c = channels; c % DN_LANES; c++)
+            for (int64_t p = 0; p < positions; p++)
+                *block_at(&x, r, p, c) = 0;
     return x;
 }
 
