@@ -1,0 +1,127 @@
+/* http.h - HTTP exchanges, as the routes see them.
+ *
+ * All of it belongs to the loop's thread. A request that passes the rules (headers, Host, Origin, token, route, method,
+ * type, length, draining) becomes a dn_call with its body complete, and its route's handler is called once. The handler
+ * replies, opens a stream, or returns and replies later, from any callback on the loop's thread (other threads post a
+ * message, loop.h). A reply or the end of a stream ends the handler's right to touch the call. If the client goes away
+ * first, or the server stops, dn_call_on_gone's callback is told, once, and the call is gone when it returns: whoever
+ * keeps a dn_call or dn_stream across the return of the handler must set it.
+ *
+ * Every refusal is the error object of proto/. HEAD is answered by GET's route. */
+#ifndef DN_SERVER_HTTP_H
+#define DN_SERVER_HTTP_H
+
+#include <denoised/error.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+typedef struct dn_http dn_http;
+typedef struct dn_call dn_call;
+typedef struct dn_stream dn_stream;
+struct dn_arena; /* proto/arena.h */
+
+/* ---- routes ------------------------------------------------------------------------------------------------ */
+
+enum dn_scope {
+    DN_SCOPE_NONE,  /* anyone: health, the page */
+    DN_SCOPE_USE,   /* any token (or none are configured) */
+    DN_SCOPE_ADMIN, /* a token with the scope `admin` */
+};
+enum {
+    DN_ROUTE_DRAINING = 1, /* answered while draining too (a GET always is) */
+};
+typedef struct dn_route {
+    const char *method;          /* "GET", "POST", "PUT", "DELETE", "PATCH" */
+    const char *path;            /* "/requests/{id}/images/{k}"; a {name} is one non-empty segment, decoded */
+    void (*handler)(dn_call *call);
+    enum dn_scope scope;
+    size_t body_max;             /* bytes; 0: a body is refused (413) */
+    const char *consumes;        /* "application/json", "application/json application/x-safetensors"; others: 415.
+                                    A JSON body may be absent; the handler sees 0 bytes. NULL: no body */
+    const char *produces;        /* media types for Accept, preferred first, blank-separated: none fits: 406.
+                                    NULL: the handler decides (dn_call_accepts) or it does not matter */
+    unsigned flags;
+} dn_route;
+
+/* ---- the call ---------------------------------------------------------------------------------------------- */
+
+struct dn_arena *dn_call_arena(dn_call *call);           /* freed with the call */
+void *dn_call_app(const dn_call *call);                  /* dn_http_options.app: the dn_app */
+const char *dn_call_id(const dn_call *call);             /* X-Request-Id, taken or made */
+const char *dn_call_method(const dn_call *call);         /* "GET" for HEAD */
+const char *dn_call_path(const dn_call *call);           /* as sent, without the query */
+const char *dn_call_param(const dn_call *call, const char *name); /* of the path; it is there if the pattern has it */
+const char *dn_call_query(const dn_call *call, const char *name); /* decoded; NULL if absent. A doubled one was 400 */
+/* Query parameters that are none of `known` (NULL-terminated): the first such name, or NULL. */
+const char *dn_call_query_unknown(const dn_call *call, const char *const *known);
+const char *dn_call_header(const dn_call *call, const char *name); /* NULL if absent; lists come joined by ", " */
+const void *dn_call_body(const dn_call *call, size_t *n); /* valid until the call ends; a 0 byte follows it */
+const char *dn_call_content_type(const dn_call *call);    /* without parameters, lower case; "" without a body */
+/* The index in `types` (NULL-terminated, preferred first) that Accept likes best, or -1. No Accept likes the first. */
+int dn_call_accepts(const dn_call *call, const char *const *types);
+/* The media type that `produces` and Accept agreed on; NULL without `produces`. */
+const char *dn_call_produces(const dn_call *call);
+const char *dn_call_tenant(const dn_call *call);          /* the token's name; "local" without tokens */
+bool dn_call_admin(const dn_call *call);
+
+/* What the request's log line says beside id, tenant, route, code and milliseconds. Strings must live as long as the
+ * call (arena). A caller who keeps a call fills it just before the reply. */
+typedef struct dn_call_facts {
+    const char *model;
+    const char *reason; /* of a failure */
+    int rows;
+    double queue_ms, device_ms;
+} dn_call_facts;
+dn_call_facts *dn_call_facts_of(dn_call *call);
+
+/* The client left, or the server stops, before the reply was given or the stream closed. */
+void dn_call_on_gone(dn_call *call, void (*gone)(void *arg), void *arg);
+
+/* ---- replies ----------------------------------------------------------------------------------------------- */
+
+/* Before the reply. The value is copied; one with a line break is a bug of ours. */
+void dn_reply_header(dn_call *call, const char *name, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+/* `data` is copied. */
+void dn_reply(dn_call *call, int status, const char *content_type, const void *data, size_t n);
+/* `data` is the reply's; `release(data)` (free, say; NULL for static data) is called when it has left. */
+void dn_reply_take(dn_call *call, int status, const char *content_type, void *data, size_t n, void (*release)(void *));
+/* The error object, with the status that proto/ maps err->code to. */
+void dn_reply_error(dn_call *call, const dn_error *err);
+/* The error object of a refusal that is no engine error: 404 "not_found", 410 "expired", 429 "overloaded" ... `param`
+ * may be NULL. */
+void dn_reply_refuse(dn_call *call, int status, const char *code, const char *param, const char *fmt, ...)
+    __attribute__((format(printf, 5, 6)));
+
+/* ---- server-sent events ------------------------------------------------------------------------------------ */
+
+typedef struct dn_event {
+    const char *id;    /* NULL: none */
+    const char *name;  /* "progress" */
+    const char *data;  /* one line of JSON */
+    size_t n;          /* its length */
+    bool lossy;        /* progress, preview: for a slow reader a newer one of the same name and key replaces it */
+    int key;           /* of a lossy one: a preview's index */
+} dn_event;
+
+/* Answer 200 text/event-stream with what dn_reply_header has added. The call belongs to the stream now; on_gone stays. */
+dn_stream *dn_stream_open(dn_call *call);
+/* Copies the event. Kept (not lossy) events are never dropped: a reader that lets DN_STREAM_BYTES_MAX of them pile up is
+ * cut off, and on_gone is told later, from the loop, never from inside this call. */
+void dn_stream_push(dn_stream *stream, const dn_event *event);
+/* No more events: what is queued is still sent. The stream is not the caller's any more; on_gone will not be called. */
+void dn_stream_close(dn_stream *stream);
+
+/* ---- files of the page --------------------------------------------------------------------------------------- */
+
+typedef struct dn_asset {
+    const char *path;         /* "/app.js" */
+    const char *content_type;
+    const char *etag;         /* "\"<hash>\"" */
+    const unsigned char *data;
+    size_t n;
+} dn_asset;
+/* Answer with the asset whose path is the call's; 304 if the client has it. */
+void dn_reply_asset(dn_call *call, const dn_asset *assets, size_t n_assets);
+
+#endif
