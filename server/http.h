@@ -19,7 +19,8 @@
 typedef struct dn_http dn_http;
 typedef struct dn_call dn_call;
 typedef struct dn_stream dn_stream;
-struct dn_arena; /* proto/arena.h */
+struct dn_arena;      /* proto/arena.h */
+struct dn_http_error; /* proto/http_error.h */
 
 /* ---- routes ------------------------------------------------------------------------------------------------ */
 
@@ -86,12 +87,13 @@ void dn_reply_header(dn_call *call, const char *name, const char *fmt, ...) __at
 void dn_reply(dn_call *call, int status, const char *content_type, const void *data, size_t n);
 /* `data` is the reply's; `release(data)` (free, say; NULL for static data) is called when it has left. */
 void dn_reply_take(dn_call *call, int status, const char *content_type, void *data, size_t n, void (*release)(void *));
-/* The error object, with the status that proto/ maps err->code to. */
-void dn_reply_error(dn_call *call, const dn_error *err);
-/* The error object of a refusal that is no engine error: 404 "not_found", 410 "expired", 429 "overloaded" ... `param`
- * may be NULL. */
-void dn_reply_refuse(dn_call *call, int status, const char *code, const char *param, const char *fmt, ...)
-    __attribute__((format(printf, 5, 6)));
+/* A refusal as parsing and admission report it (proto/http_error.h), with its status. */
+void dn_reply_error(dn_call *call, const struct dn_http_error *err);
+/* The same, made on the spot: dn_reply_refuse(call, DN_H_NOT_FOUND, "id", "no request %s", id). `param` may be NULL. */
+void dn_reply_refuse(dn_call *call, int id, const char *param, const char *fmt, ...)
+    __attribute__((format(printf, 4, 5)));
+/* What the engine reported. */
+void dn_reply_engine_error(dn_call *call, const dn_error *err);
 
 /* ---- server-sent events ------------------------------------------------------------------------------------ */
 
