@@ -9,8 +9,8 @@
 #include "lanes.h"
 #include "loop.h"
 
-struct dn_config;  /* proto/config.h */
-struct dn_metrics; /* proto/metrics.h */
+struct dn_config;  /* proto/daemon_config.h */
+struct dn_metrics; /* proto/metric_set.h */
 
 /* Made by main.c before the app starts, alive until after dn_app_stop. */
 typedef struct dn_server {
@@ -26,8 +26,8 @@ typedef struct dn_app dn_app;
 int dn_app_check(const struct dn_config *config, dn_error *err);
 /* Start threads and begin to load the start set; returns before it is loaded. */
 int dn_app_start(dn_app **out, const dn_server *server, dn_error *err);
-/* The app's routes; a static table. */
-const dn_route *dn_app_routes(size_t *n);
+/* The app's endpoints; a static table. main.c adds metrics, healthz, readyz, openapi.json and admin/drain. */
+const dn_endpoint *dn_app_endpoints(size_t *n);
 /* The start set is loaded. What is missing is said in *why (static text), if not. */
 bool dn_app_ready(const dn_app *app, const char **why);
 /* Refresh gauges just before /metrics is written. */

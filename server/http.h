@@ -19,50 +19,49 @@
 typedef struct dn_http dn_http;
 typedef struct dn_call dn_call;
 typedef struct dn_stream dn_stream;
+
+enum { DN_STREAM_BYTES_MAX = 128 << 20 };
 struct dn_arena;      /* proto/arena.h */
 struct dn_http_error; /* proto/http_error.h */
 
-/* ---- routes ------------------------------------------------------------------------------------------------ */
+/* ---- endpoints ------------------------------------------------------------------------------------------------- */
 
 enum dn_scope {
     DN_SCOPE_NONE,  /* anyone: health, the page */
     DN_SCOPE_USE,   /* any token (or none are configured) */
-    DN_SCOPE_ADMIN, /* a token with the scope `admin` */
+    DN_SCOPE_ADMIN, /* a token with the scope `admin` (or none are configured) */
 };
 enum {
-    DN_ROUTE_DRAINING = 1, /* answered while draining too (a GET always is) */
+    DN_WHILE_DRAINING = 1, /* answered while draining too (a GET always is) */
 };
-typedef struct dn_route {
-    const char *method;          /* "GET", "POST", "PUT", "DELETE", "PATCH" */
-    const char *path;            /* "/requests/{id}/images/{k}"; a {name} is one non-empty segment, decoded */
+/* What answers a route of proto's table (dn_routes). Path, method, body limit, Content-Type and Accept are checked by that
+ * table before the handler sees the call. A body may always be left out (the handler sees 0 bytes); one that the table does
+ * not name a type for must be JSON. */
+typedef struct dn_endpoint {
+    int route; /* enum dn_route_id */
     void (*handler)(dn_call *call);
     enum dn_scope scope;
-    size_t body_max;             /* bytes; 0: a body is refused (413) */
-    const char *consumes;        /* "application/json", "application/json application/x-safetensors"; others: 415.
-                                    A JSON body may be absent; the handler sees 0 bytes. NULL: no body */
-    const char *produces;        /* media types for Accept, preferred first, blank-separated: none fits: 406.
-                                    NULL: the handler decides (dn_call_accepts) or it does not matter */
+    const char *gives; /* media types for Accept, preferred first, blank-separated; NULL: the table's. None fits: 406 */
     unsigned flags;
-} dn_route;
+} dn_endpoint;
 
 /* ---- the call ---------------------------------------------------------------------------------------------- */
 
 struct dn_arena *dn_call_arena(dn_call *call);           /* freed with the call */
-void *dn_call_app(const dn_call *call);                  /* dn_http_options.app: the dn_app */
+void *dn_call_app(const dn_call *call);                  /* the dn_app */
 const char *dn_call_id(const dn_call *call);             /* X-Request-Id, taken or made */
 const char *dn_call_method(const dn_call *call);         /* "GET" for HEAD */
 const char *dn_call_path(const dn_call *call);           /* as sent, without the query */
-const char *dn_call_param(const dn_call *call, const char *name); /* of the path; it is there if the pattern has it */
+const char *dn_call_arg(const dn_call *call, int i);     /* what the path's i-th {..} matched, decoded */
 const char *dn_call_query(const dn_call *call, const char *name); /* decoded; NULL if absent. A doubled one was 400 */
-/* Query parameters that are none of `known` (NULL-terminated): the first such name, or NULL. */
-const char *dn_call_query_unknown(const dn_call *call, const char *const *known);
+/* The i-th query parameter, for dn_query_set; false past the last. */
+bool dn_call_query_at(const dn_call *call, int i, const char **name, const char **value);
 const char *dn_call_header(const dn_call *call, const char *name); /* NULL if absent; lists come joined by ", " */
 const void *dn_call_body(const dn_call *call, size_t *n); /* valid until the call ends; a 0 byte follows it */
 const char *dn_call_content_type(const dn_call *call);    /* without parameters, lower case; "" without a body */
-/* The index in `types` (NULL-terminated, preferred first) that Accept likes best, or -1. No Accept likes the first. */
-int dn_call_accepts(const dn_call *call, const char *const *types);
-/* The media type that `produces` and Accept agreed on; NULL without `produces`. */
-const char *dn_call_produces(const dn_call *call);
+/* The media type that the endpoint's `gives` and Accept agree on (the first that the client likes best). */
+const char *dn_call_gives(const dn_call *call);
+bool dn_call_accept_given(const dn_call *call); /* false: no Accept, or it only says anything goes */
 const char *dn_call_tenant(const dn_call *call);          /* the token's name; "local" without tokens */
 bool dn_call_admin(const dn_call *call);
 
@@ -97,24 +96,16 @@ void dn_reply_engine_error(dn_call *call, const dn_error *err);
 
 /* ---- server-sent events ------------------------------------------------------------------------------------ */
 
-typedef struct dn_event {
-    const char *id;    /* NULL: none */
-    const char *name;  /* "progress" */
-    const char *data;  /* one line of JSON */
-    size_t n;          /* its length */
-    bool lossy;        /* progress, preview: for a slow reader a newer one of the same name and key replaces it */
-    int key;           /* of a lossy one: a preview's index */
-} dn_event;
-
 /* Answer 200 text/event-stream with what dn_reply_header has added. The call belongs to the stream now; on_gone stays. */
 dn_stream *dn_stream_open(dn_call *call);
-/* Copies the event. Kept (not lossy) events are never dropped: a reader that lets DN_STREAM_BYTES_MAX of them pile up is
- * cut off, and on_gone is told later, from the loop, never from inside this call. */
-void dn_stream_push(dn_stream *stream, const dn_event *event);
+/* Copies `text`, one whole event as dn_event_write makes it. lossy_key < 0: kept, never dropped (image, done, error); a
+ * reader that lets DN_STREAM_BYTES_MAX pile up is cut off, and on_gone is told later, from the loop, never from inside this
+ * call. lossy_key >= 0 (progress, previews by index): for a slow reader the newer one of a key replaces the older. */
+void dn_stream_push(dn_stream *stream, const void *text, size_t n, int lossy_key);
 /* No more events: what is queued is still sent. The stream is not the caller's any more; on_gone will not be called. */
 void dn_stream_close(dn_stream *stream);
 
-/* ---- files of the page --------------------------------------------------------------------------------------- */
+/* ---- files of the page (made by web/embed.py), answered to GET without any endpoint ------------------------ */
 
 typedef struct dn_asset {
     const char *path;         /* "/app.js" */
@@ -123,7 +114,5 @@ typedef struct dn_asset {
     const unsigned char *data;
     size_t n;
 } dn_asset;
-/* Answer with the asset whose path is the call's; 304 if the client has it. */
-void dn_reply_asset(dn_call *call, const dn_asset *assets, size_t n_assets);
 
 #endif
