@@ -104,6 +104,7 @@ struct dn_http {
     int n_listeners;
     dn_conn *conns;
     const dn_endpoint *endpoints[DN_ROUTE_COUNT];
+    void *owners[DN_ROUTE_COUNT]; /* of their handlers */
     uv_timer_t sweep;
     size_t body_bytes;
     bool draining, started, stopping;
@@ -111,6 +112,7 @@ struct dn_http {
 
 /* http_listen.c */
 int dn_listener_open(dn_listener *l, const char *address, bool loopback_only, dn_error *err);
+int dn_listener_check(const char *address, bool loopback_only, dn_error *err);
 void dn_listener_close(dn_listener *l);
 
 /* http_conn.c */
