@@ -11,6 +11,7 @@
 enum {
     FRUITLESS_MAX = 16, /* passes without any effect before we wait */
     FRUITLESS_MS = 5,
+    RUNS_MAX = 4, /* MHD_run's in one pass, so that other handles have their turn */
     SWEEP_MS = 1000,
     FDS_RESERVED = 64 /* files, pipes, sockets of our own */
 };
@@ -28,12 +29,15 @@ static void on_poll(uv_poll_t *poll, int status, int events)
 static void pump(dn_listener *l)
 {
     unsigned before = l->progress;
+    l->pumping = true;
+    int runs = 0;
     do {
         l->again = false;
         MHD_run(l->mhd);
-    } while (l->again);
-    MHD_UNSIGNED_LONG_LONG ms;
-    if (MHD_get_timeout(l->mhd, &ms) != MHD_YES) {
+    } while (l->again && ++runs < RUNS_MAX);
+    l->pumping = false;
+    MHD_UNSIGNED_LONG_LONG ms = 0;
+    if (!l->again && MHD_get_timeout(l->mhd, &ms) != MHD_YES) {
         l->fruitless = 0;
         uv_timer_stop(&l->timer);
         return;
@@ -43,6 +47,13 @@ static void pump(dn_listener *l)
     if (l->fruitless >= FRUITLESS_MAX)
         ms = FRUITLESS_MS;
     uv_timer_start(&l->timer, on_timer, ms, 0);
+}
+
+void dn_listener_kick(dn_listener *l)
+{
+    l->again = true;
+    if (!l->pumping && !l->http->stopping)
+        uv_timer_start(&l->timer, on_timer, 0, 0);
 }
 
 static void on_sweep(uv_timer_t *timer)

@@ -191,6 +191,7 @@ void dn_call_resume(dn_call *call)
         return;
     call->suspended = false;
     MHD_resume_connection(call->conn->mhd);
+    dn_listener_kick(call->conn->listener);
 }
 
 void dn_call_vanish(dn_call *call)
