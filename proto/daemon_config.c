@@ -305,7 +305,7 @@ static int check(const dn_config *c, dn_http_error *err)
     return 0;
 }
 
-int dn_config_read(dn_config *out, enum dn_config_action *action, dn_arena *a, int argc, char *const *argv, char *const *env,
+int dn_config_load(dn_config *out, enum dn_config_action *action, dn_arena *a, int argc, char *const *argv, char *const *env,
                    dn_http_error *err)
 {
     dn_http_error mine = { 0 };

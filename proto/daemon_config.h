@@ -59,7 +59,7 @@ extern const dn_fields dn_config_fields; /* indexed by DN_CONFIG_... */
 /* Read all sources. `env` is environ-like ("NAME=value", NULL at the end). Returns 0 with *out and *action, or a DN_H code with *err:
  * param is the key, message names the source ("--step-ms: ...", "DENOISED_STEP_MS: ...", "denoised.ini:12: step-ms: ..."). Strings
  * live in the arena. On failure nothing is touched. */
-int dn_config_read(dn_config *out, enum dn_config_action *action, dn_arena *a, int argc, char *const *argv, char *const *env,
+int dn_config_load(dn_config *out, enum dn_config_action *action, dn_arena *a, int argc, char *const *argv, char *const *env,
                    dn_http_error *err);
 /* A valid INI file with every effective value, each key under its help text. What has no value stands as a comment. */
 void dn_config_print(const dn_config *c, dn_buf *b);

@@ -48,7 +48,7 @@ static struct read read_config(const char *flags, const char *vars, const char *
         env[n++] = s;
     memset(&r.c, 0x5a, sizeof r.c);
     dn_config before = r.c;
-    r.code = dn_config_read(&r.c, &r.action, r.a, argc, argv, env, &r.e);
+    r.code = dn_config_load(&r.c, &r.action, r.a, argc, argv, env, &r.e);
     if (r.code)
         assert_memory_equal(&before, &r.c, sizeof before);
     if (ini)
