@@ -1,5 +1,5 @@
-/* fuzz_request.c - any bytes as the body of POST /generate: a refusal can be written as JSON; what is accepted keeps its limits,
- * and is accepted again over a model's defaults. */
+/* fuzz_request.c - any bytes as the body of POST /generate: a refusal can be written as JSON; what is accepted keeps
+ * its limits, and is accepted again over a model's defaults. */
 #include "proto.h"
 
 #include <jansson.h>
@@ -46,8 +46,8 @@ static void check_request(const dn_generate_request *r)
 
 static void check_over_defaults(json_t *request)
 {
-    json_t *defaults = json_pack("{s:i,s:{s:{s:i,s:f}},s:{s:s}}", "steps", 20, "guidance", "cfg", "scale", 3, "rescale", 0.5,
-                                 "scheduler", "beta_schedule", "linear");
+    json_t *defaults = json_pack("{s:i,s:{s:{s:i,s:f}},s:{s:s}}", "steps", 20, "guidance", "cfg", "scale", 3, "rescale",
+                                 0.5, "scheduler", "beta_schedule", "linear");
     dn_arena *a = dn_arena_new(DN_REQUEST_BYTES_MAX);
     dn_generate_request r;
     dn_http_error e = { 0 };
