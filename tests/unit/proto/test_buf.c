@@ -98,6 +98,7 @@ static void test_json_string(void **state)
     expect_json_string("\xff", 1, "\"\xef\xbf\xbd\"");
     expect_json_string("\xc0\x80", 2, "\"\xef\xbf\xbd\xef\xbf\xbd\"");                 /* overlong */
     expect_json_string("\xed\xa0\x80", 3, "\"\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\""); /* a surrogate */
+    expect_json_string("\xe0\x80\x80", 3, "\"\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\""); /* overlong */
     expect_json_string("\xe2\x82", 2, "\"\xef\xbf\xbd\xef\xbf\xbd\"");                 /* cut */
     expect_json_string("\xf4\x90\x80\x80", 4,
                        "\"\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\""); /* past U+10FFFF */
@@ -144,6 +145,18 @@ static void test_json_number(void **state)
             assert_true(strtod(b.data, NULL) == cases[i].v);
         dn_buf_fini(&b);
     }
+}
+
+/* What rounding up adds counts too. */
+static void test_arena_edge(void **state)
+{
+    (void)state;
+    dn_arena *a = dn_arena_new(40);
+    assert_non_null(dn_arena_alloc(a, 20));
+    assert_null(dn_arena_alloc(a, 5));
+    assert_null(dn_arena_alloc(a, 1000));
+    assert_true(dn_arena_bytes(a) <= 40);
+    dn_arena_free(a);
 }
 
 static int order[4], n_order;
@@ -251,8 +264,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_cap),         cmocka_unit_test(test_growth),          cmocka_unit_test(test_base64),
         cmocka_unit_test(test_json_string), cmocka_unit_test(test_json_string_all), cmocka_unit_test(test_json_number),
-        cmocka_unit_test(test_arena),       cmocka_unit_test(test_arena_hooks),     cmocka_unit_test(test_errors),
-        cmocka_unit_test(test_error_table),
+        cmocka_unit_test(test_arena),       cmocka_unit_test(test_arena_edge),      cmocka_unit_test(test_arena_hooks),
+        cmocka_unit_test(test_errors),      cmocka_unit_test(test_error_table),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
