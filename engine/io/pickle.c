@@ -77,7 +77,8 @@ static int vec_add(reader *r, vec *v, size_t size, uint32_t n)
         v->at = at;
         v->cap = cap;
     }
-    memset((char *)v->at + v->len * size, 0, n * size);
+    if (n > 0)
+        memset((char *)v->at + v->len * size, 0, n * size);
     v->len += n;
     return 0;
 }
