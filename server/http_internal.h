@@ -80,8 +80,8 @@ struct dn_call {
     char gives[64], content_type[64];
     const char *cors_origin; /* to be told to the browser */
     bool headed;             /* MHD's first call was made: the rules were applied */
+    bool head;               /* HEAD: the body is not sent */
     bool options;            /* answer 204 with what is allowed */
-    bool close;              /* this reply ends the connection */
     dn_http_error refusal;   /* id 0: none */
     char *body;
     bool has_body;
@@ -133,6 +133,7 @@ enum MHD_Result dn_call_handle(void *cls, struct MHD_Connection *c, const char *
                                const char *version, const char *data, size_t *n, void **context);
 void dn_call_end(void *cls, struct MHD_Connection *c, void **context, enum MHD_RequestTerminationCode why);
 void dn_call_resume(dn_call *call);
+void dn_call_free_body(dn_call *call);
 /* The client is not there any more: tell the app, end the exchange. */
 void dn_call_vanish(dn_call *call);
 

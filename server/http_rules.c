@@ -291,7 +291,8 @@ void dn_call_check(dn_call *call, const char *method)
 {
     call->has_body = announces_body(call->conn->mhd);
     call->options = strcmp(method, "OPTIONS") == 0;
-    const char *meant = strcmp(method, "HEAD") == 0 ? "GET" : method;
+    call->head = strcmp(method, "HEAD") == 0;
+    const char *meant = call->head ? "GET" : method;
     call->method = dn_arena_strndup(call->arena, meant, strnlen(meant, 32));
     if (!call->method) {
         call->method = "";
