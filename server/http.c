@@ -99,6 +99,7 @@ int dn_http_new(dn_http **out, const dn_http_options *o, dn_error *err)
     http->o = *o;
     uv_timer_init(dn_loop_uv(o->loop), &http->sweep);
     http->sweep.data = http;
+    http->open_handles = 1;
     int rc = 0;
     for (int i = 0; i < o->n_listen && !rc; i++) {
         dn_listener *l = &http->listeners[i];
@@ -141,6 +142,7 @@ static int start_listener(dn_listener *l, dn_error *err)
     uv_timer_init(loop, &l->timer);
     uv_poll_init(loop, &l->poll, epoll_fd);
     l->timer.data = l->poll.data = l;
+    l->http->open_handles += 2;
     uv_poll_start(&l->poll, UV_READABLE, on_poll);
     pump(l);
     return 0;
@@ -175,7 +177,16 @@ size_t dn_http_busy(const dn_http *http)
     return n;
 }
 
-static void free_http(uv_handle_t *sweep) { free(sweep->data); }
+/* The handles are part of the structure: it goes with the last of them. */
+static void release(dn_http *http)
+{
+    if (--http->open_handles == 0)
+        free(http);
+}
+
+static void sweep_closed(uv_handle_t *sweep) { release(sweep->data); }
+
+static void listener_handle_closed(uv_handle_t *handle) { release(((dn_listener *)handle->data)->http); }
 
 static void stop_listener(dn_listener *l)
 {
@@ -183,8 +194,8 @@ static void stop_listener(dn_listener *l)
         dn_listener_close(l);
         return;
     }
-    uv_close((uv_handle_t *)&l->poll, NULL);
-    uv_close((uv_handle_t *)&l->timer, NULL);
+    uv_close((uv_handle_t *)&l->poll, listener_handle_closed);
+    uv_close((uv_handle_t *)&l->timer, listener_handle_closed);
     MHD_run(l->mhd); /* takes the resumed connections in: MHD_stop_daemon aborts on a suspended one */
     MHD_stop_daemon(l->mhd);
     l->fd = -1; /* MHD has closed it */
@@ -201,5 +212,5 @@ void dn_http_free(dn_http *http)
             dn_call_vanish(conn->call);
     for (int i = 0; i < http->n_listeners; i++)
         stop_listener(&http->listeners[i]);
-    uv_close((uv_handle_t *)&http->sweep, free_http);
+    uv_close((uv_handle_t *)&http->sweep, sweep_closed);
 }

@@ -106,6 +106,7 @@ struct dn_http {
     const dn_endpoint *endpoints[DN_ROUTE_COUNT];
     void *owners[DN_ROUTE_COUNT]; /* of their handlers */
     uv_timer_t sweep;
+    int open_handles; /* libuv's, inside this structure */
     size_t body_bytes;
     bool draining, started, stopping;
 };
