@@ -63,7 +63,8 @@ struct search {
 static bool is_wanted(void *arg, const struct hit *h, const char *flag)
 {
     struct search *s = arg;
-    bool same = s->is_short ? h->field->short_flag == s->name[0] : strlen(flag) == s->len && !strncmp(flag, s->name, s->len);
+    bool same =
+        s->is_short ? h->field->short_flag == s->name[0] : strlen(flag) == s->len && !strncmp(flag, s->name, s->len);
     if (same)
         s->found = *h;
     return same;
@@ -73,13 +74,10 @@ static bool is_wanted(void *arg, const struct hit *h, const char *flag)
 static int set_value(json_t *request, const char *const *object, int depth, const char *key, json_t *value,
                      dn_http_error *err)
 {
-    for (int i = 0; i < depth; i++) {
-        json_t *below = json_object_get(request, object[i]);
-        if (!below && !json_object_set_new(request, object[i], below = json_object()))
-            below = json_object_get(request, object[i]);
-        if (!json_is_object(below))
-            break;
-        request = below;
+    for (int i = 0; i < depth && request; i++) {
+        if (!json_object_get(request, object[i]))
+            json_object_set_new(request, object[i], json_object());
+        request = json_object_get(request, object[i]);
     }
     if (json_object_get(request, key)) {
         json_decref(value);
@@ -101,10 +99,12 @@ static int set_shorthand(json_t *request, const char *name, dn_http_error *err)
 int dn_cli_flag(json_t *request, int argc, char *const *argv, dn_http_error *err)
 {
     const char *arg = argc > 0 ? argv[0] : "";
-    bool is_long = arg[0] == '-' && arg[1] == '-' && arg[2];
-    struct search s = { .name = arg + 1 + is_long, .is_short = !is_long };
-    if (arg[0] != '-' || !arg[1] || (!is_long && arg[2]))
+    if (arg[0] != '-' || !arg[1])
         return 0;
+    bool is_long = arg[1] == '-';
+    if (is_long ? !arg[2] : arg[2] != 0)
+        return 0;
+    struct search s = { .name = arg + 1 + is_long, .is_short = !is_long };
     s.len = strcspn(s.name, "=");
     if (is_long && !s.name[s.len]) {
         int used = set_shorthand(request, s.name, err);
@@ -137,7 +137,8 @@ static bool add_help(void *arg, const struct hit *h, const char *flag)
     char left[SPELLING_MAX + 32], brief[8] = "    ";
     if (f->short_flag)
         snprintf(brief, sizeof brief, "-%c, ", f->short_flag);
-    snprintf(left, sizeof left, "%s--%s%s", brief, flag, f->type == DN_T_BOOL ? "" : f->type == DN_T_INT ? " N" : " VALUE");
+    const char *value = f->type == DN_T_BOOL ? "" : f->type == DN_T_INT ? " N" : " VALUE";
+    snprintf(left, sizeof left, "%s--%s%s", brief, flag, value);
     dn_buf_printf(b, "  %-32s %s", left, f->help);
     if (f->choices) {
         dn_buf_puts(b, "\n                                     ");

@@ -1,8 +1,8 @@
 /* json.c - from bytes to JSON values under a bound.
  *
- * A jansson value costs up to 84 times its text ("{}," makes an object with a hash table). The scan here counts nesting and
- * values first, so that a body of any content stays within DN_JSON_VALUES_MAX values; it also knows the path of the member
- * at any offset, which jansson's errors lack. */
+ * A jansson value costs up to 84 times its text ("{}," makes an object with a hash table). The scan here counts nesting
+ * and values first, so that a body of any content stays within DN_JSON_VALUES_MAX values; it also knows the path of the
+ * member at any offset, which jansson's errors lack. */
 #include "json.h"
 #include "proto.h"
 
@@ -10,7 +10,8 @@
 #include <string.h>
 
 struct level {
-    const char *key; /* NULL in a list */
+    bool is_list;
+    const char *key; /* NULL before the first member of an object */
     int key_len, index;
 };
 
@@ -30,7 +31,8 @@ static size_t string_end(const char *text, size_t i, size_t len)
     return i < len ? i : len;
 }
 
-/* Walk text[0..len). Syntax is not checked, only counted. Stops early, with depth past the limit, when nested too deep. */
+/* Walk text[0..len). Syntax is not checked, only counted. Stops early, with depth past the limit, when nested too deep.
+ */
 static void scan_text(struct scan *s, const char *text, size_t len)
 {
     for (size_t i = 0; i < len && s->depth <= DN_JSON_DEPTH_MAX; i++) {
@@ -47,7 +49,7 @@ static void scan_text(struct scan *s, const char *text, size_t len)
         case '[':
             s->values++;
             if (++s->depth <= DN_JSON_DEPTH_MAX)
-                s->level[s->depth] = (struct level){ .index = 0 };
+                s->level[s->depth] = (struct level){ .is_list = text[i] == '[' };
             break;
         case '}':
         case ']':
@@ -72,8 +74,10 @@ static void path_text(const struct scan *s, char *out, size_t size)
     out[0] = 0;
     for (int d = 1; d <= s->depth && n < size; d++) {
         const struct level *l = &s->level[d];
-        int w = l->key ? snprintf(out + n, size - n, "%s%.*s", n ? "." : "", l->key_len, l->key)
-                       : snprintf(out + n, size - n, "[%d]", l->index);
+        if (!l->is_list && !l->key)
+            break;
+        int w = !l->is_list ? snprintf(out + n, size - n, "%s%.*s", n ? "." : "", l->key_len, l->key)
+                            : snprintf(out + n, size - n, "[%d]", l->index);
         n += w > 0 ? (size_t)w : 0;
     }
 }
@@ -92,7 +96,8 @@ static int fail_syntax(const char *text, size_t len, const json_error_t *e, dn_h
             code = codes[i].to;
     struct scan s = { .depth = 0 };
     char path[96];
-    scan_text(&s, text, e->position > 0 && (size_t)e->position < len ? (size_t)e->position : len);
+    /* position is behind the last byte that was read; that byte may close what is at fault */
+    scan_text(&s, text, e->position > 0 && (size_t)e->position <= len ? (size_t)e->position - 1 : len);
     if (code == DN_H_DUPLICATE) { /* found at the key, before its colon */
         s.level[s.depth].key = s.word;
         s.level[s.depth].key_len = s.word_len;
@@ -104,6 +109,10 @@ static int fail_syntax(const char *text, size_t len, const json_error_t *e, dn_h
 json_t *dn_json_parse(const char *text, size_t len, dn_http_error *err)
 {
     struct scan s = { .depth = 0 };
+    if (memchr(text, 0, len)) { /* jansson takes it for the end */
+        dn_http_fail(err, DN_H_BAD_JSON, NULL, "a NUL byte");
+        return NULL;
+    }
     scan_text(&s, text, len);
     if (s.depth > DN_JSON_DEPTH_MAX) {
         dn_http_fail(err, DN_H_TOO_DEEP, NULL, "JSON is nested deeper than %d", DN_JSON_DEPTH_MAX);
@@ -129,10 +138,10 @@ json_t *dn_json_parse(const char *text, size_t len, dn_http_error *err)
 
 const char *dn_json_kind(const json_t *v)
 {
-    static const char *const kinds[] = { [JSON_OBJECT] = "an object",   [JSON_ARRAY] = "a list",
-                                         [JSON_STRING] = "a string",    [JSON_INTEGER] = "an integer",
-                                         [JSON_REAL] = "a number",      [JSON_TRUE] = "true",
-                                         [JSON_FALSE] = "false",        [JSON_NULL] = "null" };
+    static const char *const kinds[] = {
+        [JSON_OBJECT] = "an object", [JSON_ARRAY] = "a list", [JSON_STRING] = "a string", [JSON_INTEGER] = "an integer",
+        [JSON_REAL] = "a number",    [JSON_TRUE] = "true",    [JSON_FALSE] = "false",     [JSON_NULL] = "null"
+    };
     return kinds[json_typeof(v)];
 }
 

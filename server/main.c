@@ -245,7 +245,7 @@ int main(int argc, char **argv)
     dn_http_error err = { 0 };
     enum dn_config_action action = DN_ACTION_RUN;
     d.arena = dn_arena_new(CONFIG_BYTES_MAX);
-    if (!d.arena || dn_config_read(&d.config, &action, d.arena, argc, argv, environ, &err) != 0) {
+    if (!d.arena || dn_config_load(&d.config, &action, d.arena, argc, argv, environ, &err) != 0) {
         fprintf(stderr, "denoised: %s\n", d.arena ? err.message : "no memory");
         dn_arena_free(d.arena);
         return EXIT_USAGE;
