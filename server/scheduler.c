@@ -8,7 +8,7 @@
 #include <string.h>
 
 /* Never strict: the lowest priority still advances. */
-static const double priority_factor[DN_PRIORITY_COUNT] = {
+static const double priority_factor[] = {
     [DN_PRIORITY_LOW] = 0.25, [DN_PRIORITY_NORMAL] = 1, [DN_PRIORITY_HIGH] = 4
 };
 

@@ -12,8 +12,9 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "proto.h" /* enum dn_priority */
+
 enum { DN_TENANT_MAX = 64 };
-enum dn_priority { DN_PRIORITY_LOW, DN_PRIORITY_NORMAL, DN_PRIORITY_HIGH, DN_PRIORITY_COUNT };
 
 /* Intrusive, circular; a list's head is a dn_link too. */
 typedef struct dn_link {
