@@ -407,7 +407,7 @@ static void boundary(dn_worker *w, run_sample *x)
     }
     int step = x->step = dn_sample_step(x->sample);
     /* a preview that finds no memory is no loss */
-    if (every && step > before && step % every == 0 && !dn_sample_done(x->sample))
+    if (every && step / every > before / every && !dn_sample_done(x->sample))
         (void)post_picture(w, x, DN_READ_X0);
     advance(w, x);
 }
