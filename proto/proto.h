@@ -123,13 +123,15 @@ extern const char *const dn_sampler_names[]; /* NULL-terminated */
 int dn_generate_parse(dn_generate_request *out, dn_arena *a, struct json_t *json, dn_http_error *err);
 /* A model's "defaults" (denoised.json) under a request: a new object in which the request's members win, objects are merged
  * member by member, and a default that the request contradicts (steps and timesteps, a class_label list with another n) is
- * dropped. `defaults` may be NULL. NULL only when out of memory. Parse the request alone first: its errors are the client's. */
+ * dropped. `defaults` may be NULL. NULL only when out of memory. Parse what comes out of it; check a model's defaults by
+ * merging them under {} when the model is loaded. */
 struct json_t *dn_generate_merge(const struct json_t *defaults, struct json_t *request);
 
 /* ---- responses -------------------------------------------------------------------------------------------------- */
 
-/* Writing: fill the struct, set `has` (DN_HAS_ALL: NULL strings are left out anyway), call dn_fields_write(&dn_xxx_fields, &x, b),
- * or dn_event_write for an event. Lists (dn_items) point to arrays of the element struct. */
+/* Writing: fill the struct, set `has` in it and in every struct inside it (DN_HAS_ALL: NULL strings, NULL bytes and objects without
+ * a bit are left out anyway), call dn_fields_write(&dn_xxx_fields, &x, b), or dn_event_write for an event. Lists (dn_items) point
+ * to arrays of the element struct. */
 #define DN_HAS_ALL (~0ull)
 
 typedef struct dn_timing {
@@ -353,7 +355,7 @@ void dn_event_error_write(dn_buf *b, int64_t id, const dn_http_error *e);
 /* ---- routes ----------------------------------------------------------------------------------------------------- */
 
 /* clang-format off */
-/* route, method, path ({x} matches one segment), largest body, what it takes, what it gives, since (0: this version), meaning */
+/* route, method, path ({x} matches one segment), largest body, what it takes, what it gives, meaning */
 #define DN_ROUTES(X)                                                                                                   \
     X(GENERATE, "POST", "/generate", DN_GENERATE_BODY_MAX, "application/json", "application/json", "Make pictures")    \
     X(DENOISE, "POST", "/denoise", 64 << 20, "application/x-safetensors", "application/x-safetensors",                 \
