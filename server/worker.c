@@ -112,7 +112,9 @@ static int post_picture(dn_worker *w, run_sample *x, enum dn_what what)
         return DN_E_MEMORY;
     *pic = (dn_picture){ .worker = w, .run = x->run->id, .index = (int)(x - x->run->samples), .step = x->step,
                          .final = what == DN_READ_X, .n = n };
+    double start = now_ms();
     dn_sample_read(x->sample, what, pic->v);
+    pic->read_ms = now_ms() - start;
     post(w, &pic->msg, picture_arrives);
     return 0;
 }

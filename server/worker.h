@@ -80,6 +80,7 @@ typedef struct dn_picture {
     uint64_t run;
     int index, step;
     bool final;
+    double read_ms;         /* from the device to here */
     size_t n;
     float v[];              /* [H,W,C] */
 } dn_picture;
