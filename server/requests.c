@@ -1,7 +1,7 @@
 /* requests.c - the life of a request on the loop, and what is kept of it afterwards. */
 #include "requests.h"
 
-#include "log.h"
+#include "requests_rows.h"
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -152,6 +152,8 @@ static int n_encoded(const dn_request *r) { return dn_request_needs_pictures(r) 
 
 static void free_asked(dn_request *r)
 {
+    if (r->rows)
+        free(r->rows->x);
     json_decref(r->json);
     dn_arena_free(r->arena);
     r->json = NULL;
