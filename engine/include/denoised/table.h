@@ -32,8 +32,7 @@ enum dn_entry_flags {
     DN_SIGMA_LEARNED = 8,  /* z's coefficient is z_scale * exp(0.5 * lerp(lv_min, lv_max, (v+1)/2)), v: the row's 2nd half */
     DN_SIGMA_RAW = 16,     /* ... is z_scale * sqrt(v) */
     DN_RESCALE = 32,       /* guidance rescale: out *= rescale * std(out_c)/std(out) + (1 - rescale), before x0 */
-    DN_OUT_FROM_X0 = 64,   /* after clipping, out = (x - o_x * x0) * o_s: DDIM's use_clipped_model_output */
-    DN_STEP_END = 128      /* the last entry of one of the request's sampler steps: progress and previews count these */
+    DN_STEP_END = 64       /* the last entry of one of the request's sampler steps: progress and previews count these */
 };
 
 enum dn_row_kind { DN_ROW_COND, DN_ROW_UNCOND, DN_ROW_GRAD, DN_ROWS_MAX = 3 };
@@ -51,7 +50,6 @@ typedef struct dn_entry {
     float c_in, w, g, c_x, c_o;
     float clip, ratio; /* clip range or sample_max_value; quantile of thresholding */
     float lv_min, lv_max, z_scale;
-    float o_x, o_s;
     float rescale;
     dn_linear x;       /* x' */
     dn_linear writes[DN_WRITES_MAX];

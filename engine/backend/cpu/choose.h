@@ -1,0 +1,11 @@
+/* choose.h - the kernels that dn_cpu_conv_choose chooses from; tests and benchmarks run them one by one. */
+#ifndef DN_CPU_CHOOSE_H
+#define DN_CPU_CHOOSE_H
+
+#include "kernels.h"
+
+extern const dn_conv_kernel dn_cpu_winograd4, dn_cpu_winograd4_live, dn_cpu_winograd2, dn_cpu_winograd2_live;
+extern const dn_conv_kernel dn_cpu_implicit, dn_cpu_few_in, dn_cpu_few_out;
+extern const dn_conv_kernel dn_cpu_pointwise; /* 1x1, stride 1, no padding: dn_cpu_gemm */
+
+#endif
