@@ -45,7 +45,7 @@ typedef struct dn_config {
     int64_t memory;          /* bytes; 0: 80% of the machine or cgroup */
     int64_t max_rows;        /* of one batch (64) */
     double step_ms;          /* target of one batch (100) */
-    int64_t max_queue_ms;    /* bound of the priced queue (60000) */
+    int64_t max_queue_ms;    /* bound of the priced queue (300000) */
     const char *token_file;  /* NULL: no tokens */
     dn_strs host_names;
     dn_strs cors_origin;
@@ -61,7 +61,7 @@ extern const dn_fields dn_config_fields; /* indexed by DN_CONFIG_... */
  * live in the arena. On failure nothing is touched. */
 int dn_config_read(dn_config *out, enum dn_config_action *action, dn_arena *a, int argc, char *const *argv, char *const *env,
                    dn_http_error *err);
-/* A valid INI file with every effective value, each key under its help text. */
+/* A valid INI file with every effective value, each key under its help text. What has no value stands as a comment. */
 void dn_config_print(const dn_config *c, dn_buf *b);
 void dn_config_help(dn_buf *b);
 void dn_config_markdown(dn_buf *b);

@@ -124,6 +124,7 @@ void dn_fields_write(const dn_fields *t, const void *in, dn_buf *b);
 /* The JSON schema (2020-12) of the table's object; sub-objects by $ref to #/components/schemas/NAME. It describes the page's form
  * too: minimum, maximum, enum, default, description, x-unit. */
 void dn_fields_schema(const dn_fields *t, dn_buf *b);
+void dn_field_schema(const dn_field *f, dn_buf *b);
 /* A Markdown table: field, type, range, default, meaning. */
 void dn_fields_markdown(const dn_fields *t, dn_buf *b);
 /* The index of a field by name, or -1. */

@@ -140,7 +140,7 @@ static void default_schema(const dn_field *f, dn_buf *b)
     json_decref(v);
 }
 
-static void field_schema(const dn_field *f, dn_buf *b)
+void dn_field_schema(const dn_field *f, dn_buf *b)
 {
     dn_buf_puts(b, "{");
     type_schema(f, b);
@@ -163,7 +163,7 @@ void dn_fields_schema(const dn_fields *t, dn_buf *b)
         dn_buf_puts(b, i ? "," : "");
         dn_buf_json_string(b, t->v[i].name);
         dn_buf_puts(b, ":");
-        field_schema(&t->v[i], b);
+        dn_field_schema(&t->v[i], b);
     }
     dn_buf_puts(b, "},\"required\":[");
     for (int i = 0; i < t->n; i++) {

@@ -8,15 +8,15 @@
 
 #include "buf.h"
 
-/* sets of label values: name of the label, most values */
+/* sets of label values: name of the label, most values (the last is kept for "other") */
 #define DN_LABEL_SETS(X)                                                                                               \
     X(NONE, "", 1)                                                                                                     \
     X(MODEL, "model", 64)                                                                                              \
     X(ROUTE, "route", 32)                                                                                              \
     X(CODE, "code", 32)                                                                                                \
     X(REASON, "reason", 8)                                                                                             \
-    X(ROWS, "rows", 8)                                                                                                 \
-    X(DEVICE_KIND, "kind", 2)                                                                                          \
+    X(ROWS, "rows", 9)                                                                                                 \
+    X(DEVICE_KIND, "kind", 3)                                                                                          \
     X(MEMORY_KIND, "kind", 8)                                                                                          \
     X(VERSION, "version", 16)
 
@@ -80,7 +80,9 @@ enum dn_memory_kind {
 
 typedef struct dn_metrics dn_metrics;
 
-dn_metrics *dn_metrics_new(void); /* NULL when out of memory. Routes (index: enum dn_route_id) and reasons are registered. */
+/* NULL when out of memory. Routes are registered (index: enum dn_route_id, value: "POST /generate"; unknown paths are "other"), so
+ * are the fixed sets, and the model "" as index 0 for what belongs to no model. */
+dn_metrics *dn_metrics_new(void);
 void dn_metrics_free(dn_metrics *m);
 /* The index of a label value, registered if new; a full set, or a value longer than 64 bytes, gives the index of "other". */
 int dn_metrics_label(dn_metrics *m, enum dn_label_set set, const char *value);

@@ -399,11 +399,11 @@ enum { DN_ROUTE_ARGS_MAX = 2, DN_ROUTE_ARG_LEN_MAX = 80 };
 typedef struct dn_route_hit {
     int route; /* enum dn_route_id */
     int n_args;
-    char arg[DN_ROUTE_ARGS_MAX][DN_ROUTE_ARG_LEN_MAX + 1]; /* what {..} matched, percent-decoded */
+    char arg[DN_ROUTE_ARGS_MAX][DN_ROUTE_ARG_LEN_MAX + 1]; /* what {..} matched */
     char allow[64];                                        /* for 405: "GET, DELETE" */
 } dn_route_hit;
 
-/* Find the route of a method and a path (no query). HEAD counts as GET. Returns 0, DN_H_METHOD (hit->allow is set),
+/* Find the route of a method and a path (decoded, without the query). HEAD counts as GET. Returns 0, DN_H_METHOD (hit->allow is set),
  * DN_H_NOT_IMPLEMENTED (an endpoint of a later version), DN_H_NOT_FOUND; *err says why. */
 int dn_route_find(dn_route_hit *hit, const char *method, const char *path, dn_http_error *err);
 

@@ -35,11 +35,11 @@ void dn_app_measure(dn_app *app);
 /* Draining has begun (http already refuses new work). Call done(arg) once, when nothing is running or waiting; it may be
  * called at once. */
 void dn_app_drain(dn_app *app, void (*done)(void *arg), void *arg);
-/* The time to drain is over: answer every open synchronous call with 503 (code "draining"), end every stream with an
- * `error` event, cancel the rest at the next step. */
+/* The process is about to stop: answer every open synchronous call with 503 (code "draining"), end every stream (those of
+ * unfinished requests with an `error` event), cancel the rest at the next step. Also called after a drain that was done, for
+ * streams that never end (/status). */
 void dn_app_abort(dn_app *app);
-/* Stop and join the app's threads, free everything. Work that it still has on the lanes comes back by dn_loop_messages and
- * dn_lane_free before this is called. Open calls have been told (on_gone). */
+/* Stop and join the app's threads, dn_loop_messages until there are none, free everything. The lanes are stopped before (what
+ * they finished is among the loop's messages; more that is submitted runs at once, lanes.h), open calls were told (on_gone). */
 void dn_app_stop(dn_app *app);
-
 #endif

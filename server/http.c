@@ -11,6 +11,7 @@
 enum {
     FRUITLESS_MAX = 16, /* passes without any effect before we wait */
     FRUITLESS_MS = 5,
+    RUNS_MAX = 4, /* MHD_run's in one pass, so that other handles have their turn */
     SWEEP_MS = 1000,
     FDS_RESERVED = 64 /* files, pipes, sockets of our own */
 };
@@ -28,12 +29,15 @@ static void on_poll(uv_poll_t *poll, int status, int events)
 static void pump(dn_listener *l)
 {
     unsigned before = l->progress;
+    l->pumping = true;
+    int runs = 0;
     do {
         l->again = false;
         MHD_run(l->mhd);
-    } while (l->again);
-    MHD_UNSIGNED_LONG_LONG ms;
-    if (MHD_get_timeout(l->mhd, &ms) != MHD_YES) {
+    } while (l->again && ++runs < RUNS_MAX);
+    l->pumping = false;
+    MHD_UNSIGNED_LONG_LONG ms = 0;
+    if (!l->again && MHD_get_timeout(l->mhd, &ms) != MHD_YES) {
         l->fruitless = 0;
         uv_timer_stop(&l->timer);
         return;
@@ -43,6 +47,13 @@ static void pump(dn_listener *l)
     if (l->fruitless >= FRUITLESS_MAX)
         ms = FRUITLESS_MS;
     uv_timer_start(&l->timer, on_timer, ms, 0);
+}
+
+void dn_listener_kick(dn_listener *l)
+{
+    l->again = true;
+    if (!l->pumping && !l->http->stopping)
+        uv_timer_start(&l->timer, on_timer, 0, 0);
 }
 
 static void on_sweep(uv_timer_t *timer)
@@ -77,6 +88,9 @@ static int check_descriptors(dn_http *http, dn_error *err)
     return 0;
 }
 
+/* Without tokens everyone who can connect may do everything: only this machine may connect. */
+static bool loopback_only(const dn_http_options *o) { return !o->auth && !o->insecure; }
+
 int dn_http_new(dn_http **out, const dn_http_options *o, dn_error *err)
 {
     if (o->n_listen < 1 || o->n_listen > DN_LISTEN_MAX)
@@ -92,7 +106,7 @@ int dn_http_new(dn_http **out, const dn_http_options *o, dn_error *err)
     for (int i = 0; i < o->n_listen && !rc; i++) {
         dn_listener *l = &http->listeners[i];
         l->http = http;
-        rc = dn_listener_open(l, o->listen[i], !o->auth && !o->insecure, err);
+        rc = dn_listener_open(l, o->listen[i], loopback_only(o), err);
         http->n_listeners += rc == 0;
     }
     if (!rc)
@@ -104,10 +118,20 @@ int dn_http_new(dn_http **out, const dn_http_options *o, dn_error *err)
     return rc;
 }
 
-void dn_http_bind(dn_http *http, const dn_endpoint *endpoints, size_t n)
+int dn_http_check(const dn_http_options *o, dn_error *err)
 {
-    for (size_t i = 0; i < n; i++)
+    int rc = 0;
+    for (int i = 0; i < o->n_listen && !rc; i++)
+        rc = dn_listener_check(o->listen[i], loopback_only(o), err);
+    return rc;
+}
+
+void dn_http_bind(dn_http *http, const dn_endpoint *endpoints, size_t n, void *owner)
+{
+    for (size_t i = 0; i < n; i++) {
         http->endpoints[endpoints[i].route] = &endpoints[i];
+        http->owners[endpoints[i].route] = owner;
+    }
 }
 
 static int start_listener(dn_listener *l, dn_error *err)
@@ -154,11 +178,11 @@ void dn_http_drain(dn_http *http) { http->draining = true; }
 
 bool dn_http_draining(const dn_http *http) { return http->draining; }
 
-size_t dn_http_open_calls(const dn_http *http)
+size_t dn_http_busy(const dn_http *http)
 {
     size_t n = 0;
     for (const dn_conn *conn = http->conns; conn; conn = conn->next)
-        n += conn->call && conn->call->headed && !conn->call->finished;
+        n += conn->call != NULL;
     return n;
 }
 

@@ -48,7 +48,7 @@ typedef struct dn_endpoint {
 /* ---- the call ---------------------------------------------------------------------------------------------- */
 
 struct dn_arena *dn_call_arena(dn_call *call);           /* freed with the call */
-void *dn_call_app(const dn_call *call);                  /* the dn_app */
+void *dn_call_app(const dn_call *call);                  /* whose endpoint it is: the dn_app */
 const char *dn_call_id(const dn_call *call);             /* X-Request-Id, taken or made */
 const char *dn_call_method(const dn_call *call);         /* "GET" for HEAD */
 const char *dn_call_path(const dn_call *call);           /* as sent, without the query */
@@ -96,7 +96,8 @@ void dn_reply_engine_error(dn_call *call, const dn_error *err);
 
 /* ---- server-sent events ------------------------------------------------------------------------------------ */
 
-/* Answer 200 text/event-stream with what dn_reply_header has added. The call belongs to the stream now; on_gone stays. */
+/* Answer 200 text/event-stream with what dn_reply_header has added. The call belongs to the stream now; on_gone stays.
+ * NULL when out of memory: then the call is over, and was told so by on_gone or by a 503. */
 dn_stream *dn_stream_open(dn_call *call);
 /* Copies `text`, one whole event as dn_event_write makes it. lossy_key < 0: kept, never dropped (image, done, error); a
  * reader that lets DN_STREAM_BYTES_MAX pile up is cut off, and on_gone is told later, from the loop, never from inside this

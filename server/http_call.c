@@ -191,6 +191,7 @@ void dn_call_resume(dn_call *call)
         return;
     call->suspended = false;
     MHD_resume_connection(call->conn->mhd);
+    dn_listener_kick(call->conn->listener);
 }
 
 void dn_call_vanish(dn_call *call)
@@ -208,7 +209,7 @@ void dn_call_vanish(dn_call *call)
 /* ---- what handlers see --------------------------------------------------------------------------------------------- */
 
 struct dn_arena *dn_call_arena(dn_call *call) { return call->arena; }
-void *dn_call_app(const dn_call *call) { return call->http->o.app; }
+void *dn_call_app(const dn_call *call) { return call->route < 0 ? NULL : call->http->owners[call->route]; }
 const char *dn_call_id(const dn_call *call) { return call->id; }
 const char *dn_call_method(const dn_call *call) { return call->method; }
 const char *dn_call_path(const dn_call *call) { return call->path; }

@@ -73,7 +73,7 @@ void dn_conn_notify(void *cls, struct MHD_Connection *c, void **context, enum MH
         *context = conn_open(l, c);
         return;
     }
-    l->again = true;
+    dn_listener_kick(l);
     if (*context)
         conn_close(*context);
     *context = NULL;

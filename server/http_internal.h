@@ -30,7 +30,7 @@ typedef struct dn_listener {
     uv_timer_t timer;
     unsigned progress;  /* callbacks of MHD's so far: did a pass do anything? */
     unsigned fruitless; /* passes in a row that did nothing and want another at once */
-    bool again;         /* a connection was closed: MHD adds the listening socket one run late */
+    bool pumping, again; /* inside MHD_run; another run is wanted */
 } dn_listener;
 
 enum dn_conn_state {
@@ -104,6 +104,7 @@ struct dn_http {
     int n_listeners;
     dn_conn *conns;
     const dn_endpoint *endpoints[DN_ROUTE_COUNT];
+    void *owners[DN_ROUTE_COUNT]; /* of their handlers */
     uv_timer_t sweep;
     size_t body_bytes;
     bool draining, started, stopping;
@@ -111,7 +112,12 @@ struct dn_http {
 
 /* http_listen.c */
 int dn_listener_open(dn_listener *l, const char *address, bool loopback_only, dn_error *err);
+int dn_listener_check(const char *address, bool loopback_only, dn_error *err);
 void dn_listener_close(dn_listener *l);
+
+/* http.c: have MHD run again soon. After a connection was closed (at its limit MHD adds the listening socket one run late) and
+ * after one was resumed (without a thread of its own MHD has nothing to wake itself with). */
+void dn_listener_kick(dn_listener *l);
 
 /* http_conn.c */
 void dn_conn_notify(void *cls, struct MHD_Connection *c, void **context, enum MHD_ConnectionNotificationCode what);

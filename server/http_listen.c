@@ -52,13 +52,22 @@ static void remove_stale(const struct sockaddr_un *addr)
     close(fd);
 }
 
+static int unix_address(struct sockaddr_un *addr, const char *path, dn_error *err)
+{
+    *addr = (struct sockaddr_un){ .sun_family = AF_UNIX };
+    if (!*path || strlen(path) >= sizeof addr->sun_path)
+        return dn_fail(err, DN_E_RANGE, "listen", "unix:%s: a socket's path is 1 to %zu bytes", path,
+                       sizeof addr->sun_path - 1);
+    strcpy(addr->sun_path, path);
+    return 0;
+}
+
 static int open_unix(dn_listener *l, const char *path, dn_error *err)
 {
-    struct sockaddr_un addr = { .sun_family = AF_UNIX };
-    if (!*path || strlen(path) >= sizeof addr.sun_path)
-        return dn_fail(err, DN_E_RANGE, "listen", "unix:%s: a socket's path is 1 to %zu bytes", path,
-                       sizeof addr.sun_path - 1);
-    strcpy(addr.sun_path, path);
+    struct sockaddr_un addr;
+    int rc = unix_address(&addr, path, err);
+    if (rc)
+        return rc;
     remove_stale(&addr);
     if (listen_on(&l->fd, AF_UNIX, (struct sockaddr *)&addr, sizeof addr) != 0)
         return fail_errno(err, l->address);
@@ -86,9 +95,10 @@ static void name_address(dn_listener *l)
     snprintf(l->address, sizeof l->address, "http://%s%s%s:%s", v6 ? "[" : "", host, v6 ? "]" : "", port);
 }
 
-static int open_tcp(dn_listener *l, const char *address, bool loopback_only, dn_error *err)
+/* Find the address, and apply the rule about loopback. */
+static int resolve(struct addrinfo **out, const char *address, bool loopback_only, dn_error *err)
 {
-    char host[80], port_text[8];
+    char host[80], port_text[16];
     int port;
     if (!dn_host_split(address, host, sizeof host, &port) || port < 0)
         return dn_fail(err, DN_E_INVALID, "listen", "%s: not host:port, [v6]:port or unix:/path", address);
@@ -97,11 +107,23 @@ static int open_tcp(dn_listener *l, const char *address, bool loopback_only, dn_
     int rc = getaddrinfo(host, port_text, &hints, &found);
     if (rc)
         return dn_fail(err, DN_E_INVALID, "listen", "%s: %s", address, gai_strerror(rc));
-    if (loopback_only && !is_loopback(found->ai_addr))
-        rc = dn_fail(err, DN_E_INVALID, "listen",
-                     "%s: others can reach this address, so it needs --token-file (or --insecure, which lets everyone in)",
-                     address);
-    else if (listen_on(&l->fd, found->ai_family, found->ai_addr, found->ai_addrlen) != 0)
+    if (loopback_only && !is_loopback(found->ai_addr)) {
+        freeaddrinfo(found);
+        return dn_fail(err, DN_E_INVALID, "listen",
+                       "%s: others can reach this address: it needs --token-file (or --insecure, which lets everyone in)",
+                       address);
+    }
+    *out = found;
+    return 0;
+}
+
+static int open_tcp(dn_listener *l, const char *address, bool loopback_only, dn_error *err)
+{
+    struct addrinfo *found;
+    int rc = resolve(&found, address, loopback_only, err);
+    if (rc)
+        return rc;
+    if (listen_on(&l->fd, found->ai_family, found->ai_addr, found->ai_addrlen) != 0)
         rc = fail_errno(err, address);
     else
         name_address(l);
@@ -116,6 +138,18 @@ int dn_listener_open(dn_listener *l, const char *address, bool loopback_only, dn
     if (strncmp(address, "unix:", 5) == 0)
         return open_unix(l, address + 5, err);
     return open_tcp(l, address, loopback_only, err);
+}
+
+int dn_listener_check(const char *address, bool loopback_only, dn_error *err)
+{
+    struct sockaddr_un unused;
+    if (strncmp(address, "unix:", 5) == 0)
+        return unix_address(&unused, address + 5, err);
+    struct addrinfo *found;
+    int rc = resolve(&found, address, loopback_only, err);
+    if (!rc)
+        freeaddrinfo(found);
+    return rc;
 }
 
 void dn_listener_close(dn_listener *l)

@@ -55,6 +55,8 @@ void dn_reply_send(dn_call *call, int status, struct MHD_Response *response)
     call->status = status;
     dn_conn_set(call->conn, DN_CONN_REPLYING, 0);
     bool queued = MHD_queue_response(call->conn->mhd, (unsigned)status, response) == MHD_YES;
+    if (!queued)
+        call->stream = NULL; /* it dies with the response */
     MHD_destroy_response(response);
     if (queued)
         dn_call_resume(call);

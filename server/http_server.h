@@ -10,7 +10,6 @@ enum { DN_LISTEN_MAX = 8 };
 
 typedef struct dn_http_options {
     dn_loop *loop;
-    void *app;                        /* dn_call_app */
     const dn_auth *auth;              /* NULL: no tokens, everyone is `local` and admin */
     const char *const *listen;        /* "127.0.0.1:8760", "[::1]:0", "localhost:80", "unix:/path" */
     int n_listen;
@@ -36,15 +35,17 @@ typedef struct dn_http_options {
 
 /* Bind all addresses and check the rule about loopback; nothing is accepted yet. Strings and arrays of *o must stay. */
 int dn_http_new(dn_http **out, const dn_http_options *o, dn_error *err);
-/* The endpoints answer from now on. `tables` must stay. */
-void dn_http_bind(dn_http *http, const dn_endpoint *endpoints, size_t n);
+/* The same checks of the addresses, without binding them. */
+int dn_http_check(const dn_http_options *o, dn_error *err);
+/* Let these endpoints (the table must stay) answer; `owner` is what dn_call_app gives to their handlers. */
+void dn_http_bind(dn_http *http, const dn_endpoint *endpoints, size_t n, void *owner);
 int dn_http_start(dn_http *http, dn_error *err); /* accept */
 /* The i-th address as a client would write it, "http://127.0.0.1:8760" or "unix:/path"; NULL past the last. */
 const char *dn_http_address(const dn_http *http, int i);
 /* Refuse new work from now on (503 draining). */
 void dn_http_drain(dn_http *http);
 bool dn_http_draining(const dn_http *http);
-size_t dn_http_open_calls(const dn_http *http); /* exchanges that have no reply yet */
+size_t dn_http_busy(const dn_http *http); /* exchanges that have begun and not ended */
 /* Tell every open call that it is gone, close all connections, free. Run dn_loop_settle afterwards. NULL is fine. */
 void dn_http_free(dn_http *http);
 /* Which of proto's routes it was; -1 if none. */

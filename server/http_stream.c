@@ -98,7 +98,7 @@ dn_stream *dn_stream_open(dn_call *call)
     MHD_add_response_header(r, "Content-Type", "text/event-stream");
     MHD_add_response_header(r, "X-Accel-Buffering", "no");
     dn_reply_send(call, 200, r);
-    return s;
+    return call->stream;
 }
 
 /* The queued event that a lossy one of `key` may replace: the place of the pointer to it, or NULL. */

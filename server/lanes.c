@@ -48,6 +48,13 @@ static dn_work *next_work(dn_lane *lane)
     return msg ? dn_container_of(msg, dn_work, msg) : NULL;
 }
 
+static void do_work(dn_lane *lane, dn_work *work)
+{
+    work->work(work);
+    work->msg.run = run_done;
+    dn_loop_post(lane->loop, &work->msg);
+}
+
 static void *lane_main(void *arg)
 {
     dn_lane *lane = arg;
@@ -56,11 +63,8 @@ static void *lane_main(void *arg)
         int tid = (int)syscall(SYS_gettid); /* on Linux niceness is a thread's own */
         setpriority(PRIO_PROCESS, tid, getpriority(PRIO_PROCESS, tid) + lane->nice);
     }
-    for (dn_work *work; (work = next_work(lane));) {
-        work->work(work);
-        work->msg.run = run_done;
-        dn_loop_post(lane->loop, &work->msg);
-    }
+    for (dn_work *work; (work = next_work(lane));)
+        do_work(lane, work);
     return NULL;
 }
 
@@ -91,11 +95,17 @@ void dn_lane_submit(dn_lane *lane, dn_work *work)
 {
     work->msg.next = NULL;
     pthread_mutex_lock(&lane->lock);
-    *lane->last = &work->msg;
-    lane->last = &work->msg.next;
-    lane->waiting++;
+    bool stopped = lane->stopping;
+    if (!stopped) {
+        *lane->last = &work->msg;
+        lane->last = &work->msg.next;
+        lane->waiting++;
+    }
     pthread_mutex_unlock(&lane->lock);
-    pthread_cond_signal(&lane->ready);
+    if (stopped)
+        do_work(lane, work);
+    else
+        pthread_cond_signal(&lane->ready);
 }
 
 size_t dn_lane_waiting(dn_lane *lane)
@@ -106,16 +116,22 @@ size_t dn_lane_waiting(dn_lane *lane)
     return n;
 }
 
-void dn_lane_free(dn_lane *lane)
+void dn_lane_stop(dn_lane *lane)
 {
-    if (!lane)
-        return;
     pthread_mutex_lock(&lane->lock);
     lane->stopping = true;
     pthread_mutex_unlock(&lane->lock);
     pthread_cond_broadcast(&lane->ready);
     for (int i = 0; i < lane->n_threads; i++)
         pthread_join(lane->threads[i], NULL);
+    lane->n_threads = 0;
+}
+
+void dn_lane_free(dn_lane *lane)
+{
+    if (!lane)
+        return;
+    dn_lane_stop(lane);
     pthread_cond_destroy(&lane->ready);
     pthread_mutex_destroy(&lane->lock);
     free(lane);
