@@ -101,10 +101,12 @@ static int set_shorthand(json_t *request, const char *name, dn_http_error *err)
 int dn_cli_flag(json_t *request, int argc, char *const *argv, dn_http_error *err)
 {
     const char *arg = argc > 0 ? argv[0] : "";
-    bool is_long = arg[0] == '-' && arg[1] == '-' && arg[2];
-    struct search s = { .name = arg + 1 + is_long, .is_short = !is_long };
-    if (arg[0] != '-' || !arg[1] || (!is_long && arg[2]))
+    if (arg[0] != '-' || !arg[1])
         return 0;
+    bool is_long = arg[1] == '-';
+    if (is_long ? !arg[2] : arg[2] != 0)
+        return 0;
+    struct search s = { .name = arg + 1 + is_long, .is_short = !is_long };
     s.len = strcspn(s.name, "=");
     if (is_long && !s.name[s.len]) {
         int used = set_shorthand(request, s.name, err);

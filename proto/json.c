@@ -10,7 +10,8 @@
 #include <string.h>
 
 struct level {
-    const char *key; /* NULL in a list */
+    bool is_list;
+    const char *key; /* NULL before the first member of an object */
     int key_len, index;
 };
 
@@ -47,7 +48,7 @@ static void scan_text(struct scan *s, const char *text, size_t len)
         case '[':
             s->values++;
             if (++s->depth <= DN_JSON_DEPTH_MAX)
-                s->level[s->depth] = (struct level){ .index = 0 };
+                s->level[s->depth] = (struct level){ .is_list = text[i] == '[' };
             break;
         case '}':
         case ']':
@@ -72,7 +73,9 @@ static void path_text(const struct scan *s, char *out, size_t size)
     out[0] = 0;
     for (int d = 1; d <= s->depth && n < size; d++) {
         const struct level *l = &s->level[d];
-        int w = l->key ? snprintf(out + n, size - n, "%s%.*s", n ? "." : "", l->key_len, l->key)
+        if (!l->is_list && !l->key)
+            break;
+        int w = !l->is_list ? snprintf(out + n, size - n, "%s%.*s", n ? "." : "", l->key_len, l->key)
                        : snprintf(out + n, size - n, "[%d]", l->index);
         n += w > 0 ? (size_t)w : 0;
     }
@@ -92,7 +95,8 @@ static int fail_syntax(const char *text, size_t len, const json_error_t *e, dn_h
             code = codes[i].to;
     struct scan s = { .depth = 0 };
     char path[96];
-    scan_text(&s, text, e->position > 0 && (size_t)e->position < len ? (size_t)e->position : len);
+    /* position is behind the last byte that was read; that byte may close what is at fault */
+    scan_text(&s, text, e->position > 0 && (size_t)e->position <= len ? (size_t)e->position - 1 : len);
     if (code == DN_H_DUPLICATE) { /* found at the key, before its colon */
         s.level[s.depth].key = s.word;
         s.level[s.depth].key_len = s.word_len;
@@ -104,6 +108,10 @@ static int fail_syntax(const char *text, size_t len, const json_error_t *e, dn_h
 json_t *dn_json_parse(const char *text, size_t len, dn_http_error *err)
 {
     struct scan s = { .depth = 0 };
+    if (memchr(text, 0, len)) { /* jansson takes it for the end */
+        dn_http_fail(err, DN_H_BAD_JSON, NULL, "a NUL byte");
+        return NULL;
+    }
     scan_text(&s, text, len);
     if (s.depth > DN_JSON_DEPTH_MAX) {
         dn_http_fail(err, DN_H_TOO_DEEP, NULL, "JSON is nested deeper than %d", DN_JSON_DEPTH_MAX);

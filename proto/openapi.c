@@ -1,7 +1,7 @@
 /* openapi.c - the OpenAPI 3.1 document: paths from the table of routes, schemas from the tables of fields. */
 #include "proto.h"
 
-#include <stdio.h>
+#include <ctype.h>
 #include <string.h>
 
 enum { SCHEMAS_MAX = 64, STATUSES_MAX = 40 };
@@ -78,7 +78,7 @@ static void write_string(dn_buf *b, const char *key, const char *value)
 static void write_lower(dn_buf *b, const char *word)
 {
     for (; *word; word++)
-        dn_buf_add(b, (char[]){ (char)(*word | 0x20) }, 1);
+        dn_buf_add(b, (char[]){ (char)tolower((unsigned char)*word) }, 1);
 }
 
 static void write_ref(dn_buf *b, const char *name)
