@@ -44,6 +44,7 @@ struct dn_app {
     dn_models *models;
     dn_requests *requests;
     dn_watch *watch;        /* streams of /status */
+    uv_timer_t *timer;
     int64_t started_ms;
     bool draining;
     bool closing;           /* the lanes take no more work */
