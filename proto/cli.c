@@ -73,13 +73,10 @@ static bool is_wanted(void *arg, const struct hit *h, const char *flag)
 static int set_value(json_t *request, const char *const *object, int depth, const char *key, json_t *value,
                      dn_http_error *err)
 {
-    for (int i = 0; i < depth; i++) {
-        json_t *below = json_object_get(request, object[i]);
-        if (!below && !json_object_set_new(request, object[i], below = json_object()))
-            below = json_object_get(request, object[i]);
-        if (!json_is_object(below))
-            break;
-        request = below;
+    for (int i = 0; i < depth && request; i++) {
+        if (!json_object_get(request, object[i]))
+            json_object_set_new(request, object[i], json_object());
+        request = json_object_get(request, object[i]);
     }
     if (json_object_get(request, key)) {
         json_decref(value);

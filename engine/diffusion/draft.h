@@ -35,10 +35,10 @@ typedef struct dn_plan {
     int status; /* sticky: after the first failure nothing is added */
 } dn_plan;
 
-/* One entry. x0 = c_x * x + c_o * out; eps is the noise prediction that `out` stands for, before clipping. */
+/* One entry. x0 = c_s * (c_x * x + c_o * out); eps is the noise prediction that `out` stands for, before clipping. */
 typedef struct dn_draft {
     dn_entry e; /* flags, timestep, c_in and what plan functions set directly */
-    double c_x, c_o;
+    double c_s, c_x, c_o;
     dn_combo x, write[DN_WRITES_MAX], eps;
     double alpha, sigma;
 } dn_draft;

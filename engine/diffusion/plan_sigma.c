@@ -90,8 +90,6 @@ void dn_plan_flow(dn_plan *p)
     for (int i = 0; i < p->s->n; i++) {
         double sigma = p->s->level[i], to = p->s->level[i + 1];
         dn_draft d = dn_draft_vp(p, p->s->timestep[i], 1 - sigma, sigma);
-        d.c_x = 1;
-        d.c_o = -sigma;
         if (dn_is(p->c, stochastic_sampling)) {
             d.x.a[DN_B_X0] = 1 - to;
             d.x.a[DN_B_Z] = to;

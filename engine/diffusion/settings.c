@@ -91,6 +91,7 @@ static const struct {
     { DN_CLASS_LCM, K_clip_sample, 0 },
     { DN_CLASS_UNIPC, K_solver_type, DN_SOLVER_BH2 },
     { DN_CLASS_PNDM, K_set_alpha_to_one, 0 },
+    { DN_CLASS_FLOW, K_prediction_type, DN_PREDICT_FLOW }, /* its only one */
 };
 
 /* What a sampler's name says beyond its class; K_COUNT: nothing more. */

@@ -127,7 +127,7 @@ static double sigma_at(const dn_schedule *s, double t)
 /* diffusers' _sigma_to_t: linear in the (fp32) logarithm, between the last sigma that is not above and the next. */
 static double timestep_at(const dn_schedule *s, double sigma)
 {
-    double l = log(fmax(sigma, 1e-10));
+    double l = (float)log(fmax(sigma, 1e-10));
     int low = 0, high = s->n_train - 1;
     if (high == 0)
         return 0;

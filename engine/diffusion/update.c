@@ -112,7 +112,7 @@ static void clamp(float *v, int64_t n, float limit)
 static void predict(const dn_slot *s, const dn_entry *e, const float *out)
 {
     for (int64_t i = 0; i < s->n; i++)
-        s->x0[i] = e->c_x * s->x[i] + e->c_o * out[i];
+        s->x0[i] = e->c_s * (e->c_x * s->x[i] + e->c_o * out[i]);
     if (e->flags & DN_CLIP)
         clamp(s->x0, s->n, e->clip);
     if (e->flags & DN_THRESHOLD) {

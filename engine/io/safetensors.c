@@ -235,17 +235,26 @@ static int bad_item(const dn_st_tensor *t, const char *why, dn_error *err)
     return dn_fail(err, DN_E_INVALID, name.text, "tensor \"%s\": %s", name.text, why);
 }
 
-static bool is_utf8(const char *s)
+/* 0, or what is wrong with the name: JSON holds UTF-8 only. */
+static int check_name(const dn_st_tensor *t, dn_error *err)
 {
-    json_t *string = json_string(s);
+    if (!memchr(t->name, 0, sizeof t->name) || strcmp(t->name, metadata_key) == 0)
+        return bad_item(t, "not a name for a tensor", err);
+    json_error_t e;
+    json_t *string = json_pack_ex(&e, 0, "s", t->name);
+    if (!string && json_error_code(&e) == json_error_invalid_utf8)
+        return bad_item(t, "its name is not UTF-8", err);
+    if (!string)
+        return dn_fail(err, DN_E_MEMORY, NULL, "no memory for a safetensors header");
     json_decref(string);
-    return string != NULL;
+    return 0;
 }
 
 static int check_item(piece *item, const dn_st_tensor *t, dn_error *err)
 {
-    if (!memchr(t->name, 0, sizeof t->name) || strcmp(t->name, metadata_key) == 0 || !is_utf8(t->name))
-        return bad_item(t, "not a name for a tensor", err);
+    int rc = check_name(t, err);
+    if (rc != 0)
+        return rc;
     *item = (struct piece){ .t = t, .dtype = memchr(t->dtype, 0, sizeof t->dtype) ? dn_dtype_find(t->dtype) : NULL };
     if (!item->dtype)
         return bad_item(t, "unknown dtype", err);

@@ -16,7 +16,7 @@
 
 enum { BATCH = 5, PROBES = 40 };
 
-/* A row's program: y, what the builder keeps, the gradient by everything that can be differentiated, for a random dy. */
+/* A row's program: y, what the builder keeps, and for a random dy the gradient by all that can be differentiated. */
 typedef struct lab {
     subject s;
     const row *r;
@@ -109,6 +109,29 @@ static double worst_by(lab *l, int which)
     return worst;
 }
 
+/* The worst of all rows, for the report at the end. */
+static struct {
+    double error;
+    const char *name;
+    char by[DN_NAME_MAX];
+} worst_of_all;
+
+static void note(double error, const char *name, const char *by)
+{
+    if (error <= worst_of_all.error)
+        return;
+    worst_of_all.error = error;
+    worst_of_all.name = name;
+    snprintf(worst_of_all.by, sizeof worst_of_all.by, "%s", by);
+}
+
+static int report(void **state)
+{
+    (void)state;
+    print_message("worst gradient: %.2g in \"%s\", by %s\n", worst_of_all.error, worst_of_all.name, worst_of_all.by);
+    return 0;
+}
+
 static void test_gradient(void **state)
 {
     const row *r = *state;
@@ -119,9 +142,11 @@ static void test_gradient(void **state)
     lab l;
     lab_init(&l, r, 2);
     for (int i = 0; i < l.n_wrt; i++) {
+        const char *by = l.s.p->value[l.wrt[i]].name;
         double worst = worst_by(&l, i);
+        note(worst, r->name, by);
         if (!(worst <= 1e-4))
-            fail_msg("%s: gradient by %s: relative error %g", r->name, l.s.p->value[l.wrt[i]].name, worst);
+            fail_msg("%s: gradient by %s: relative error %g", r->name, by, worst);
     }
     subject_fini(&l.s);
 }
@@ -144,6 +169,18 @@ static void test_backends(void **state)
     lab_init(&l, r, BATCH);
     agree_backends(&l.s, r->name, r->backend_tol ? r->backend_tol : 2e-5, r->mixes);
     subject_fini(&l.s);
+}
+
+/* Sizes of a real network, forward only and one row: what small shapes never reach. */
+static void test_large(void **state)
+{
+    const row *r = *state;
+    subject s;
+    subject_init(&s, 1);
+    keep(&s, r->build(&s, r));
+    dn_program_prune(s.p);
+    agree_close(&s, r->name, r->backend_tol ? r->backend_tol : 2e-5);
+    subject_fini(&s);
 }
 
 /* ---- the table itself ---- */
@@ -183,23 +220,32 @@ static void test_coverage(void **state)
 
 /* ---- --bench ---- */
 
+/* Forward alone, or with every gradient. */
+static void bench_row(const row *r, bool backward, dn_pool *pool)
+{
+    lab l = { 0 };
+    if (backward) {
+        lab_init(&l, r, 1);
+    } else {
+        subject_init(&l.s, 1);
+        keep(&l.s, r->build(&l.s, r));
+        dn_program_prune(l.s.p);
+    }
+    for (int b = 0; b < n_backends; b++)
+        if (backends[b]->available())
+            print_message("%-22s %-9s %-10s %10.3f %10.3f\n", r->name, backward ? "gradient" : "forward",
+                          backends[b]->name, subject_time(&l.s, backends[b], NULL, 200),
+                          subject_time(&l.s, backends[b], pool, 200));
+    subject_fini(&l.s);
+}
+
 static int bench(const char *words)
 {
     dn_pool *pool = dn_pool_new(2, NULL);
-    printf("%-30s %12s %12s %12s\n", "best ms of one row", "backend", "1 thread", "2 threads");
-    for (int i = 0; i < n_rows; i++) {
-        if (!rows[i].timed || (words && !strstr(rows[i].name, words)))
-            continue;
-        subject s;
-        subject_init(&s, 1);
-        keep(&s, rows[i].build(&s, &rows[i]));
-        dn_program_prune(s.p);
-        for (int b = 0; b < n_backends; b++)
-            if (backends[b]->available())
-                printf("%-30s %12s %12.3f %12.3f\n", rows[i].name, backends[b]->name,
-                       subject_time(&s, backends[b], NULL, 200), subject_time(&s, backends[b], pool, 200));
-        subject_fini(&s);
-    }
+    print_message("%-22s %-9s %-10s %10s %10s\n", "best ms of one row", "", "backend", "1 thread", "2 threads");
+    for (int i = 0; i < 2 * n_rows; i++)
+        if (rows[i / 2].timed && (!words || strstr(rows[i / 2].name, words)))
+            bench_row(&rows[i / 2], i % 2, pool);
     dn_pool_free(pool);
     return 0;
 }
@@ -221,10 +267,12 @@ int main(int argc, char **argv)
     static struct CMUnitTest tests[1024] = { { .name = "coverage", .test_func = test_coverage } };
     struct CMUnitTest *end = tests + 1;
     for (int i = 0; i < n_rows; i++)
-        if (!rows[i].timed) {
+        if (rows[i].timed) {
+            end = add_test(end, "large", &rows[i], test_large);
+        } else {
             end = add_test(end, "gradient", &rows[i], test_gradient);
             end = add_test(end, "precision", &rows[i], test_precision);
             end = add_test(end, "backends", &rows[i], test_backends);
         }
-    return _cmocka_run_group_tests("ops", tests, (size_t)(end - tests), NULL, NULL);
+    return _cmocka_run_group_tests("ops", tests, (size_t)(end - tests), NULL, report);
 }

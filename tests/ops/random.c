@@ -17,7 +17,7 @@ static const dn_val none = DN_NONE;
 
 typedef struct maker {
     subject s;
-    uint64_t state; /* of the choices */
+    uint64_t state;       /* of the choices */
     dn_val map[MAPS_MAX]; /* [H,W,C] */
     dn_val temb;          /* [12] */
     int n_maps, n_params;
@@ -84,7 +84,9 @@ static dn_val conv(maker *m, dn_val x)
     static const int pads[][4] = { { 1, 1, 1, 1 }, { 0, 0, 1, 1 }, { 0, 0, 0, 0 }, { 2, 1, 0, 1 } };
     dn_shape s = shape_of(m, x);
     int64_t K = channels(m), k = choose(m, 3) ? 3 : 1;
-    int stride = choose(m, 4) ? 1 : 2, pad = k == 1 ? 2 : s.dim[0] < 4 || s.dim[1] < 4 || choose(m, 2) ? 0 : choose(m, 4);
+    int stride = choose(m, 4) ? 1 : 2, pad = choose(m, 2) ? 0 : choose(m, 4);
+    if (k == 1 || s.dim[0] < 4 || s.dim[1] < 4)
+        pad = k == 1 ? 2 : 0;
     return dn_conv2d(m->s.p, x, scaled(m, dn_shape(k, k, s.dim[2], K)), bias(m, K), stride, pads[pad]);
 }
 
@@ -147,6 +149,7 @@ static dn_val move(maker *m, dn_val x)
     return dn_slice(m->s.p, x, 2, choose(m, (int)(c - n) + 1), n);
 }
 
+/* clang-format off */
 static dn_val arithmetic(maker *m, dn_val x)
 {
     dn_program *p = m->s.p;
@@ -161,11 +164,13 @@ static dn_val arithmetic(maker *m, dn_val x)
     default: return dn_binary(p, DN_ADD, x, like(m, x, 3));
     }
 }
+/* clang-format on */
 
 static void make(maker *m, int number)
 {
-    static dn_val (*const step[])(maker *m, dn_val x) = { conv, conv, conv, norm, norm, arithmetic, arithmetic, arithmetic,
-                                                          move, tokens, resize };
+    typedef dn_val (*maker_of)(maker * m, dn_val x);
+    static const maker_of step[] = { conv,       conv,       conv, norm,   norm,  arithmetic,
+                                     arithmetic, arithmetic, move, tokens, resize };
     *m = (maker){ .state = (uint64_t)number * 977 + 1 };
     subject_init(&m->s, ROWS);
     dn_val x = feed(&m->s, "x", dn_shape(2 + 2 * choose(m, 5), 2 + 2 * choose(m, 5), channels(m)), -1, 1);

@@ -7,7 +7,7 @@
 
 #include "copy.h"
 
-enum { DN_ATTENTION_KEYS_MAX = 10240 };
+enum { DN_ATTENTION_KEYS_MAX = 32768 };
 
 typedef struct dn_attention_args {
     int n;

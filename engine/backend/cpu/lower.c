@@ -3,7 +3,7 @@
 #include "ref.h"
 #include <string.h>
 
-enum { ALIGN = 64, PLANE_PAD = 64 };
+enum { ALIGN = 64, PLANE_PAD = 64, ROWS_MAX = 8 };
 
 /* clang-format off */
 static const dn_lower_fn table[DN_OP_COUNT] = {
@@ -340,18 +340,19 @@ static bool get_tables(dn_lower_state *s)
     return s->made && s->op_state;
 }
 
-/* Rows of activations that a second-level cache of half a megabyte holds: input, output and residual of the largest
- * layer. */
+/* Measured (docs/SPEED.md): while the largest layer's rows fit these bytes, more rows are faster, because weights are read
+ * fewer times; beyond, activations leave the cache. */
 int dn_cpu_rows_default(const dn_program *p)
 {
+    const int64_t bytes_max = 6500000;
     int64_t largest = 1;
     for (int v = 0; v < p->n_values; v++) {
         int64_t count = dn_shape_count(&p->value[v].shape);
         if (dn_value_is_map(p, v) && count > largest)
             largest = count;
     }
-    int64_t rows = (1 << 19) / (largest * (int64_t)sizeof(float));
-    return rows < 1 ? 1 : rows > 8 ? 8 : (int)rows;
+    int64_t rows = bytes_max / (largest * (int64_t)sizeof(float));
+    return rows < 1 ? 1 : rows > ROWS_MAX ? ROWS_MAX : (int)rows;
 }
 
 int dn_cpu_lower(dn_lowered *l, dn_error *err)

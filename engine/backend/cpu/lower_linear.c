@@ -108,7 +108,7 @@ static dn_epilogue epilogue_of(const dn_run *run, const dn_step *step, int chann
     return e;
 }
 
-/* ---- linear layers and 1x1 convolutions ---- */
+/* ---- linear layers ---- */
 
 typedef struct gemm_attr {
     int64_t positions;
@@ -129,10 +129,13 @@ static int run_gemm(const dn_run *run, const dn_step *step)
     return 0;
 }
 
-static void emit_gemm(dn_lower_state *s, int i, bool transposed)
+bool dn_lower_matmul(dn_lower_state *s, int i)
 {
     const dn_op *op = &s->p->op[i];
     dn_val x = op->in[0];
+    bool transposed = op->attr.matmul.transposed, have_bias = op->in[2] != DN_NONE;
+    if (!is_param(s->p, op->in[1]) || (have_bias && !is_param(s->p, op->in[2])) || s->p->value[x].kind != DN_ROW)
+        return false;
     gemm_attr a = { dn_value_positions(s->p, x), dn_value_channels(s->p, x), dn_value_channels(s->p, op->out[0]) };
     tail t = find_tail(s, i);
     a.scale = t.scale;
@@ -147,15 +150,6 @@ static void emit_gemm(dn_lower_state *s, int i, bool transposed)
     step.fn = run_gemm;
     step.attr = dn_lower_attr(s, &a, sizeof a);
     dn_lower_step(s, step, i, t.last);
-}
-
-bool dn_lower_matmul(dn_lower_state *s, int i)
-{
-    const dn_op *op = &s->p->op[i];
-    bool fit = is_param(s->p, op->in[1]) && (op->in[2] == DN_NONE || is_param(s->p, op->in[2]));
-    if (!fit || s->p->value[op->out[0]].kind != DN_ROW)
-        return false;
-    emit_gemm(s, i, op->attr.matmul.transposed);
     return true;
 }
 
@@ -190,12 +184,6 @@ static dn_conv_shape shape_of(const dn_program *p, const dn_op *op)
                             .pad_top = op->attr.conv.pad[DN_TOP], .pad_left = op->attr.conv.pad[DN_LEFT] };
 }
 
-static bool is_pointwise(const dn_op *op, const dn_conv_shape *c)
-{
-    const int *pad = op->attr.conv.pad;
-    return c->kh == 1 && c->kw == 1 && c->stride == 1 && !pad[0] && !pad[1] && !pad[2] && !pad[3];
-}
-
 static int weights_of(dn_lower_state *s, dn_val w, const dn_conv_kernel *kernel)
 {
     if (!kernel->form_key)
@@ -210,10 +198,6 @@ bool dn_lower_conv(dn_lower_state *s, int i)
     conv_attr a = { .shape = shape_of(s->p, op) };
     if (!is_param(s->p, op->in[1]) || (op->in[2] != DN_NONE && !is_param(s->p, op->in[2])))
         return false;
-    if (is_pointwise(op, &a.shape)) {
-        emit_gemm(s, i, false);
-        return true;
-    }
     a.kernel = dn_cpu_conv_choose(&a.shape, false);
     tail t = find_tail(s, i);
     a.scale = t.scale;

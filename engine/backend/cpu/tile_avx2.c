@@ -1,7 +1,7 @@
 /* tile_avx2.c - the 6x16 register tile, its edges of 1 to 5 rows, and the epilogue of a panel. */
 #include "tile_avx2.h"
 
-enum { ROWS = 6 };
+enum { ROWS = 6, AHEAD = 1024 };
 
 always_inline void tile(const int rows, int k_blocks, const float *a, ptrdiff_t block, const float *b, float *c,
                         const bool more)
@@ -15,6 +15,7 @@ always_inline void tile(const int rows, int k_blocks, const float *a, ptrdiff_t 
     for (int kb = 0; kb < k_blocks; kb++, a += block, b += LANES * PANEL) {
 #pragma GCC unroll 8
         for (int k = 0; k < LANES; k++) {
+            _mm_prefetch(b + k * PANEL + AHEAD, _MM_HINT_T0);
             __m256 b0 = _mm256_loadu_ps(b + k * PANEL), b1 = _mm256_loadu_ps(b + k * PANEL + LANES);
 #pragma GCC unroll 6
             for (int i = 0; i < rows; i++) {

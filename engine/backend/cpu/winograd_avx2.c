@@ -1,11 +1,13 @@
 /* winograd_avx2.c - 3x3 convolutions, stride 1, padding 1, as F(4x4,3x3) and F(2x2,3x3).
  *
- * Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks" (CVPR 2016); points 0, 1, -1, 2, -2, infinity.
+ * Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks" (CVPR 2016). F(4,3) interpolates at 0, +-sqrt(1/2),
+ * +-sqrt(2) and infinity: factors near 1 make the largest error a quarter of that of 0, +-1, +-2, at the same cost.
  * Tiles of all rows of the batch are counted through and taken in chunks. For a chunk: (1) every tile of a x a inputs
  * becomes one element of a*a planes V [a*a][C/8][tiles][8]; (2) for each panel of 16 output channels, a*a products
  * V U into sums [a*a][tiles][16], which stay in L2, and then the inverse transform and the epilogue. Both steps divide
- * only outputs among the threads. Weights are transformed ahead (the form: U [panel][a*a][C padded to 8][16]) or,
- * live, a panel at a time in steps of LIVE_STEP input channels; the sums continue, so the bits are the same. */
+ * only outputs among the threads. Weights are transformed ahead (U [panel][a*a][C padded to 8][16]) or on the way, STEP
+ * input channels at a time, from a form of plain taps ([panel][C padded to 8][9][16], a quarter of the bytes) or from
+ * the parameter itself. Sums continue from step to step, so all three give the same bits. */
 #include "choose.h"
 #include "tile_avx2.h"
 
@@ -13,11 +15,15 @@ enum {
     A_MAX = 6,
     PLANES_MAX = A_MAX * A_MAX,
     TILES_MAX = 48, /* a chunk */
-    LIVE_STEP = 64,
+    STEP = 64, /* input channels whose weights are transformed at a time */
+    TAPS = 9,
     PAD = 16, /* floats after a plane, against 4 KiB aliasing */
+    SUMS_PLANE = TILES_MAX * PANEL + PAD,
     TASKS_PER_THREAD = 2
 };
 
+#define P1 0.70710678118654752f
+#define P2 1.41421356237309505f
 #define ADD _mm256_add_ps
 #define SUB _mm256_sub_ps
 #define MUL _mm256_mul_ps
@@ -34,14 +40,14 @@ always_inline void input_1d(const int m, const __m256 *d, __m256 *o)
         o[3] = SUB(d[1], d[3]);
         return;
     }
-    __m256 t0 = FMA(SET(-4), d[2], d[4]), t1 = FMA(SET(-4), d[1], d[3]);
-    __m256 t2 = SUB(d[4], d[2]), t3 = SUB(d[3], d[1]);
-    o[0] = FMA(SET(4), d[0], FMA(SET(-5), d[2], d[4]));
-    o[1] = ADD(t0, t1);
-    o[2] = SUB(t0, t1);
-    o[3] = FMA(SET(2), t3, t2);
-    o[4] = FMA(SET(-2), t3, t2);
-    o[5] = FMA(SET(4), d[1], FMA(SET(-5), d[3], d[5]));
+    __m256 even1 = FMA(SET(-2), d[2], d[4]), odd1 = FMA(SET(-2), d[1], d[3]);
+    __m256 even2 = FMA(SET(-0.5f), d[2], d[4]), odd2 = FMA(SET(-0.5f), d[1], d[3]);
+    o[0] = ADD(d[0], FMA(SET(-2.5f), d[2], d[4]));
+    o[1] = FMA(SET(P1), odd1, even1);
+    o[2] = FMA(SET(-P1), odd1, even1);
+    o[3] = FMA(SET(P2), odd2, even2);
+    o[4] = FMA(SET(-P2), odd2, even2);
+    o[5] = ADD(d[1], FMA(SET(-2.5f), d[3], d[5]));
 }
 
 /* A^T s: one column or row of sums. */
@@ -55,9 +61,9 @@ always_inline void output_1d(const int m, const __m256 *s, __m256 *o)
     }
     __m256 c = ADD(s[3], s[4]), d = SUB(s[3], s[4]);
     o[0] = ADD(ADD(s[0], a), c);
-    o[1] = FMA(SET(2), d, b);
-    o[2] = FMA(SET(4), c, a);
-    o[3] = ADD(FMA(SET(8), d, b), s[5]);
+    o[1] = FMA(SET(P2), d, MUL(SET(P1), b));
+    o[2] = FMA(SET(2), c, MUL(SET(0.5f), a));
+    o[3] = FMA(SET(2 * P2), d, FMA(SET(0.5f * P1), b, s[5]));
 }
 
 /* G g: one column or row of a 3x3 kernel. */
@@ -71,9 +77,9 @@ always_inline void weight_1d(const int m, const __m256 *g, __m256 *o)
         o[3] = g[2];
         return;
     }
-    __m256 a = MUL(SET(-1 / 6.f), ADD(g[0], g[2])), b = MUL(SET(-1 / 6.f), g[1]);
-    __m256 c = FMA(SET(1 / 24.f), g[0], MUL(SET(1 / 6.f), g[2])), d = MUL(SET(1 / 12.f), g[1]);
-    o[0] = MUL(SET(0.25f), g[0]);
+    __m256 a = FMA(SET(-2 / 3.f), g[0], MUL(SET(-1 / 3.f), g[2])), b = MUL(SET(-2 / 3.f * P1), g[1]);
+    __m256 c = FMA(SET(1 / 6.f), g[0], MUL(SET(1 / 3.f), g[2])), d = MUL(SET(1 / 6.f * P2), g[1]);
+    o[0] = g[0];
     o[1] = ADD(a, b);
     o[2] = SUB(a, b);
     o[3] = ADD(c, d);
@@ -125,8 +131,8 @@ always_inline void output_tile(const int m, const float *sums, ptrdiff_t plane, 
         output_1d(m, t + i * a, o + i * m);
 }
 
-/* u[plane] = G g G^T for the 8 output channels at w, of one input channel; w's 9 taps are `tap` floats apart. */
-always_inline void weight_tile(const int m, const float *w, ptrdiff_t tap, __m256i mask, float *u, ptrdiff_t plane)
+/* u[plane] = G g G^T for 8 output channels of one input channel; the 9 taps are PANEL floats apart. */
+always_inline void weight_tile(const int m, const float *taps, float *u, ptrdiff_t plane)
 {
     const int a = m + 2;
     __m256 t[3 * A_MAX], g[3], o[A_MAX];
@@ -134,7 +140,7 @@ always_inline void weight_tile(const int m, const float *w, ptrdiff_t tap, __m25
     for (int j = 0; j < 3; j++) {
 #pragma GCC unroll 3
         for (int i = 0; i < 3; i++)
-            g[i] = _mm256_maskload_ps(w + (i * 3 + j) * tap, mask);
+            g[i] = _mm256_loadu_ps(taps + (i * 3 + j) * PANEL);
         weight_1d(m, g, o);
 #pragma GCC unroll 6
         for (int i = 0; i < a; i++)
@@ -149,23 +155,36 @@ always_inline void weight_tile(const int m, const float *w, ptrdiff_t tap, __m25
     }
 }
 
-/* u [a*a][c1-c0][16]: the panel's weights for the input channels c0 .. c1-1, zero beyond C and K. w [3,3,C,K]. */
-always_inline void weight_panel(const int m, const float *w, int C, int K, int panel, int c0, int c1, float *u)
+/* u [a*a][..][16] of n input channels, from taps [n][9][16]. */
+always_inline void weight_tiles(const int m, const float *taps, int n, float *u, ptrdiff_t plane)
 {
-    const ptrdiff_t plane = (c1 - c0) * PANEL;
-    for (int c = c0; c < c1; c++)
-        for (int h = 0; h < PANEL; h += LANES) {
-            int k = panel * PANEL + h;
-            bool exists = c < C && k < K;
-            const float *src = exists ? w + (ptrdiff_t)c * K + k : w;
-            weight_tile(m, src, (ptrdiff_t)C * K, lanes(exists ? K - k : 0), u + (c - c0) * PANEL + h, plane);
-        }
+    for (int c = 0; c < n; c++, taps += TAPS * PANEL)
+        for (int h = 0; h < PANEL; h += LANES)
+            weight_tile(m, taps + h, u + c * PANEL + h, plane);
 }
+
+/* taps [c1-c0][9][16]: a panel's part of w [3,3,C,K], zero beyond C and K. Tap by tap, because the taps of one channel
+ * may lie whole powers of two apart. */
+static void gather_taps(float *taps, const float *w, int C, int K, int panel, int c0, int c1)
+{
+    const __m256i mask[2] = { lanes(K - panel * PANEL), lanes(K - panel * PANEL - LANES) };
+    for (int i = 0; i < TAPS; i++)
+        for (int c = c0; c < c1; c++)
+            for (int h = 0; h < 2; h++) {
+                bool exists = c < C && panel * PANEL + h * LANES < K;
+                const float *src = exists ? w + ((ptrdiff_t)i * C + c) * K + panel * PANEL + h * LANES : w;
+                __m256 v = exists ? _mm256_maskload_ps(src, mask[h]) : _mm256_setzero_ps();
+                _mm256_storeu_ps(taps + ((c - c0) * TAPS + i) * PANEL + h * LANES, v);
+            }
+}
+
+/* How the call's weights come: transformed; a form of plain taps; the parameter itself. */
+enum weights { TRANSFORMED, PLAIN, LOGICAL };
 
 typedef struct winograd {
     const dn_conv_call *call;
     int m; /* a tile gives m x m outputs */
-    bool live;
+    enum weights weights;
     int tiles_x, tiles; /* tiles in a line, in a row of the batch */
     int c_blocks, panels, chunk;
     float *v;
@@ -233,24 +252,29 @@ static void input_task(void *arg, int64_t from, int64_t to, int thread)
 }
 
 /* sums[a*a][TILES_MAX][16] of one panel for the tiles t0 .. t1-1 of the chunk, input blocks b0 .. b1-1. */
-static void products(const winograd *w, int t0, int t1, int b0, int b1, const float *u, float *sums)
+static void products(const winograd *w, int t0, int t1, int b0, int b1, const float *u, ptrdiff_t u_plane, float *sums)
 {
     const int planes = (w->m + 2) * (w->m + 2);
-    const ptrdiff_t u_plane = (ptrdiff_t)(b1 - b0) * LANES * PANEL;
     for (int i = 0; i < planes; i++) {
         const float *v = w->v + i * w->v_plane + b0 * w->v_block + t0 * LANES;
-        dn_cpu_strip(t1 - t0, b1 - b0, v, w->v_block, u + i * u_plane, sums + i * (TILES_MAX * PANEL + PAD), b0 > 0);
+        dn_cpu_strip(t1 - t0, b1 - b0, v, w->v_block, u + i * u_plane, sums + i * SUMS_PLANE, b0 > 0);
     }
 }
 
+/* The same over all input blocks, the weights being transformed STEP channels at a time. */
 always_inline void products_live(const int m, const winograd *w, int panel, int t0, int t1, float *sums)
 {
-    _Alignas(64) float u[PLANES_MAX * LIVE_STEP * PANEL];
+    _Alignas(64) float u[PLANES_MAX * (STEP * PANEL + PAD)], gathered[STEP * TAPS * PANEL];
     const dn_conv_shape *s = &w->call->shape;
-    for (int b0 = 0; b0 < w->c_blocks; b0 += LIVE_STEP / LANES) {
-        int b1 = (int)min64(b0 + LIVE_STEP / LANES, w->c_blocks);
-        weight_panel(m, w->call->weights, s->C, s->K, panel, b0 * LANES, b1 * LANES, u);
-        products(w, t0, t1, b0, b1, u, sums);
+    for (int b0 = 0; b0 < w->c_blocks; b0 += STEP / LANES) {
+        const int b1 = (int)min64(b0 + STEP / LANES, w->c_blocks), n = (b1 - b0) * LANES;
+        const float *taps = (const float *)w->call->weights + ((ptrdiff_t)panel * w->c_blocks + b0) * LANES * TAPS * PANEL;
+        if (w->weights == LOGICAL) {
+            gather_taps(gathered, w->call->weights, s->C, s->K, panel, b0 * LANES, b1 * LANES);
+            taps = gathered;
+        }
+        weight_tiles(m, taps, n, u, STEP * PANEL + PAD);
+        products(w, t0, t1, b0, b1, u, STEP * PANEL + PAD, sums);
     }
 }
 
@@ -265,7 +289,7 @@ always_inline void output_tiles(const int m, const winograd *w, int channel, int
         if (t == t0 || w->first + t == p.row * w->tiles)
             to = sink_open(&call->epilogue, &call->y, s->K, p.row, channel);
         __m256 o[16];
-        output_tile(m, sums + (t - t0) * PANEL, TILES_MAX * PANEL + PAD, o);
+        output_tile(m, sums + (t - t0) * PANEL, SUMS_PLANE, o);
         for (int i = 0; i < m && p.y + i < s->H; i++)
             for (int j = 0; j < m && p.x + j < s->W; j++)
                 sink_put(&to, (int64_t)(p.y + i) * s->W + p.x + j, o[i * m + j]);
@@ -274,13 +298,14 @@ always_inline void output_tiles(const int m, const winograd *w, int channel, int
 
 always_inline void panel(const int m, const winograd *w, int p, int t0, int t1)
 {
-    _Alignas(64) float sums[PLANES_MAX * (TILES_MAX * PANEL + PAD)];
+    _Alignas(64) float sums[PLANES_MAX * SUMS_PLANE];
     const int planes = (m + 2) * (m + 2);
-    if (w->live)
+    if (w->weights == TRANSFORMED) {
+        const ptrdiff_t u_plane = (ptrdiff_t)w->c_blocks * LANES * PANEL;
+        products(w, t0, t1, 0, w->c_blocks, (const float *)w->call->weights + p * planes * u_plane, u_plane, sums);
+    } else {
         products_live(m, w, p, t0, t1, sums);
-    else
-        products(w, t0, t1, 0, w->c_blocks,
-                 (const float *)w->call->weights + (ptrdiff_t)p * planes * w->c_blocks * LANES * PANEL, sums);
+    }
     for (int h = 0; h < PANEL && p * PANEL + h < w->call->shape.K; h += LANES)
         output_tiles(m, w, p * PANEL + h, t0, t1, sums + h);
 }
@@ -314,10 +339,10 @@ static int chunk_of(const dn_conv_shape *s, int m, int64_t rows)
     return (int)min64(TILES_MAX, tiles_of(s, m) * rows);
 }
 
-static void run(const dn_conv_call *call, int m, bool live)
+static void run(const dn_conv_call *call, int m, enum weights weights)
 {
     const dn_conv_shape *s = &call->shape;
-    winograd w = { .call = call, .m = m, .live = live, .tiles_x = ceil_div(s->Wo, m), .tiles = tiles_of(s, m) };
+    winograd w = { .call = call, .m = m, .weights = weights, .tiles_x = ceil_div(s->Wo, m), .tiles = tiles_of(s, m) };
     w.c_blocks = ceil_div(s->C, LANES);
     w.panels = ceil_div(s->K, PANEL);
     w.chunk = chunk_of(s, m, call->n);
@@ -338,28 +363,44 @@ static size_t workspace(const dn_conv_shape *s, int rows_max, int m)
     return (size_t)((m + 2) * (m + 2)) * plane * sizeof(float);
 }
 
-static size_t form_bytes(const dn_shape *w, int m)
+static size_t form_bytes(const dn_shape *w, int per_channel)
 {
     int c_blocks = ceil_div((int)w->dim[2], LANES), panels = ceil_div((int)w->dim[3], PANEL);
-    return (size_t)((m + 2) * (m + 2)) * c_blocks * LANES * panels * PANEL * sizeof(float);
+    return (size_t)per_channel * c_blocks * LANES * panels * PANEL * sizeof(float);
+}
+
+static void pack_plain(void *dst, const float *src, const dn_shape *shape)
+{
+    const int C = (int)shape->dim[2], K = (int)shape->dim[3], padded = ceil_div(C, LANES) * LANES;
+    for (int p = 0; p < ceil_div(K, PANEL); p++)
+        gather_taps((float *)dst + (ptrdiff_t)p * padded * TAPS * PANEL, src, C, K, p, 0, padded);
 }
 
 always_inline void pack(const int m, float *dst, const float *src, const dn_shape *shape)
 {
     const int C = (int)shape->dim[2], K = (int)shape->dim[3], padded = ceil_div(C, LANES) * LANES;
+    float taps[LANES * TAPS * PANEL];
     for (int p = 0; p < ceil_div(K, PANEL); p++, dst += (ptrdiff_t)(m + 2) * (m + 2) * padded * PANEL)
-        weight_panel(m, src, C, K, p, 0, padded, dst);
+        for (int c = 0; c < padded; c += LANES) {
+            gather_taps(taps, src, C, K, p, c, c + LANES);
+            weight_tiles(m, taps, LANES, dst + c * PANEL, (ptrdiff_t)padded * PANEL);
+        }
 }
 
-#define KERNEL(m)                                                                                              \
-    static size_t form_bytes_##m(const dn_shape *w) { return form_bytes(w, m); }                                       \
+static size_t form_bytes_plain(const dn_shape *w) { return form_bytes(w, TAPS); }
+
+#define KERNELS(m)                                                                                                     \
+    static size_t form_bytes_##m(const dn_shape *w) { return form_bytes(w, (m + 2) * (m + 2)); }                       \
     static size_t workspace_##m(const dn_conv_shape *s, int rows_max) { return workspace(s, rows_max, m); }            \
     static void pack_##m(void *dst, const float *src, const dn_shape *shape) { pack(m, dst, src, shape); }             \
-    static void run_##m(const dn_conv_call *call) { run(call, m, false); }                                             \
-    static void run_live_##m(const dn_conv_call *call) { run(call, m, true); }                                         \
+    static void run_##m(const dn_conv_call *call) { run(call, m, TRANSFORMED); }                                       \
+    static void run_plain_##m(const dn_conv_call *call) { run(call, m, PLAIN); }                                       \
+    static void run_live_##m(const dn_conv_call *call) { run(call, m, LOGICAL); }                                      \
     const dn_conv_kernel dn_cpu_winograd##m = { "winograd" #m "3", "winograd" #m "3", false, false, form_bytes_##m,    \
                                                 pack_##m, workspace_##m, run_##m };                                    \
+    const dn_conv_kernel dn_cpu_winograd##m##_plain = { "winograd" #m "3-plain", "taps16", false, false,               \
+                                                        form_bytes_plain, pack_plain, workspace_##m, run_plain_##m };  \
     const dn_conv_kernel dn_cpu_winograd##m##_live = { "winograd" #m "3-live", NULL, false, false, NULL, NULL,         \
                                                        workspace_##m, run_live_##m };
-KERNEL(4)
-KERNEL(2)
+KERNELS(4)
+KERNELS(2)

@@ -7,7 +7,8 @@
  *
  *     out  = out_u + w * (out_c - out_u)                      (only with an unconditional row; else out = out_c)
  *     out  = out + g * grad                                   (only with a gradient row)
- *     x0   = c_x * x + c_o * out                              (epsilon, v, x0 or flow prediction: only c_x, c_o differ)
+ *     x0   = c_s * (c_x * x + c_o * out)                      (epsilon, v, x0 or flow prediction: only these differ; the
+ *                                                              order is diffusers', whose cancellation shows at high noise)
  *     x0   = clip or threshold                                (per sample)
  *     x'   = sum over the basis (x, x0, out, z, z2, h_0 .. h_7) of coefficient * term
  *     h_k' = the same, for each history vector that the entry writes
@@ -47,7 +48,7 @@ typedef struct dn_entry {
     uint8_t n_writes;
     int8_t write[DN_WRITES_MAX]; /* history index 0..7 that writes[i] goes to */
     float timestep;    /* what the network is told; may be fractional */
-    float c_in, w, g, c_x, c_o;
+    float c_in, w, g, c_s, c_x, c_o;
     float clip, ratio; /* clip range or sample_max_value; quantile of thresholding */
     float lv_min, lv_max, z_scale;
     float rescale;

@@ -150,7 +150,7 @@ static void encode_refuses(void **state)
         { { { "a", "F4", 1, { 3 }, f, 1 } }, 1, "a", "do not agree" },
         { { { "a", "F32", 1, { 2 }, f, 8 }, { "a", "F64", 1, { 1 }, f, 8 } }, 2, "a", "twice" },
         { { { "__metadata__", "F32", 1, { 2 }, f, 8 } }, 1, "__metadata__", "not a name" },
-        { { { "\xff", "F32", 1, { 2 }, f, 8 } }, 1, "?", "not a name" },
+        { { { "\xff", "F32", 1, { 2 }, f, 8 } }, 1, "?", "UTF-8" },
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         uint8_t *out = (uint8_t *)f;
@@ -169,7 +169,7 @@ static void parse_refuses(void **state)
     (void)state;
     char long_name[400], deep[200], client_name[200];
     snprintf(long_name, sizeof long_name, "{\"%0300d\":{" ENTRY "}}", 7);
-    snprintf(client_name, sizeof client_name, "{\"%064d\":{" ENTRY "}}", 7);
+    snprintf(client_name, sizeof client_name, "{\"%0128d\":{" ENTRY "}}", 7);
     memset(deep, '[', sizeof deep);
     deep[sizeof deep - 1] = 0;
     const struct {
