@@ -198,7 +198,7 @@ static int send_to_workers(dn_app *app, dn_net_use *u, bool drop)
                             .drop = drop, .owner = u };
         a->probe = (dn_sample_params){ .height = u->height, .width = u->width, .channels = info->channels,
                                        .out_channels = info->out_channels, .label_b = -1,
-                                       .label = info->n_classes && info->null_label < 0 ? 0 : -1,
+                                       .label = info->label_kind && info->null_label < 0 ? 0 : -1,
                                        .null_label = info->null_label, .temperature = 1 };
         u->n_away++;
         u->known->busy++;

@@ -152,8 +152,10 @@ static int n_encoded(const dn_request *r) { return dn_request_needs_pictures(r) 
 
 static void free_asked(dn_request *r)
 {
-    if (r->rows)
+    if (r->rows) {
         free(r->rows->x);
+        free(r->rows->label_vector);
+    }
     json_decref(r->json);
     dn_arena_free(r->arena);
     r->json = NULL;

@@ -56,7 +56,7 @@ typedef struct dn_request {
     bool waiting;             /* for its network */
     char model[DN_NAME_LEN_MAX + 16], numerics[160];
     enum dn_answer answer;
-    int n, steps, height, width, channels;
+    int n, steps, height, width, channels, out_channels;
     int format, layout;
     double range[2];
     int64_t seed;

@@ -16,7 +16,6 @@ typedef struct plan {
     int n_tables;
     int label[DN_N_MAX];
     int64_t rows;
-    size_t table_bytes;
 } plan;
 
 static void plan_fini(plan *p)
@@ -79,29 +78,36 @@ static int decide_answer(dn_request *r, dn_http_error *err)
 
 /* ---- resolving ---------------------------------------------------------------------------------------------- */
 
+static int number_label(int *out, int64_t number, const dn_known *k, dn_http_error *err)
+{
+    const dn_model_info *i = k->info;
+    int64_t max = i->label_kind == DN_LABEL_EMBED ? i->n_classes - 1 : INT32_MAX;
+    if (number < 0 || number > max)
+        return dn_http_fail(err, DN_H_RANGE, "class_label", "class_label must be 0..%lld, got %lld", (long long)max,
+                            (long long)number);
+    *out = (int)number;
+    return 0;
+}
+
 static int label_of(int *out, const dn_label *l, const dn_known *k, dn_http_error *err)
 {
     const dn_model_info *i = k->info;
-    if (!i->n_classes)
+    if (i->label_kind == DN_LABEL_NONE)
         return dn_http_fail(err, DN_H_IMPOSSIBLE, "class_label", "%s takes no class label", k->name);
-    if (l->name) {
-        *out = dn_model_label(k->model, l->name);
-        if (*out < 0)
-            return dn_http_fail(err, DN_H_CHOICE, "class_label", "%s has no class \"%s\"", k->name, l->name);
-        return 0;
-    }
-    if (l->number < 0 || l->number >= i->n_classes)
-        return dn_http_fail(err, DN_H_RANGE, "class_label", "class_label must be 0..%d, got %lld", i->n_classes - 1,
-                            (long long)l->number);
-    *out = (int)l->number;
-    return 0;
+    if (i->label_kind == DN_LABEL_VECTOR)
+        return dn_http_fail(err, DN_H_IMPOSSIBLE, "class_label", "a label of %s is a vector of %d numbers", k->name,
+                            i->label_dim);
+    if (!l->name)
+        return number_label(out, l->number, k, err);
+    *out = dn_model_label(k->model, l->name);
+    return *out >= 0 ? 0 : dn_http_fail(err, DN_H_CHOICE, "class_label", "%s has no class \"%s\"", k->name, l->name);
 }
 
 static int resolve_labels(dn_request *r, plan *p, dn_http_error *err)
 {
     const dn_labels *asked = &r->in.class_label;
     const dn_model_info *i = r->known->info;
-    if (!asked->n && i->n_classes && i->null_label < 0)
+    if (!asked->n && i->label_kind != DN_LABEL_NONE && i->null_label < 0)
         return dn_http_fail(err, DN_H_IMPOSSIBLE, "class_label", "%s has no null label: name a class", r->known->name);
     for (int k = 0; k < r->n; k++) {
         p->label[k] = -1;
@@ -145,7 +151,6 @@ static int resolve_table(dn_request *r, plan *p, dn_http_error *err)
     p->n_tables = 1;
     r->steps = p->table[0].n_steps;
     p->rows = r->n * dn_table_rows(&p->table[0]);
-    p->table_bytes = (size_t)r->n * p->table[0].n_entries * sizeof(dn_entry);
     return 0;
 }
 
@@ -182,6 +187,22 @@ static int resolve_generate(dn_request *r, plan *p, dn_http_error *err)
     return rc ? rc : resolve_table(r, p, err);
 }
 
+static int check_row_labels(const dn_request *r, dn_http_error *err)
+{
+    const dn_rows *rows = r->rows;
+    const dn_model_info *i = r->known->info;
+    bool vector = i->label_kind == DN_LABEL_VECTOR;
+    if (!rows->labelled && i->label_kind != DN_LABEL_NONE && i->null_label < 0)
+        return dn_http_fail(err, DN_H_IMPOSSIBLE, "class_labels", "%s has no null label: bring class_labels",
+                            r->known->name);
+    if (rows->labelled && vector && (!rows->label_vector || rows->label_dim != i->label_dim))
+        return dn_http_fail(err, DN_H_IMPOSSIBLE, "class_labels", "class_labels of %s are F32 [n,%d]", r->known->name,
+                            i->label_dim);
+    if (rows->label_vector && !vector)
+        return dn_http_fail(err, DN_H_IMPOSSIBLE, "class_labels", "class_labels of %s are I64 [n]", r->known->name);
+    return 0;
+}
+
 static int resolve_denoise(dn_request *r, plan *p, dn_http_error *err)
 {
     const dn_rows *rows = r->rows;
@@ -193,14 +214,14 @@ static int resolve_denoise(dn_request *r, plan *p, dn_http_error *err)
     if (rows->channels != r->channels)
         return dn_http_fail(err, DN_H_IMPOSSIBLE, "sample", "%s takes %d channels, sample has %d", r->known->name,
                             r->channels, rows->channels);
-    if (!rows->labelled && i->n_classes && i->null_label < 0)
-        return dn_http_fail(err, DN_H_IMPOSSIBLE, "class_labels", "%s has no null label: bring class_labels",
-                            r->known->name);
+    int rc = check_row_labels(r, err);
+    if (rc)
+        return rc;
     for (int k = 0; k < rows->n; k++) {
         dn_label label = { NULL, rows->label[k] };
         p->label[k] = -1;
-        int rc = check_guidance(r->known, rows->scale[k], "guidance_scale", err);
-        if (!rc && rows->labelled)
+        rc = check_guidance(r->known, rows->scale[k], "guidance_scale", err);
+        if (!rc && rows->labelled && !rows->label_vector)
             rc = label_of(&p->label[k], &label, r->known, err);
         dn_error e = { 0 };
         if (!rc && dn_table_plan_denoise(&p->table[k], rows->timestep[k], rows->scale[k], &e))
@@ -209,7 +230,6 @@ static int resolve_denoise(dn_request *r, plan *p, dn_http_error *err)
             return rc;
         p->n_tables++;
         p->rows += dn_table_rows(&p->table[k]);
-        p->table_bytes += p->table[k].n_entries * sizeof(dn_entry);
     }
     return 0;
 }
@@ -220,6 +240,7 @@ static int resolve(dn_request *r, const dn_net_use *use, plan *p, dn_http_error 
     r->height = use->height;
     r->width = use->width;
     r->channels = i->channels;
+    r->out_channels = i->out_channels;
     r->range[0] = i->range[0];
     r->range[1] = i->range[1];
     snprintf(r->model, sizeof r->model, "%s@1", r->known->name);
@@ -248,7 +269,9 @@ static dn_sample_params params_of(const dn_request *r, const plan *p, int k)
         .height = r->height, .width = r->width, .channels = r->channels, .out_channels = i->out_channels,
         .seed = (uint64_t)r->seed + k, .label = p->label[k], .label_b = -1, .null_label = i->null_label,
         .temperature = r->denoise ? 1 : (float)r->in.temperature, .torch_rng = !r->denoise && r->in.rng == DN_RNG_TORCH,
-        .keep_x0 = r->preview_every > 0, .x = r->denoise ? r->rows->x + k * elements : NULL
+        .keep_x0 = r->preview_every > 0, .x = r->denoise ? r->rows->x + k * elements : NULL,
+        .label_vector = r->denoise && r->rows->label_vector ? r->rows->label_vector + k * i->label_dim : NULL,
+        .label_dim = r->denoise && r->rows->label_vector ? i->label_dim : 0
     };
 }
 
@@ -280,8 +303,10 @@ static dn_run *make_run(dn_request *r, const dn_net_use *use, const plan *p)
         return NULL;
     }
     if (r->denoise) {
+        run->read_out = true;
         run->x = r->rows->x;
-        r->rows->x = NULL;
+        run->label_vector = r->rows->label_vector;
+        r->rows->x = r->rows->label_vector = NULL;
     }
     return run;
 }
@@ -314,12 +339,12 @@ static double choose_place(dn_request *r, const dn_net_use *use, int64_t rows)
     return best;
 }
 
-/* Slots, tables, results: floats, encoded bytes, and base64 of them. */
+/* Slots; results: floats, encoded bytes, and base64 of them. */
 static int admit_memory(dn_request *r, const plan *p, dn_http_error *err, double *retry_ms)
 {
     dn_app *app = r->app;
     size_t elements = (size_t)r->height * r->width * r->channels;
-    int64_t slots = p->table_bytes, results = (int64_t)r->n * elements * (r->format == DN_FORMAT_PNG ? 7 : 14);
+    int64_t slots = 0, results = (int64_t)(r->n * elements) * (r->format == DN_FORMAT_PNG ? 7 : 14);
     for (int k = 0; k < r->n; k++) {
         dn_sample_params params = params_of(r, p, k);
         params.table = &p->table[p->n_tables > 1 ? k : 0];

@@ -4,7 +4,7 @@
 #include "requests.h"
 
 #include <denoised/image.h>
-#include <gnutls/crypto.h>
+#include <denoised/sha256.h>
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -30,8 +30,8 @@ static double now_ms(void)
 
 static shape shape_of(const dn_request *r, int n)
 {
-    return (shape){ n, r->height, r->width, r->channels, r->format, r->layout, { r->range[0], r->range[1] },
-                    r->denoise ? "output" : "images" };
+    return (shape){ n, r->height, r->width, r->denoise ? r->out_channels : r->channels, r->format, r->layout,
+                    { r->range[0], r->range[1] }, r->denoise ? "output" : "images" };
 }
 
 static size_t floats_of(const shape *s) { return (size_t)s->n * s->height * s->width * s->channels; }
@@ -81,15 +81,6 @@ static int encode(dn_encoded *out, const float *v, const shape *s, dn_error *err
     return rc;
 }
 
-static void sha256_hex(char hex[65], const void *data, size_t n)
-{
-    unsigned char digest[32];
-    if (gnutls_hash_fast(GNUTLS_DIG_SHA256, data, n, digest))
-        return;
-    for (int i = 0; i < 32; i++)
-        sprintf(hex + 2 * i, "%02x", digest[i]);
-}
-
 /* The event without its id. NULL when out of memory. */
 static char *event_text(const char *name, const dn_fields *t, const void *data, size_t *n)
 {
@@ -130,7 +121,10 @@ static void work_picture(dn_work *work)
     double start = now_ms();
     if (encode(&w->encoded, w->picture->v, &w->shape, &w->err))
         return;
-    sha256_hex(w->encoded.sha256, w->picture->v, floats_of(&w->shape) * sizeof(float));
+    if (dn_sha256_hex(w->encoded.sha256, w->picture->v, floats_of(&w->shape) * sizeof(float))) {
+        dn_fail(&w->err, DN_E_BACKEND, NULL, "the result could not be hashed");
+        return;
+    }
     w->ms = now_ms() - start;
     if (w->event)
         w->text = image_event(&w->encoded, w->picture->index, w->seed, w->shape.format, &w->text_n);

@@ -11,6 +11,8 @@ typedef struct dn_rows {
     float scale[64];      /* guidance; 1 where none was brought */
     int64_t label[64];
     bool labelled;
+    float *label_vector;  /* [n,label_dim], malloc'ed, for a model that takes vectors; the run takes it */
+    int label_dim;
 } dn_rows;
 
 #endif

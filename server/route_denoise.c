@@ -30,6 +30,8 @@ enum { SAMPLE, TIMESTEP, CLASS_LABELS, GUIDANCE_SCALE, KNOWN };
 
 static int check_tensor(const dn_st_tensor *t, int k, dn_http_error *err)
 {
+    if (k == CLASS_LABELS && !strcmp(t->dtype, "F32") && t->rank == 2)
+        return 0; /* vectors, for a model that takes them */
     if (strcmp(t->dtype, known_tensors[k].dtype) || t->rank != known_tensors[k].rank)
         return dn_http_fail(err, DN_H_TYPE, t->name, "%s must be %s of rank %d, got %s of rank %d", t->name,
                             known_tensors[k].dtype, known_tensors[k].rank, t->dtype, t->rank);
@@ -89,6 +91,15 @@ static int check_finite(const float *v, int n, const char *name, dn_http_error *
     return 0;
 }
 
+static int take_floats(float **out, const dn_st_tensor *t, dn_http_error *err)
+{
+    *out = malloc(t->bytes ? t->bytes : 1);
+    if (!*out)
+        return dn_http_fail(err, DN_H_MEMORY, t->name, "no memory for %zu bytes", t->bytes);
+    memcpy(*out, t->data, t->bytes);
+    return check_finite(*out, (int)(t->bytes / sizeof(float)), t->name, err);
+}
+
 static int take_rows(dn_rows *rows, const dn_st_tensor *const t[KNOWN], dn_http_error *err)
 {
     const int64_t *dim = t[SAMPLE]->dim;
@@ -99,18 +110,18 @@ static int take_rows(dn_rows *rows, const dn_st_tensor *const t[KNOWN], dn_http_
     memcpy(rows->timestep, t[TIMESTEP]->data, rows->n * sizeof rows->timestep[0]);
     if (t[GUIDANCE_SCALE])
         memcpy(rows->scale, t[GUIDANCE_SCALE]->data, rows->n * sizeof rows->scale[0]);
-    if (t[CLASS_LABELS])
+    if (t[CLASS_LABELS] && t[CLASS_LABELS]->rank == 1)
         memcpy(rows->label, t[CLASS_LABELS]->data, rows->n * sizeof rows->label[0]);
     int rc = check_finite(rows->timestep, rows->n, "timestep", err);
     if (!rc)
         rc = check_finite(rows->scale, rows->n, "guidance_scale", err);
-    if (rc)
-        return rc;
-    rows->x = malloc(t[SAMPLE]->bytes);
-    if (!rows->x)
-        return dn_http_fail(err, DN_H_MEMORY, "sample", "no memory for %zu bytes", t[SAMPLE]->bytes);
-    memcpy(rows->x, t[SAMPLE]->data, t[SAMPLE]->bytes);
-    return 0;
+    if (!rc)
+        rc = take_floats(&rows->x, t[SAMPLE], err);
+    if (!rc && t[CLASS_LABELS] && t[CLASS_LABELS]->rank == 2) {
+        rows->label_dim = (int)t[CLASS_LABELS]->dim[1];
+        rc = take_floats(&rows->label_vector, t[CLASS_LABELS], err);
+    }
+    return rc;
 }
 
 static int parse(dn_request *r, dn_call *call, dn_http_error *err)

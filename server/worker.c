@@ -67,6 +67,7 @@ void dn_run_free(dn_run *run)
     free(run->tables);
     free(run->params);
     free(run->x);
+    free(run->label_vector);
     free(run->samples);
     free(run);
 }
@@ -106,12 +107,12 @@ static void post(dn_worker *w, dn_msg *msg, void (*run)(dn_msg *))
 static int post_picture(dn_worker *w, run_sample *x, enum dn_what what)
 {
     const dn_sample_params *p = &x->run->params[x - x->run->samples];
-    size_t n = (size_t)p->height * p->width * p->channels;
+    size_t n = (size_t)p->height * p->width * (what == DN_READ_OUT ? p->out_channels : p->channels);
     dn_picture *pic = malloc(sizeof *pic + n * sizeof(float));
     if (!pic)
         return DN_E_MEMORY;
     *pic = (dn_picture){ .worker = w, .run = x->run->id, .index = (int)(x - x->run->samples), .step = x->step,
-                         .final = what == DN_READ_X, .n = n };
+                         .final = what != DN_READ_X0, .n = n };
     double start = now_ms();
     dn_sample_read(x->sample, what, pic->v);
     pic->read_ms = now_ms() - start;
@@ -191,7 +192,7 @@ static void advance(dn_worker *w, run_sample *x)
         dn_sched_wait(&w->sched, &x->sched);
         return;
     }
-    if (post_picture(w, x, DN_READ_X)) {
+    if (post_picture(w, x, x->run->read_out ? DN_READ_OUT : DN_READ_X)) {
         fail(w, x, DN_E_MEMORY, "no memory for the result");
         return;
     }

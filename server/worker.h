@@ -29,10 +29,12 @@ typedef struct dn_run {
     int64_t arrived_ms;     /* dn_now_ms() of the request */
     int64_t deadline_ms;    /* on the same clock; 0: none */
     int preview_every;      /* sampler steps; 0: no previews */
+    bool read_out;          /* the result is the network's output [H,W,out_channels], not x */
     int n;
     dn_sample_params *params; /* n, malloc'ed; the tables are the samples' as soon as the worker has it */
     dn_table *tables;         /* n, malloc'ed: what params[k].table points to */
-    float *x;                 /* what params[k].x points into, if they bring it; malloc'ed */
+    float *x;                 /* what params[k].x and label_vector point into, if they bring it; malloc'ed */
+    float *label_vector;
 
     /* the worker's answer */
     enum dn_run_end end;
@@ -82,7 +84,7 @@ typedef struct dn_picture {
     bool final;
     double read_ms;         /* from the device to here */
     size_t n;
-    float v[];              /* [H,W,C] */
+    float v[];              /* [H,W,C]; [H,W,out_channels] of read_out */
 } dn_picture;
 
 /* A network on its way to a worker (adopt) or out of it (drop), and back when that is done. */

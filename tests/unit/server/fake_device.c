@@ -129,7 +129,7 @@ unsigned dn_sample_rows(const dn_sample *s) { return s->rows; }
 void dn_sample_read(const dn_sample *s, enum dn_what what, float *dst)
 {
     for (int i = 0; i < s->p.height * s->p.width * s->p.channels; i++)
-        dst[i] = what == DN_READ_X ? (float)s->p.seed + (float)s->updates : (float)s->step;
+        dst[i] = what != DN_READ_X0 ? (float)s->p.seed + (float)s->updates : (float)s->step;
 }
 
 static void entry_done(dn_sample *s)
