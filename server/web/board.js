@@ -73,11 +73,12 @@ function updateRequest(node, r, mine) {
     const [dot, name, bar, note] = node.children;
     dot.className = `tag c${tag.colour}`;
     setText(dot, tag.letter);
-    setText(name, `${mine ? 'you' : 'someone'} · ${r.n > 1 ? `${r.n} × ` : ''}${r.model ?? ''}`);
+    setText(name, mine ? 'you' : 'someone');
     node.classList.toggle('mine', mine);
     bar.max = r.steps || 1;
     bar.value = r.step ?? 0;
-    setText(note, r.state === 'queued' ? `waits, ${r.position ?? 0} ahead` : `${r.step ?? 0}/${r.steps ?? '?'}`);
+    const where = r.state === 'queued' ? `waits, ${r.position ?? 0} ahead` : `step ${r.step ?? 0} of ${r.steps ?? '?'}`;
+    setText(note, [r.n > 1 ? `${r.n} × ${r.model}` : r.model, where].filter(Boolean).join(' · '));
 }
 
 // ---- models ----
@@ -95,7 +96,7 @@ function updateModel(node, m) {
     const action = ACTION[m.state];
     dot.className = `state-dot ${m.state}`;
     setText(name, m.name);
-    const facts = [m.state, m.state === 'loaded' && m.bytes ? bytes(m.bytes) : null, m.ms_per_row ? `${m.ms_per_row.toFixed(1)} ms a row` : null, m.error];
+    const facts = [m.state, m.state === 'loaded' && m.bytes ? bytes(m.bytes) : null, m.ms_per_row ? `${m.ms_per_row.toFixed(1)} ms/row` : null, m.error];
     setText(note, facts.filter(Boolean).join(' · '));
     node.dataset.action = action ?? '';
     show(button, action);

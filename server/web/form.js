@@ -305,7 +305,7 @@ export function makeForm(spec, common, rest, general) {
         show(general, false);
         for (const f of fields) {
             show(f.error, false);
-            f.input.removeAttribute('aria-invalid');
+            f.node.querySelectorAll('[aria-invalid]').forEach((i) => i.removeAttribute('aria-invalid'));
         }
     }
 
@@ -328,8 +328,8 @@ export function makeForm(spec, common, rest, general) {
         const more = f.node.closest('details');
         if (more)
             more.open = true;
-        f.input.setAttribute('aria-invalid', 'true');
         const target = f.input.hidden ? f.node.querySelector('input') : f.input;
+        target.setAttribute('aria-invalid', 'true');
         target.focus();
     }
 

@@ -157,8 +157,8 @@ export class Run {
     done({ timing, model }) {
         this.end('done');
         const shared = timing.batch_rows_mean.toFixed(1).replace('.0', '');
-        setText(this.status, `${plural(timing.steps, 'step')} of ${model} in ${duration(timing.device_ms)} on the device, ` +
-            `${shared} rows shared a step, ${duration(timing.queue_ms)} in the queue`);
+        setText(this.status, `${plural(timing.steps, 'step')} of ${model} · ${duration(timing.device_ms)} of the device · ` +
+            `on average ${shared} rows shared a step`);
         announce(`Done: ${plural(this.tiles.length, 'picture')}, seed ${this.seed}.`);
         this.longest = Math.max(...this.tiles.map((t) => t.previews.length));
         if (this.longest > 1 && this.tiles.every((t) => t.final?.content_type === 'image/png')) {
