@@ -64,7 +64,8 @@ class Tile {
         this.run.chars += b64.length;
         if (this.run.chars < PREVIEW_CHARS_MAX)
             this.previews.push({ step, b64 });
-        this.look(pngUrl(b64), `Preview after step ${step}`);
+        if (!this.final) // one that was still being encoded may come after the picture
+            this.look(pngUrl(b64), `Preview after step ${step}`);
     }
 
     finish(image, reuse) {
