@@ -199,6 +199,9 @@ function fieldOf(path, schema) {
 
 // ---- the form ----
 
+// There is nothing to choose.
+const isFixed = (schema) => schema.enum?.length === 1 || (schema.minimum !== undefined && schema.minimum === schema.maximum);
+
 // [path, schema] of every field, objects that the document describes taken apart.
 function flatten(spec, schema, prefix = '') {
     const resolve = (s) => (s.$ref ? { ...spec.components.schemas[s.$ref.split('/').pop()] } : s);
@@ -211,11 +214,12 @@ function flatten(spec, schema, prefix = '') {
 
 function dress(field, schema) {
     const id = idOf(field.path);
-    const unit = schema['x-unit'] ? ` (${schema['x-unit']})` : '';
     const hint = el('p', { class: COMMON[field.path] ? 'hidden' : 'hint', id: `${id}-hint` }, schema.description ?? '');
     field.error = el('p', { class: 'error', id: `${id}-error`, role: 'alert', hidden: true });
     field.input.setAttribute('aria-describedby', `${id}-hint ${id}-error`);
-    const title = titleOf(field.path) + unit;
+    const unit = schema['x-unit'];
+    const name = titleOf(field.path);
+    const title = !unit ? name : `${name.endsWith(` ${unit}`) ? name.slice(0, -unit.length - 1) : name} (${unit})`;
     field.node = field.group
         ? el('fieldset', { class: 'field', title: schema.description, 'aria-describedby': `${id}-hint ${id}-error` }, el('legend', {}, title))
         : el('div', { class: 'field', title: COMMON[field.path] ? schema.description : null }, el('label', { for: id }, title));
@@ -240,7 +244,7 @@ const lookup = (value, path) => path.split('.').reduce((at, key) => at?.[key], v
 // Fill `common` and `rest` with fields of the OpenAPI document's GenerateRequest.
 export function makeForm(spec, common, rest, general) {
     const fields = flatten(spec, spec.components.schemas.GenerateRequest)
-        .filter(([path]) => !OWN.includes(path))
+        .filter(([path, schema]) => !OWN.includes(path) && !isFixed(schema))
         .map(([path, schema]) => dress(fieldOf(path, schema), schema));
     const byPath = new Map(fields.map((f) => [f.path, f]));
     const order = Object.keys(COMMON);

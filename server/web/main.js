@@ -4,7 +4,7 @@ import { drawStatus, lost } from './board.js';
 import { $, announce, setText, show } from './dom.js';
 import { FieldError, makeForm } from './form.js';
 import { events } from './sse.js';
-import { Run, addRun, drawNoise, drawRecent, isMine, removeRun, runningCount } from './view.js';
+import { Run, addRun, drawNoise, drawRecent, isMine, removeRun, runningRuns } from './view.js';
 
 const RUNS_MAX = 4; // streams at once: a browser opens six connections to a server, one is /status
 let form = null;
@@ -115,6 +115,12 @@ document.addEventListener('visibilitychange', () => {
         startWatching();
 });
 
+// A page that is left may be kept by the browser, with its connections open: the server shall know that nobody looks.
+addEventListener('pagehide', () => {
+    watching?.abort();
+    runningRuns().forEach((run) => run.controller.abort());
+});
+
 // ---- generating ----
 
 function refused(error) {
@@ -149,7 +155,7 @@ async function generate() {
     const body = readForm();
     if (!body)
         return;
-    if (runningCount() >= RUNS_MAX) {
+    if (runningRuns().length >= RUNS_MAX) {
         refused({ param: null, message: `${RUNS_MAX} requests of this page are running: wait for one, or cancel it.` });
         return;
     }

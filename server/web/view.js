@@ -219,7 +219,7 @@ export function removeRun(run) {
     show($('empty'), runs.length === 0);
 }
 
-export const runningCount = () => runs.filter((r) => r.running).length;
+export const runningRuns = () => runs.filter((r) => r.running);
 export const isMine = (id) => runs.some((r) => r.id === id);
 
 export function drawRecent(reuse) {

@@ -84,6 +84,13 @@ def tab_to(page, test, *args, tabs=80):
     raise AssertionError("Tab never comes to " + test)
 
 
+def begin_long(page, n=16):
+    """A run that lasts for many seconds, started."""
+    for param, value in {"n": n, "steps": 1000, "guidance.cfg.scale": 2, "preview_every": 0}.items():
+        page.write(param, value)
+    page.click("#make")
+
+
 # ---- what is served ----
 
 
@@ -227,15 +234,13 @@ def test_curl(ready, d):
 
 
 def test_who_shares_the_step_is_seen(ready, d):
-    other = d.submit(model="tiny", n=2, steps=1000, seed=1)
-    ready.write("steps", 1000)
-    ready.write("n", 3)
-    ready.click("#make")
+    other = d.submit(model="tiny", n=12, steps=1000, seed=1)
+    begin_long(ready, 7)
     seen = ready.wait("""const cells = [...document.querySelectorAll('.strip .cell')].map((c) => c.textContent);
         return new Set(cells).size > 1 && [cells, document.querySelector('.strip').getAttribute('aria-label')]""")
     tag = ready.text(".run-head .tag")
-    assert seen[0].count(tag) == 3 and len(seen[0]) == 5
-    assert "3 of request %s" % tag in seen[1] and seen[1].startswith("This step: ")
+    assert seen[0].count(tag) == 14 and len(seen[0]) == 26  # guidance is two rows
+    assert "14 of request %s" % tag in seen[1] and seen[1].startswith("This step: ")
     queue = ready.js("return [...document.querySelectorAll('#queue li')].map((l) => [l.children[0].textContent, l.children[1].textContent])")
     assert sorted(who for _, who in queue) == ["someone", "you"] and [tag, "you"] in queue
     assert ready.js("return new Set([...document.querySelectorAll('.history rect')].map((r) => r.getAttribute('class'))).size") == 2
@@ -248,8 +253,7 @@ def test_who_shares_the_step_is_seen(ready, d):
 
 
 def test_cancel(ready, d):
-    ready.write("steps", 1000)
-    ready.click("#make")
+    begin_long(ready)
     ready.wait("return document.querySelector('.run progress').value > 3")
     ready.click(".cancel")
     ready.wait_run("cancelled")
@@ -259,8 +263,7 @@ def test_cancel(ready, d):
 
 
 def test_leaving_the_page_cancels(ready, d):
-    ready.write("steps", 1000)
-    ready.click("#make")
+    begin_long(ready)
     ready.wait("return document.querySelector('.run progress').value > 0")
     ready.driver.get("about:blank")
     d.wait_status(running=0, waiting=0)
@@ -336,8 +339,7 @@ def test_labels_are_inert(ready, d):
 def test_a_server_that_stops(page, models):
     with serving(models, "--load", "tiny", "--drain-ms", "100") as daemon:
         page.open("http://%s:%d" % daemon.address)
-        page.write("steps", 1000)
-        page.click("#make")
+        begin_long(page)
         page.wait("return document.querySelector('.run progress').value > 0")
     page.wait_run("failed")
     page.wait("return document.querySelector('#pulse-dot').className === 'dot lost'")
@@ -507,8 +509,7 @@ def test_everything_has_a_name(ready):
 @pytest.mark.parametrize("wish,moves", [("no-preference", True), ("reduce", False)])
 def test_less_motion_when_asked(ready, d, wish, moves):
     ready.media(prefers_reduced_motion=wish)
-    ready.write("steps", 1000)
-    ready.click("#make")
+    begin_long(ready)
     ready.wait("return document.querySelector('#pulse-dot').className === 'dot busy'")
     assert (ready.js("return document.getAnimations().some((a) => a.animationName)")) == moves
     ready.click(".cancel")
@@ -517,9 +518,8 @@ def test_less_motion_when_asked(ready, d, wish, moves):
 
 def test_no_more_runs_than_connections(ready, d):
     """A browser opens six connections to one server: the page keeps some for itself and says so."""
-    ready.write("steps", 1000)
     for n in range(4):
-        ready.click("#make")
+        begin_long(ready)
         ready.wait("return document.querySelectorAll('.run .tag:not(:empty)').length === arguments[0]", n + 1)
     ready.click("#make")
     assert "4 requests of this page are running" in ready.text("#form-error") and len(ready.all(".run")) == 4
