@@ -35,10 +35,7 @@ $('token-form').addEventListener('submit', (e) => {
         setText($('token-why'), 'A token is made of visible ASCII characters.');
 });
 $('token-cancel').addEventListener('click', () => answer?.(null));
-$('token-dialog').addEventListener('cancel', (e) => {
-    e.preventDefault();
-    answer?.(null);
-});
+$('token-dialog').addEventListener('close', () => answer?.(null)); // Escape
 $('unlock').addEventListener('click', () => start());
 
 function banner(text) {

@@ -361,6 +361,7 @@ def test_the_token(page, models, tmp_path):
         page.wait("return !document.querySelector('#unlock').hidden")
         assert page.text("#pulse-text") == "locked" and not page.at("#make").is_enabled()
         page.click("#unlock")
+        page.wait("return document.querySelector('#token-dialog').open")
         press(page, "wrong", Keys.ENTER)
         page.wait("return document.querySelector('#token-why').textContent === 'the token is not known'")
         press(page, "correct-horse-battery", Keys.ENTER)
