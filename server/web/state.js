@@ -24,7 +24,7 @@ export function tagOf(id) {
     return tag;
 }
 
-// ---- recent pictures, newest first: { request, model, seed, label, b64, width } ----
+// ---- recent pictures, newest first: { request, seed, label, b64 } ----
 
 const RECENT = 'denoised.recent';
 const RECENT_MAX = 48;
@@ -39,8 +39,10 @@ try {
 
 export const recentPictures = () => recent;
 
-export function remember(picture) {
-    recent = [picture, ...recent.filter((p) => p.b64 !== picture.b64)].slice(0, RECENT_MAX);
+// The pictures of one request, in its order.
+export function remember(pictures) {
+    const again = new Set(pictures.map((p) => p.b64));
+    recent = [...pictures, ...recent.filter((p) => !again.has(p.b64))].slice(0, RECENT_MAX);
     let chars = 0;
     const kept = recent.filter((p) => (chars += p.b64.length) < CHARS_MAX);
     try {

@@ -151,8 +151,6 @@ export class Run {
 
     image(image) {
         this.tile(image.index).finish(image, this.reuse);
-        if (image.content_type === 'image/png')
-            remember({ request: single(this.request, image), seed: image.seed, label: labelOf(this.request, image.index), b64: image.b64 });
     }
 
     done({ timing, model }) {
@@ -181,6 +179,8 @@ export class Run {
         this.node.dataset.state = state;
         show(this.bar, false);
         this.cancelButton.remove();
+        remember(this.tiles.map((t) => t.final).filter((image) => image?.content_type === 'image/png').map((image) => (
+            { request: single(this.request, image), seed: image.seed, label: labelOf(this.request, image.index), b64: image.b64 })));
     }
 
     // Preview k of every picture, or the picture itself.

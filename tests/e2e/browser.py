@@ -75,11 +75,11 @@ class Page:
         self.at(selector).click()
 
     def write(self, param, text):
-        """Put text into the field that `param` names, by typing."""
-        field = self.at("[data-param='%s'] input:not([type=range]), [data-param='%s'] textarea" % (param, param))
-        self.js("arguments[0].closest('details')?.setAttribute('open', '')", field)
-        field.clear()
-        field.send_keys(str(text))
+        """Put text into the field that `param` names."""
+        self.js("""const [param, text] = arguments, row = document.querySelector(`[data-param="${param}"]`);
+                   const field = row.querySelector('textarea, input:not([type=range])');
+                   field.value = text;
+                   field.dispatchEvent(new Event('input', { bubbles: true }));""", param, str(text))
 
     def choose(self, param, words):
         select = self.at("[data-param='%s'] select" % param)
