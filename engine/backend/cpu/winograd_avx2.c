@@ -15,7 +15,6 @@ enum {
     A_MAX = 6,
     PLANES_MAX = A_MAX * A_MAX,
     TILES_MAX = 48, /* a chunk */
-    STRIP = 6,      /* rows of a full tile of the product */
     STEP = 64, /* input channels whose weights are transformed at a time */
     TAPS = 9,
     PAD = 16, /* floats after a plane, against 4 KiB aliasing */
@@ -332,7 +331,7 @@ static void panel_task(void *arg, int64_t from, int64_t to, int thread)
 static void run_parts(winograd *w, dn_task task, int n)
 {
     int threads = dn_pool_threads(w->call->pool), wanted = threads > 1 ? threads * TASKS_PER_THREAD : 1;
-    w->parts = (int)min64(ceil_div(wanted, n), ceil_div(w->count, STRIP));
+    w->parts = (int)min64(ceil_div(wanted, n), ceil_div(w->count, TILE_ROWS));
     dn_pool_run(w->call->pool, task, w, (int64_t)n * w->parts, 1);
 }
 
@@ -342,7 +341,7 @@ static int tiles_of(const dn_conv_shape *s, int m) { return ceil_div(s->Ho, m) *
 static int chunk_of(const dn_conv_shape *s, int m, int64_t rows)
 {
     const int64_t all = (int64_t)tiles_of(s, m) * rows, chunks = (all + TILES_MAX - 1) / TILES_MAX;
-    return (int)min64(all, ((all + chunks - 1) / chunks + STRIP - 1) / STRIP * STRIP);
+    return (int)min64(all, ((all + chunks - 1) / chunks + TILE_ROWS - 1) / TILE_ROWS * TILE_ROWS);
 }
 
 static void run(const dn_conv_call *call, int m, enum weights weights)
