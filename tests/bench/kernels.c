@@ -3,9 +3,9 @@
  *     kernels [-t threads] [-n rows] [-r rounds] [-c] [-f name] [-l layer]
  *
  * Kernels take turns within one round; a figure is the median over rounds, in effective GFLOP/s per thread (the
- * operations of a direct convolution, so Winograd may pass the peak). The kernel that dn_cpu_conv_choose takes is marked
- * with *. -c walks through so many copies of the weights that they come from memory; -f runs one kernel only,
- * -l one layer, by its number in the list. */
+ * operations of a direct convolution, so Winograd may pass the peak). The kernel that dn_cpu_conv_choose takes is
+ * marked with *. -c walks through so many copies of the weights that they come from memory; -f runs one kernel only, -l
+ * one layer, by its number in the list. */
 #include "choose.h"
 
 #include <stdio.h>
@@ -27,7 +27,7 @@ static const layer layers[] = {
 };
 /* clang-format on */
 #define X(name) &dn_cpu_##name##_avx2, &dn_cpu_##name##_avx512,
-static const dn_conv_kernel *const kernels[] = { DN_WINOGRADS(X) &dn_cpu_implicit, &dn_cpu_few_in, &dn_cpu_few_out,
+static const dn_conv_kernel *const kernels[] = { DN_WINOGRADS(X) & dn_cpu_implicit, &dn_cpu_few_in, &dn_cpu_few_out,
                                                  &dn_cpu_pointwise };
 #undef X
 enum { LAYERS = sizeof layers / sizeof *layers, KERNELS = sizeof kernels / sizeof *kernels, ROUNDS_MAX = 1000 };
@@ -165,6 +165,7 @@ int main(int argc, char **argv)
 {
     setting set = { .threads = 1, .rows = 1, .rounds = 41, .layer = -1 };
     for (int o; (o = getopt(argc, argv, "t:n:r:cf:l:")) != -1;) {
+        /* clang-format off */
         switch (o) {
         case 't': set.threads = atoi(optarg); break;
         case 'n': set.rows = atoi(optarg); break;
@@ -174,6 +175,7 @@ int main(int argc, char **argv)
         case 'l': set.layer = atoi(optarg); break;
         default: return 2;
         }
+        /* clang-format on */
     }
     if (set.threads < 1 || set.rows < 1 || set.rounds < 1 || set.rounds > ROUNDS_MAX || !dn_cpu_has_avx2())
         return 2;

@@ -12,7 +12,8 @@ bool dn_cpu_has_avx512(void)
 
 static bool is_winograd(const dn_conv_shape *s)
 {
-    return s->kh == 3 && s->kw == 3 && s->stride == 1 && s->pad_top == 1 && s->pad_left == 1 && s->Ho == s->H && s->Wo == s->W;
+    return s->kh == 3 && s->kw == 3 && s->stride == 1 && s->pad_top == 1 && s->pad_left == 1 && s->Ho == s->H &&
+           s->Wo == s->W;
 }
 
 static int64_t tiles(const dn_conv_shape *s, int m) { return (int64_t)((s->H + m - 1) / m) * ((s->W + m - 1) / m); }
@@ -20,8 +21,8 @@ static int64_t tiles(const dn_conv_shape *s, int m) { return (int64_t)((s->H + m
 enum variant { AHEAD4, PLAIN4, LIVE4, AHEAD2, LIVE2, VARIANTS };
 
 /* Made from the times of batches 1 and 16 with weights out of cache (docs/SPEED.md). F(4,3), unless its tiles cover so
- * much outside the image that F(2,3) multiplies as little. Transformed weights are read four times faster than plain ones
- * are transformed only where they are used for many tiles, or fit a cache. */
+ * much outside the image that F(2,3) multiplies as little. Transformed weights are four times the bytes of
+ * plain ones, which pays only where they are few or serve many tiles. */
 static enum variant variant_of(const dn_conv_shape *s, bool live)
 {
     if (16 * tiles(s, 2) * 9 <= 36 * tiles(s, 4) * 10)

@@ -16,10 +16,10 @@ enum {
     A_MAX = 6,
     PLANES_MAX = A_MAX * A_MAX,
     TILES_MAX = 48, /* a chunk */
-    STEP = 64, /* input channels whose weights are transformed at a time */
+    STEP = 64,      /* input channels whose weights are transformed at a time */
     TAPS = 9,
     AHEAD = 12, /* input channels whose taps are fetched ahead: they come from L3 or memory */
-    PAD = 16, /* floats after a plane, against 4 KiB aliasing */
+    PAD = 16,   /* floats after a plane, against 4 KiB aliasing */
     SUMS_PLANE = TILES_MAX * PANEL + PAD,
     TASKS_PER_THREAD = 2
 };
@@ -277,7 +277,8 @@ always_inline void products_live(const int m, const winograd *w, int panel, int 
     const dn_conv_shape *s = &w->call->shape;
     for (int b0 = 0; b0 < w->c_blocks; b0 += STEP / LANES) {
         const int b1 = (int)min64(b0 + STEP / LANES, w->c_blocks), n = (b1 - b0) * LANES;
-        const float *taps = (const float *)w->call->weights + ((ptrdiff_t)panel * w->c_blocks + b0) * LANES * TAPS * PANEL;
+        const float *taps =
+            (const float *)w->call->weights + ((ptrdiff_t)panel * w->c_blocks + b0) * LANES * TAPS * PANEL;
         if (w->weights == LOGICAL) {
             gather_taps(gathered, w->call->weights, s->C, s->K, panel, b0 * LANES, b1 * LANES);
             taps = gathered;
@@ -400,11 +401,11 @@ always_inline void pack(const int m, float *dst, const float *src, const dn_shap
 
 static size_t form_bytes_plain(const dn_shape *w) { return form_bytes(w, TAPS); }
 
-#define FORM(m)                                                                                                        \
-    static size_t form_bytes_##m(const dn_shape *w) { return form_bytes(w, (m + 2) * (m + 2)); }                       \
-    static size_t workspace_##m(const dn_conv_shape *s, int rows_max) { return workspace(s, rows_max, m); }            \
-    static void pack_##m(void *dst, const float *src, const dn_shape *shape) { pack(m, dst, src, shape); }             \
-    static void run_##m(const dn_conv_call *call) { run(call, m, TRANSFORMED); }                                       \
+#define FORM(m)                                                                                             \
+    static size_t form_bytes_##m(const dn_shape *w) { return form_bytes(w, (m + 2) * (m + 2)); }            \
+    static size_t workspace_##m(const dn_conv_shape *s, int rows_max) { return workspace(s, rows_max, m); } \
+    static void pack_##m(void *dst, const float *src, const dn_shape *shape) { pack(m, dst, src, shape); }  \
+    static void run_##m(const dn_conv_call *call) { run(call, m, TRANSFORMED); }                            \
     static void run_live_##m(const dn_conv_call *call) { run(call, m, LOGICAL); }
 FORM(4)
 FORM(2)

@@ -93,8 +93,15 @@ static float *random_block(size_t n, size_t padded, float scale, uint64_t seed)
 static fixture fixture_new(const layer *l, int variant)
 {
     fixture f = { .n = l->n, .scale = variant & 4 ? 0.7071f : 1, .silu = variant & 1 };
-    f.shape = (dn_conv_shape){ .C = l->C, .K = l->K, .H = l->H, .W = l->W, .kh = l->k, .kw = l->k, .stride = l->stride,
-                               .pad_top = l->top, .pad_left = l->left };
+    f.shape = (dn_conv_shape){ .C = l->C,
+                               .K = l->K,
+                               .H = l->H,
+                               .W = l->W,
+                               .kh = l->k,
+                               .kw = l->k,
+                               .stride = l->stride,
+                               .pad_top = l->top,
+                               .pad_left = l->left };
     f.shape.Ho = (l->H + l->top + l->bottom - l->k) / l->stride + 1;
     f.shape.Wo = (l->W + l->left + l->right - l->k) / l->stride + 1;
     f.x = tensor_new(l->n, l->H * l->W, l->C, false, GAP);
@@ -163,8 +170,8 @@ static void check(const fixture *f, const algorithm *a, const double *reference,
     tensor y = run(f, a->kernel, 0, f->n, NULL), two = run(f, a->kernel, 0, f->n, pool);
     double error = reference_error(&y, reference);
     if (!(error <= a->tolerance))
-        fail_msg("%s on %d->%d, %dx%d kernel %d: error %g", a->kernel->name, f->shape.C, f->shape.K, f->shape.H, f->shape.W,
-                 f->shape.kh, error);
+        fail_msg("%s on %d->%d, %dx%d kernel %d: error %g", a->kernel->name, f->shape.C, f->shape.K, f->shape.H,
+                 f->shape.W, f->shape.kh, error);
     assert_true(tensor_padding_is_zero(&y));
     assert_true(tensor_gaps_are_spoiled(&y));
     for (int r = 0; r < f->n; r++) {
@@ -230,12 +237,17 @@ static void test_in_place(void **state)
             continue;
         const dn_conv_kernel *k = algorithms[a].kernel;
         tensor apart = run(&f, k, 0, f.n, NULL), y = tensor_copy(&f.residual, false, GAP);
-        void *form = aligned(k->form_key ? k->form_bytes(&w) : 1), *workspace = aligned(k->workspace_bytes(&f.shape, l.n));
+        void *form = aligned(k->form_key ? k->form_bytes(&w) : 1),
+             *workspace = aligned(k->workspace_bytes(&f.shape, l.n));
         if (k->form_key)
             k->pack(form, f.weights, &w);
-        k->run(&(dn_conv_call){ .shape = f.shape, .n = l.n, .x = f.x.rows, .y = y.rows, .workspace = workspace,
-            .weights = k->form_key ? form : f.weights,
-            .epilogue = { f.bias, f.row_bias, l.K * 4, y.rows, f.scale, f.silu } });
+        k->run(&(dn_conv_call){ .shape = f.shape,
+                                .n = l.n,
+                                .x = f.x.rows,
+                                .y = y.rows,
+                                .workspace = workspace,
+                                .weights = k->form_key ? form : f.weights,
+                                .epilogue = { f.bias, f.row_bias, l.K * 4, y.rows, f.scale, f.silu } });
         for (int r = 0; r < f.n; r++)
             assert_true(tensor_row_equal(&apart, r, &y, r));
         free(form);
