@@ -170,7 +170,7 @@ static void parse_refuses(void **state)
     (void)state;
     char long_name[400], deep[200], client_name[200];
     snprintf(long_name, sizeof long_name, "{\"%0300d\":{" ENTRY "}}", 7);
-    snprintf(client_name, sizeof client_name, "{\"%064d\":{" ENTRY "}}", 7);
+    snprintf(client_name, sizeof client_name, "{\"%0128d\":{" ENTRY "}}", 7);
     memset(deep, '[', sizeof deep);
     deep[sizeof deep - 1] = 0;
     const struct {
