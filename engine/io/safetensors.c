@@ -176,7 +176,8 @@ static int give(dn_st_tensor *out, const dn_stored *t, const dn_source *src, dn_
 {
     *out = (dn_st_tensor){ .rank = t->rank, .data = src->mem + t->offset, .bytes = (size_t)t->bytes };
     if (strlen(t->name) >= sizeof out->name)
-        return bad_tensor(src, DN_E_LIMIT, t->name, "its name is longer than 63 bytes", err);
+        return dn_fail(err, DN_E_LIMIT, src->name, "%s: tensor \"%s\": its name is longer than %zu bytes", src->name,
+                       dn_show(t->name, strlen(t->name)).text, sizeof out->name - 1);
     if (strlen(t->dtype->name) >= sizeof out->dtype)
         return bad_tensor(src, DN_E_UNSUPPORTED, t->name, "its dtype is not supported", err);
     strcpy(out->name, t->name);

@@ -197,7 +197,7 @@ static void parse_refuses(void **state)
         { "{}", DN_E_FORMAT, "there is data, but no tensor" },
         { "{\"__metadata__\":[]}", DN_E_FORMAT, "__metadata__" },
         { long_name, DN_E_LIMIT, "longer than 255" },
-        { client_name, DN_E_LIMIT, "longer than 63" },
+        { client_name, DN_E_LIMIT, "longer than 127" },
         { deep, DN_E_LIMIT, "deep" },
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
