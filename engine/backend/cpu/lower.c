@@ -5,6 +5,10 @@
 
 enum { ALIGN = 64, PLANE_PAD = 64, ROWS_MAX = 8 };
 
+/* Winograd's form is four times the parameter. A network of 90 million parameters still gets it; in a larger one the
+ * weights are transformed on the way, which costs some percent and gives the same bits. */
+static const int64_t conv_forms_max = (int64_t)3 << 29;
+
 /* clang-format off */
 static const dn_lower_fn table[DN_OP_COUNT] = {
     [DN_OP_CONV2D] = dn_lower_conv,       [DN_OP_MATMUL] = dn_lower_matmul, [DN_OP_NORM] = dn_lower_norm,
@@ -360,6 +364,7 @@ int dn_cpu_lower(dn_lowered *l, dn_error *err)
     dn_lower_state s = { .l = l, .p = l->program, .err = err };
     if (!get_tables(&s))
         return dn_fail(err, DN_E_MEMORY, NULL, "out of memory while lowering a program");
+    s.live = dn_lower_conv_forms(s.p) > conv_forms_max;
     look_around(&s);
     find_homes(&s);
     for (int i = 0; i < s.p->n_ops && !s.rc; i++)
