@@ -75,7 +75,7 @@ bool dn_lower_binary(dn_lower_state *s, int i);
 bool dn_lower_copy(dn_lower_state *s, int i);
 
 int dn_cpu_lower(dn_lowered *l, dn_error *err);
-/* Rows of a run: as many as pay for reading the weights again, while a layer's activations stay in cache. */
+/* The number of rows, 1 to 8, that a run of this program should take. It changes time and memory, never bits. */
 int dn_cpu_rows_default(const dn_program *p);
 
 /* A place as kernels see it, in a run; place -1: a NULL base. */
