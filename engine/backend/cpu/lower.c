@@ -3,7 +3,11 @@
 #include "ref.h"
 #include <string.h>
 
-enum { ALIGN = 64, PLANE_PAD = 64, ROWS_MAX = 8 };
+enum { ALIGN = 64, PLANE_PAD = 64, ROWS_MIN = 4, ROWS_MAX = 8 };
+
+/* Winograd's form is four times the parameter. A network of 90 million parameters still gets it; in a larger one the
+ * weights are transformed on the way, which costs some percent and gives the same bits. */
+static const int64_t conv_forms_max = (int64_t)3 << 29;
 
 /* clang-format off */
 static const dn_lower_fn table[DN_OP_COUNT] = {
@@ -340,19 +344,19 @@ static bool get_tables(dn_lower_state *s)
     return s->made && s->op_state;
 }
 
-/* Measured (docs/SPEED.md): while the largest layer's rows fit these bytes, more rows are faster, because weights are read
- * fewer times; beyond, activations leave the cache. */
+/* Measured (docs/SPEED.md): rows share each reading of the weights, so four are better than one even when activations leave
+ * the cache; up to eight are, while those of the largest layer stay in it. One, where four would take too much memory. */
 int dn_cpu_rows_default(const dn_program *p)
 {
-    const int64_t bytes_max = 6500000;
+    const int64_t cached = 6500000, affordable = 64000000;
     int64_t largest = 1;
     for (int v = 0; v < p->n_values; v++) {
-        int64_t count = dn_shape_count(&p->value[v].shape);
-        if (dn_value_is_map(p, v) && count > largest)
-            largest = count;
+        int64_t bytes = dn_shape_count(&p->value[v].shape) * (int64_t)sizeof(float);
+        if (dn_value_is_map(p, v) && bytes > largest)
+            largest = bytes;
     }
-    int64_t rows = bytes_max / (largest * (int64_t)sizeof(float));
-    return rows < 1 ? 1 : rows > ROWS_MAX ? ROWS_MAX : (int)rows;
+    int64_t rows = cached / largest;
+    return rows > ROWS_MAX ? ROWS_MAX : rows >= ROWS_MIN ? (int)rows : largest * ROWS_MIN <= affordable ? ROWS_MIN : 1;
 }
 
 int dn_cpu_lower(dn_lowered *l, dn_error *err)
@@ -360,6 +364,7 @@ int dn_cpu_lower(dn_lowered *l, dn_error *err)
     dn_lower_state s = { .l = l, .p = l->program, .err = err };
     if (!get_tables(&s))
         return dn_fail(err, DN_E_MEMORY, NULL, "out of memory while lowering a program");
+    s.live = dn_lower_conv_forms(s.p) > conv_forms_max;
     look_around(&s);
     find_homes(&s);
     for (int i = 0; i < s.p->n_ops && !s.rc; i++)

@@ -198,7 +198,7 @@ bool dn_lower_conv(dn_lower_state *s, int i)
     conv_attr a = { .shape = shape_of(s->p, op) };
     if (!is_param(s->p, op->in[1]) || (op->in[2] != DN_NONE && !is_param(s->p, op->in[2])))
         return false;
-    a.kernel = dn_cpu_conv_choose(&a.shape, false);
+    a.kernel = dn_cpu_conv_choose(&a.shape, s->live);
     tail t = find_tail(s, i);
     a.scale = t.scale;
     a.silu = t.silu;
@@ -209,4 +209,18 @@ bool dn_lower_conv(dn_lower_state *s, int i)
     step.attr = dn_lower_attr(s, &a, sizeof a);
     dn_lower_step(s, step, i, t.last);
     return true;
+}
+
+int64_t dn_lower_conv_forms(const dn_program *p)
+{
+    int64_t bytes = 0;
+    for (int i = 0; i < p->n_ops; i++) {
+        const dn_op *op = &p->op[i];
+        if (op->kind != DN_OP_CONV2D || !is_param(p, op->in[1]))
+            continue;
+        dn_conv_shape shape = shape_of(p, op);
+        const dn_conv_kernel *kernel = dn_cpu_conv_choose(&shape, false);
+        bytes += kernel->form_key ? (int64_t)kernel->form_bytes(&p->value[op->in[1]].shape) : 0;
+    }
+    return bytes;
 }
