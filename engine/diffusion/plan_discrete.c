@@ -63,9 +63,9 @@ void dn_plan_ddim(dn_plan *p)
         dn_draft d = dn_draft_vp(p, t, sqrt(a), sqrt(1 - a));
         dn_combo eps = dn_is(p->c, use_clipped_model_output) ? dn_draft_clipped_eps(&d) : d.eps;
         d.x = dn_term(DN_B_X0, sqrt(before));
-        dn_combo_add(&d.x, sqrt(fmax(1 - before - variance, 0)), &eps);
+        dn_combo_add(&d.x, dn_root(1 - before - variance), &eps);
         if (eta > 0)
-            d.x.a[DN_B_Z] = sqrt(fmax(variance, 0));
+            d.x.a[DN_B_Z] = dn_root(variance);
         dn_plan_add(p, &d);
     }
 }
