@@ -199,6 +199,8 @@ static int check_settings(dn_plan *p, enum dn_sampler_kind kind)
         return dn_plan_fail(p, K_prediction_type, "must be flow_prediction exactly when use_flow_sigmas is true");
     if (!isnan(dn_num(c, mu)) && !dn_is(c, use_dynamic_shifting))
         return dn_plan_fail(p, K_mu, "needs use_dynamic_shifting");
+    if (dn_int(c, timestep_type) == DN_TIMESTEP_CONTINUOUS && dn_int(c, prediction_type) != DN_PREDICT_V)
+        return dn_plan_fail(p, K_timestep_type, "continuous is for v_prediction only");
     if (dn_is(c, use_dynamic_shifting) && !flow)
         return dn_plan_fail(p, K_use_dynamic_shifting, "needs use_flow_sigmas");
     if (!isnan(dn_num(c, shift_terminal)) && !flow)

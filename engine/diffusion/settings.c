@@ -3,6 +3,7 @@
  * Everything about a key is its row of DN_KEYS. A configuration remembers where each value came from, because diffusers
  * drops a key of the file that the chosen class does not know, while a request that names one is refused. */
 #include "settings.h"
+#include <assert.h>
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -257,6 +258,17 @@ static int find_key(const char *name)
     return -1;
 }
 
+/* The name is a client's: cut it between characters of UTF-8. */
+static int refuse_unknown(dn_error *err, const char *name)
+{
+    char param[64];
+    size_t n = strnlen(name, 48);
+    while (n && ((unsigned char)name[n] & 0xc0) == 0x80)
+        n--;
+    snprintf(param, sizeof param, "scheduler.%.*s", (int)n, name);
+    return dn_fail(err, DN_E_UNKNOWN, param, "no scheduler of this build has a key of this name");
+}
+
 static int parse_object(dn_scheduler_config *c, const json_t *json, enum origin from, dn_error *err)
 {
     const char *name, *who = from == FROM_REQUEST ? "scheduler." : "";
@@ -265,11 +277,8 @@ static int parse_object(dn_scheduler_config *c, const json_t *json, enum origin 
         int k = find_key(name), status;
         if (k < 0 && from == FROM_FILE)
             continue;
-        if (k < 0) {
-            char param[64];
-            snprintf(param, sizeof param, "scheduler.%.50s", name);
-            return dn_fail(err, DN_E_UNKNOWN, param, "no scheduler of this build has a key of this name");
-        }
+        if (k < 0)
+            return refuse_unknown(err, name);
         if (json_is_null(value))
             status = parse_null(c, k, from, err);
         else if (!(status = parse_value(&c->v[k], value, who, k, err)))
@@ -397,6 +406,7 @@ static int fit_solver_type(dn_settings *out, enum origin from, dn_error *err)
 int dn_settings_resolve(dn_settings *out, enum dn_sampler_kind *kind, const dn_scheduler_config *c, int sampler,
                         dn_error *err)
 {
+    assert(sampler < DN_SAMPLER_COUNT);
     int own = sampler >= 0 ? sampler : dn_scheduler_config_sampler(c, err);
     if (own < 0)
         return DN_E_UNSUPPORTED;

@@ -279,7 +279,7 @@ static int vp_levels(dn_schedule *s, const dn_settings *c, enum spread how, dn_e
     }
     for (int i = 0; i < s->n; i++) {
         double t = s->timestep[i];
-        if (dn_int(c, timestep_type) == DN_TIMESTEP_CONTINUOUS && dn_int(c, prediction_type) == DN_PREDICT_V)
+        if (dn_int(c, timestep_type) == DN_TIMESTEP_CONTINUOUS)
             t = 0.25 * log(s->level[i]);
         s->timestep[i] = is_multistep(c) ? trunc(t) : (float)t;
     }

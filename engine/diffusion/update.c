@@ -50,7 +50,7 @@ static double deviation(const float *v, int64_t n, int64_t run, int64_t stride)
     return sqrt(sum_lanes(square) / (double)(n - 1));
 }
 
-/* Lin et al. 2023, section 3.4: bring out's deviation back to the conditional row's, by the part e->rescale. */
+/* Of a guided entry only. Lin et al. 2023, section 3.4: bring out's deviation back to the conditional row's, by the part e->rescale. */
 static void rescale(const dn_slot *s, const dn_entry *e)
 {
     double from = deviation(s->scratch, s->n, s->n, s->n);
@@ -152,7 +152,7 @@ static void add_learned_noise(float *dst, const dn_slot *s, const dn_entry *e, i
     for (int j = 0; j < n; j++) {
         int64_t i = from + j, pixel = i / s->channels, channel = i % s->channels;
         float v = s->out[DN_ROW_COND][pixel * s->out_channels + s->channels + channel], deviate;
-        if (e->flags & DN_SIGMA_RAW)
+        if (e->flags & DN_SIGMA_RAW || isnan(v)) /* dn_f_exp would make a number of NaN */
             deviate = sqrtf(v);
         else
             deviate = dn_f_exp(0.5f * (e->lv_min + (e->lv_max - e->lv_min) * ((v + 1) * 0.5f)));

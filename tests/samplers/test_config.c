@@ -5,6 +5,7 @@
 #include <cmocka.h>
 #include "run.h"
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 /* Refused when it is laid over: param is "scheduler." and the key. */
@@ -17,6 +18,10 @@ static const struct {
     { "{\"_class_name\":\"DDIMScheduler\"}", DN_E_UNKNOWN, "scheduler._class_name" },
     { "{\"solver_p\":null}", DN_E_UNKNOWN, "scheduler.solver_p" },
     { "{\"\":1}", DN_E_UNKNOWN, "scheduler." },
+    { "{\"1234567890123456789012345678901234567890123456é\":1}", DN_E_UNKNOWN,
+      "scheduler.1234567890123456789012345678901234567890123456é" },
+    { "{\"12345678901234567890123456789012345678901234567é\":1}", DN_E_UNKNOWN,
+      "scheduler.12345678901234567890123456789012345678901234567" },
     { "{\"num_train_timesteps\":0}", DN_E_RANGE, "scheduler.num_train_timesteps" },
     { "{\"num_train_timesteps\":10001}", DN_E_RANGE, "scheduler.num_train_timesteps" },
     { "{\"num_train_timesteps\":1000.0}", DN_E_INVALID, "scheduler.num_train_timesteps" },
@@ -269,6 +274,7 @@ static const struct {
     { "{\"use_dynamic_shifting\":true,\"mu\":1}", DN_SAMPLER_UNIPC, 10, DN_E_IMPOSSIBLE, "scheduler.use_dynamic_shifting" },
     { "{\"shift_terminal\":0.1}", DN_SAMPLER_UNIPC, 10, DN_E_IMPOSSIBLE, "scheduler.shift_terminal" },
     { "{\"rescale_betas_zero_snr\":true,\"timestep_spacing\":\"trailing\"}", DN_SAMPLER_DDIM, 10, DN_E_IMPOSSIBLE, "scheduler" },
+    { "{\"timestep_type\":\"continuous\"}", DN_SAMPLER_EULER, 10, DN_E_IMPOSSIBLE, "scheduler.timestep_type" },
     { "{\"trained_betas\":[0.1,0.2]}", DN_SAMPLER_DDPM, 1, DN_E_INVALID, "scheduler.trained_betas" },
     { "{\"trained_betas\":[0,0],\"num_train_timesteps\":2}", DN_SAMPLER_DDIM, 2, DN_E_IMPOSSIBLE, "scheduler" },
     { "{\"original_inference_steps\":1001}", DN_SAMPLER_LCM, 4, DN_E_RANGE, "scheduler.original_inference_steps" },
@@ -344,6 +350,58 @@ static void test_bad_params(void **state)
     check_refused("{\"thresholding\":true}", &p, DN_E_IMPOSSIBLE, "scheduler.thresholding");
 }
 
+/* Random keys, right and absurd, in random company: a table of finite numbers, or an error that names a field. */
+static void test_any_combination(void **state)
+{
+    (void)state;
+    static const char *const keys[] = {
+        "\"num_train_timesteps\":1", "\"num_train_timesteps\":2", "\"num_train_timesteps\":17", "\"beta_start\":0.9",
+        "\"beta_end\":0.9", "\"beta_schedule\":\"cosine\"", "\"beta_schedule\":\"laplace\"", "\"beta_schedule\":\"exp\"",
+        "\"trained_betas\":[0,0]", "\"rescale_betas_zero_snr\":true", "\"prediction_type\":\"v_prediction\"",
+        "\"prediction_type\":\"sample\"", "\"prediction_type\":\"flow_prediction\"", "\"timestep_spacing\":\"trailing\"",
+        "\"timestep_spacing\":\"linspace\"", "\"steps_offset\":1", "\"steps_offset\":9999", "\"thresholding\":true",
+        "\"solver_type\":\"heun\"", "\"solver_type\":\"bh1\"", "\"solver_order\":3", "\"solver_order\":1",
+        "\"lower_order_final\":false", "\"euler_at_final\":true", "\"predict_x0\":false", "\"disable_corrector\":[0,2]",
+        "\"lambda_min_clipped\":-5", "\"lambda_min_clipped\":100", "\"final_sigmas_type\":\"sigma_min\"",
+        "\"use_karras_sigmas\":true", "\"use_exponential_sigmas\":true", "\"use_beta_sigmas\":true", "\"use_lu_lambdas\":true",
+        "\"use_flow_sigmas\":true", "\"flow_shift\":1000", "\"shift\":0.001", "\"use_dynamic_shifting\":true", "\"mu\":-10",
+        "\"time_shift_type\":\"linear\"", "\"shift_terminal\":0.9", "\"sigma_min\":1e-6", "\"sigma_max\":1e6",
+        "\"interpolation_type\":\"log_linear\"", "\"timestep_type\":\"continuous\"", "\"s_churn\":1e6", "\"skip_prk_steps\":true",
+        "\"original_inference_steps\":1", "\"timestep_scaling\":0.001", "\"invert_sigmas\":true", "\"stochastic_sampling\":true",
+    };
+    enum { KEYS = sizeof keys / sizeof *keys, TRIES = 6000 };
+    static const int steps[] = { 1, 2, 3, 4, 7, 17, 50 };
+    uint64_t random = 88172645463325252ull;
+    int planned = 0;
+    for (int i = 0; i < TRIES; i++) {
+        char text[1024] = "{";
+        for (int k = 0; k < KEYS; k++) {
+            random ^= random << 13, random ^= random >> 7, random ^= random << 17;
+            if (random % KEYS < 3)
+                snprintf(text + strlen(text), sizeof text - strlen(text), "%s%s", text[1] ? "," : "", keys[k]);
+        }
+        strcat(text, "}");
+        dn_scheduler_config *c = config_of(text, NULL); /* as a file: keys of other classes are dropped */
+        dn_plan_params p = params_of((int)(random >> 20) % DN_SAMPLER_COUNT, steps[(random >> 30) % 7]);
+        dn_table t = { 0 };
+        dn_error err = { 0 };
+        p.eta = p.sampler == DN_SAMPLER_DDIM && random >> 60 & 1 ? 1 : 0;
+        if (dn_table_plan(&t, c, &p, &err)) {
+            if (!err.param[0])
+                fail_msg("%s with %s: %s", dn_sampler_name(p.sampler), text, err.message);
+        } else {
+            planned++;
+            assert_true(t.n_steps >= 1 && t.n_steps <= p.steps && t.n_history <= DN_HISTORY_MAX && t.init_scale > 0);
+            for (int j = 0; j < t.n_entries; j++)
+                for (int b = 0; b < DN_BASIS; b++)
+                    assert_true(isfinite(t.entry[j].x.a[b]));
+        }
+        dn_table_fini(&t);
+        dn_scheduler_config_free(c);
+    }
+    assert_true(planned > TRIES / 4 && planned < TRIES);
+}
+
 /* Every sampler takes a temperature exactly when it draws. */
 static void test_temperature(void **state)
 {
@@ -372,7 +430,7 @@ int main(void)
         cmocka_unit_test(test_copy_is_independent), cmocka_unit_test(test_files),
         cmocka_unit_test(test_classes), cmocka_unit_test(test_class_defaults),
         cmocka_unit_test(test_bad_plans), cmocka_unit_test(test_bad_params),
-        cmocka_unit_test(test_temperature),
+        cmocka_unit_test(test_any_combination), cmocka_unit_test(test_temperature),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -151,7 +151,7 @@ static void test_every_step_count(void **state)
     static const int largest[3][3] = { { 1000, 1000, 1000 }, { 1000, 1000, 1000 }, { 999, 1000, 999 } };
     for (int k = 0; k < 3; k++)
         for (int j = 0; j < 3; j++)
-            for (int n = 1; n <= 1000; n += n < 250 ? 1 : 7) {
+            for (int n = 1; n <= 1000; n += n < 226 ? 1 : 31) {
                 dn_table t = { 0 };
                 dn_error err = { 0 };
                 int status = plan_status(&t, spacings[j], samplers[k], n, &err);

@@ -173,7 +173,13 @@ static void test_non_finite(void **state)
         run_fini(&r);
     }
     run r;
-    run_init(&r, 10, 1, 1);
+    run_init(&r, 10, 1, 2);
+    fill(&r);
+    r.slot.out[0][3] = NAN; /* a predicted variance */
+    dn_entry learned = { .flags = DN_SIGMA_LEARNED, .rows = 1, .c_s = 1, .z_scale = 1 };
+    learned.x.a[DN_B_X] = 1;
+    assert_int_equal(dn_update(&r.slot, &learned), 1);
+    r.slot.x[1] = 0;
     r.slot.x[9] = INFINITY;
     dn_entry e = { .flags = DN_NO_FORWARD };
     e.x.a[DN_B_X] = 1;
