@@ -58,8 +58,8 @@ void dn_plan_euler_ancestral(dn_plan *p)
     }
 }
 
-/* Heun: an Euler step whose entry keeps h_0 = x + half of the move; the second evaluation, at the level reached, adds the
- * other half. The step to sigma 0 is Euler's. */
+/* Heun: an Euler step whose entry keeps h_0 = x + half of the move; the second evaluation, at the level reached, adds
+ * the other half. The step to sigma 0 is Euler's. */
 void dn_plan_heun(dn_plan *p)
 {
     p->init_scale = start_scale(p);

@@ -163,7 +163,9 @@ static void test_files(void **state)
 {
     (void)state;
     check_file("{}", 0, "");
-    check_file("{\"_class_name\":\"DDPMScheduler\",\"_diffusers_version\":\"0.42.1\",\"whatever\":[1,{}],\"solver_p\":null}", 0, "");
+    check_file(
+        "{\"_class_name\":\"DDPMScheduler\",\"_diffusers_version\":\"0.42.1\",\"whatever\":[1,{}],\"solver_p\":null}",
+        0, "");
     check_file("{\"trained_betas\":null,\"variance_type\":null,\"sigma_min\":null,\"beta_end\":null}", 0, "");
     check_file("{\"beta_end\":\"0.02\"}", DN_E_INVALID, "beta_end");
     check_file("{\"beta_schedule\":\"cubic\"}", DN_E_RANGE, "beta_schedule");
@@ -187,7 +189,8 @@ static void test_classes(void **state)
         { "{\"_class_name\":\"DPMSolverMultistepScheduler\"}", DN_SAMPLER_DPMPP2M },
         { "{\"_class_name\":\"DPMSolverMultistepScheduler\",\"solver_order\":1}", DN_SAMPLER_DPMPP1 },
         { "{\"_class_name\":\"DPMSolverMultistepScheduler\",\"solver_order\":3}", DN_SAMPLER_DPMPP3M },
-        { "{\"_class_name\":\"DPMSolverMultistepScheduler\",\"algorithm_type\":\"sde-dpmsolver++\"}", DN_SAMPLER_DPMPP2M_SDE },
+        { "{\"_class_name\":\"DPMSolverMultistepScheduler\",\"algorithm_type\":\"sde-dpmsolver++\"}",
+          DN_SAMPLER_DPMPP2M_SDE },
         { "{\"_class_name\":\"EulerDiscreteScheduler\"}", DN_SAMPLER_EULER },
         { "{\"_class_name\":\"EulerAncestralDiscreteScheduler\"}", DN_SAMPLER_EULER_ANCESTRAL },
         { "{\"_class_name\":\"HeunDiscreteScheduler\"}", DN_SAMPLER_HEUN },
@@ -208,6 +211,7 @@ static void test_classes(void **state)
         assert_int_equal(dn_scheduler_config_sampler(c, &err), classes[i].sampler);
         if (classes[i].sampler < 0) {
             assert_int_equal(err.code, DN_E_UNSUPPORTED);
+            assert_string_equal(err.param, "sampler");
             assert_int_equal(dn_table_plan(&t, c, &p, &err), DN_E_UNSUPPORTED);
             p.sampler = DN_SAMPLER_DDIM; /* another sampler can be asked for by name */
         }
@@ -266,14 +270,17 @@ static const struct {
     { "{\"lower_order_final\":false}", DN_SAMPLER_UNIPC, 10, DN_E_IMPOSSIBLE, "scheduler" },
     { "{\"use_karras_sigmas\":true,\"use_exponential_sigmas\":true}", DN_SAMPLER_EULER, 10, DN_E_INVALID,
       "scheduler.use_exponential_sigmas" },
-    { "{\"use_karras_sigmas\":true,\"sigma_min\":5,\"sigma_max\":1}", DN_SAMPLER_EULER, 10, DN_E_IMPOSSIBLE, "scheduler" },
+    { "{\"use_karras_sigmas\":true,\"sigma_min\":5,\"sigma_max\":1}", DN_SAMPLER_EULER, 10, DN_E_IMPOSSIBLE,
+      "scheduler" },
     { "{\"prediction_type\":\"flow_prediction\"}", DN_SAMPLER_DDIM, 10, DN_E_IMPOSSIBLE, "scheduler.prediction_type" },
     { "{\"use_flow_sigmas\":true}", DN_SAMPLER_UNIPC, 10, DN_E_IMPOSSIBLE, "scheduler.prediction_type" },
     { "{\"use_dynamic_shifting\":true}", DN_SAMPLER_FLOW_EULER, 10, DN_E_IMPOSSIBLE, "scheduler.mu" },
     { "{\"mu\":1}", DN_SAMPLER_FLOW_EULER, 10, DN_E_IMPOSSIBLE, "scheduler.mu" },
-    { "{\"use_dynamic_shifting\":true,\"mu\":1}", DN_SAMPLER_UNIPC, 10, DN_E_IMPOSSIBLE, "scheduler.use_dynamic_shifting" },
+    { "{\"use_dynamic_shifting\":true,\"mu\":1}", DN_SAMPLER_UNIPC, 10, DN_E_IMPOSSIBLE,
+      "scheduler.use_dynamic_shifting" },
     { "{\"shift_terminal\":0.1}", DN_SAMPLER_UNIPC, 10, DN_E_IMPOSSIBLE, "scheduler.shift_terminal" },
-    { "{\"rescale_betas_zero_snr\":true,\"timestep_spacing\":\"trailing\"}", DN_SAMPLER_DDIM, 10, DN_E_IMPOSSIBLE, "scheduler" },
+    { "{\"rescale_betas_zero_snr\":true,\"timestep_spacing\":\"trailing\"}", DN_SAMPLER_DDIM, 10, DN_E_IMPOSSIBLE,
+      "scheduler" },
     { "{\"timestep_type\":\"continuous\"}", DN_SAMPLER_EULER, 10, DN_E_IMPOSSIBLE, "scheduler.timestep_type" },
     { "{\"trained_betas\":[0.1,0.2]}", DN_SAMPLER_DDPM, 1, DN_E_INVALID, "scheduler.trained_betas" },
     { "{\"trained_betas\":[0,0],\"num_train_timesteps\":2}", DN_SAMPLER_DDIM, 2, DN_E_IMPOSSIBLE, "scheduler" },
@@ -294,7 +301,8 @@ static void check_refused(const char *request, const dn_plan_params *p, int code
     dn_error err = { 0 };
     int got = dn_table_plan(&t, c, p, &err);
     if (got != code || strcmp(err.param, param) || t.n_entries != 77 || t.entry)
-        fail_msg("%s, %s: code %s, param %s: %s", dn_sampler_name(p->sampler), request, dn_error_name(got), err.param, err.message);
+        fail_msg("%s, %s: code %s, param %s: %s", dn_sampler_name(p->sampler), request, dn_error_name(got), err.param,
+                 err.message);
     dn_scheduler_config_free(c);
 }
 
@@ -328,7 +336,8 @@ static void test_bad_params(void **state)
     REFUSED((p.guidance.interval[0] = 0.6, p.guidance.interval[1] = 0.5), DN_E_RANGE, "guidance.cfg.interval");
     REFUSED(p.guidance.rescale = 1.1, DN_E_RANGE, "guidance.cfg.rescale");
     REFUSED(p.guidance.schedule = 3, DN_E_RANGE, "guidance.cfg.schedule");
-    const double repeated[] = { 9, 9 }, up[] = { 1, 2 }, past[] = { 1000 }, negative[] = { -1 }, broken[] = { 5.5 }, nan[] = { NAN };
+    const double repeated[] = { 9, 9 }, up[] = { 1, 2 }, past[] = { 1000 }, negative[] = { -1 }, broken[] = { 5.5 },
+                 nan[] = { NAN };
     REFUSED((p.timesteps = repeated, p.n_timesteps = 2), DN_E_INVALID, "timesteps");
     REFUSED((p.timesteps = up, p.n_timesteps = 2), DN_E_INVALID, "timesteps");
     REFUSED((p.timesteps = past, p.n_timesteps = 1), DN_E_RANGE, "timesteps");
@@ -355,19 +364,56 @@ static void test_any_combination(void **state)
 {
     (void)state;
     static const char *const keys[] = {
-        "\"num_train_timesteps\":1", "\"num_train_timesteps\":2", "\"num_train_timesteps\":17", "\"beta_start\":0.9",
-        "\"beta_end\":0.9", "\"beta_schedule\":\"cosine\"", "\"beta_schedule\":\"laplace\"", "\"beta_schedule\":\"exp\"",
-        "\"trained_betas\":[0,0]", "\"rescale_betas_zero_snr\":true", "\"prediction_type\":\"v_prediction\"",
-        "\"prediction_type\":\"sample\"", "\"prediction_type\":\"flow_prediction\"", "\"timestep_spacing\":\"trailing\"",
-        "\"timestep_spacing\":\"linspace\"", "\"steps_offset\":1", "\"steps_offset\":9999", "\"thresholding\":true",
-        "\"solver_type\":\"heun\"", "\"solver_type\":\"bh1\"", "\"solver_order\":3", "\"solver_order\":1",
-        "\"lower_order_final\":false", "\"euler_at_final\":true", "\"predict_x0\":false", "\"disable_corrector\":[0,2]",
-        "\"lambda_min_clipped\":-5", "\"lambda_min_clipped\":100", "\"final_sigmas_type\":\"sigma_min\"",
-        "\"use_karras_sigmas\":true", "\"use_exponential_sigmas\":true", "\"use_beta_sigmas\":true", "\"use_lu_lambdas\":true",
-        "\"use_flow_sigmas\":true", "\"flow_shift\":1000", "\"shift\":0.001", "\"use_dynamic_shifting\":true", "\"mu\":-10",
-        "\"time_shift_type\":\"linear\"", "\"shift_terminal\":0.9", "\"sigma_min\":1e-6", "\"sigma_max\":1e6",
-        "\"interpolation_type\":\"log_linear\"", "\"timestep_type\":\"continuous\"", "\"s_churn\":1e6", "\"skip_prk_steps\":true",
-        "\"original_inference_steps\":1", "\"timestep_scaling\":0.001", "\"invert_sigmas\":true", "\"stochastic_sampling\":true",
+        "\"num_train_timesteps\":1",
+        "\"num_train_timesteps\":2",
+        "\"num_train_timesteps\":17",
+        "\"beta_start\":0.9",
+        "\"beta_end\":0.9",
+        "\"beta_schedule\":\"cosine\"",
+        "\"beta_schedule\":\"laplace\"",
+        "\"beta_schedule\":\"exp\"",
+        "\"trained_betas\":[0,0]",
+        "\"rescale_betas_zero_snr\":true",
+        "\"prediction_type\":\"v_prediction\"",
+        "\"prediction_type\":\"sample\"",
+        "\"prediction_type\":\"flow_prediction\"",
+        "\"timestep_spacing\":\"trailing\"",
+        "\"timestep_spacing\":\"linspace\"",
+        "\"steps_offset\":1",
+        "\"steps_offset\":9999",
+        "\"thresholding\":true",
+        "\"solver_type\":\"heun\"",
+        "\"solver_type\":\"bh1\"",
+        "\"solver_order\":3",
+        "\"solver_order\":1",
+        "\"lower_order_final\":false",
+        "\"euler_at_final\":true",
+        "\"predict_x0\":false",
+        "\"disable_corrector\":[0,2]",
+        "\"lambda_min_clipped\":-5",
+        "\"lambda_min_clipped\":100",
+        "\"final_sigmas_type\":\"sigma_min\"",
+        "\"use_karras_sigmas\":true",
+        "\"use_exponential_sigmas\":true",
+        "\"use_beta_sigmas\":true",
+        "\"use_lu_lambdas\":true",
+        "\"use_flow_sigmas\":true",
+        "\"flow_shift\":1000",
+        "\"shift\":0.001",
+        "\"use_dynamic_shifting\":true",
+        "\"mu\":-10",
+        "\"time_shift_type\":\"linear\"",
+        "\"shift_terminal\":0.9",
+        "\"sigma_min\":1e-6",
+        "\"sigma_max\":1e6",
+        "\"interpolation_type\":\"log_linear\"",
+        "\"timestep_type\":\"continuous\"",
+        "\"s_churn\":1e6",
+        "\"skip_prk_steps\":true",
+        "\"original_inference_steps\":1",
+        "\"timestep_scaling\":0.001",
+        "\"invert_sigmas\":true",
+        "\"stochastic_sampling\":true",
     };
     enum { KEYS = sizeof keys / sizeof *keys, TRIES = 6000 };
     static const int steps[] = { 1, 2, 3, 4, 7, 17, 50 };
@@ -412,7 +458,8 @@ static void test_temperature(void **state)
         dn_table t = { 0 };
         assert_int_equal(dn_table_plan(&t, c, &p, NULL), 0);
         bool draws = t.draws_noise;
-        bool want = k == DN_SAMPLER_DDPM || k == DN_SAMPLER_DPMPP2M_SDE || k == DN_SAMPLER_EULER_ANCESTRAL || k == DN_SAMPLER_LCM;
+        bool want = k == DN_SAMPLER_DDPM || k == DN_SAMPLER_DPMPP2M_SDE || k == DN_SAMPLER_EULER_ANCESTRAL ||
+                    k == DN_SAMPLER_LCM;
         assert_int_equal(draws, want);
         assert_int_equal(t.n_steps, 10);
         dn_table_fini(&t);
@@ -426,11 +473,16 @@ static void test_temperature(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_bad_overlays), cmocka_unit_test(test_overlay_is_atomic),
-        cmocka_unit_test(test_copy_is_independent), cmocka_unit_test(test_files),
-        cmocka_unit_test(test_classes), cmocka_unit_test(test_class_defaults),
-        cmocka_unit_test(test_bad_plans), cmocka_unit_test(test_bad_params),
-        cmocka_unit_test(test_any_combination), cmocka_unit_test(test_temperature),
+        cmocka_unit_test(test_bad_overlays),
+        cmocka_unit_test(test_overlay_is_atomic),
+        cmocka_unit_test(test_copy_is_independent),
+        cmocka_unit_test(test_files),
+        cmocka_unit_test(test_classes),
+        cmocka_unit_test(test_class_defaults),
+        cmocka_unit_test(test_bad_plans),
+        cmocka_unit_test(test_bad_params),
+        cmocka_unit_test(test_any_combination),
+        cmocka_unit_test(test_temperature),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

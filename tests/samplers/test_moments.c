@@ -2,8 +2,8 @@
  *
  * Data: a Gaussian, and a mixture of two. The network is the exact posterior mean E[x0 | x_t] in whatever form the
  * prediction type asks for. Deterministic samplers solve the probability-flow ODE, whose solution from x_T is known for
- * the Gaussian: every element is compared with it. For all samplers mean, variance and (mixture) the mass left of zero of
- * the result must be the data's. */
+ * the Gaussian: every element is compared with it. For all samplers mean, variance and (mixture) the mass left of zero
+ * of the result must be the data's. */
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>
@@ -106,8 +106,10 @@ static void model(void *user, float *out, const float *in, const run *r, float t
         bool end = w->kind == CONSISTENCY || w->kind == FLOW_CONSISTENCY;
         double x0 = end ? ode_end(w->d, u, alpha, sigma) : posterior_mean(&p, u);
         double eps = (u - alpha * x0) / sigma;
-        const double as[] = { [EPSILON] = eps, [V] = alpha * eps - sigma * x0, [SAMPLE] = x0,
-                              [FLOW_VELOCITY] = eps - x0, [CONSISTENCY] = x0, [FLOW_CONSISTENCY] = eps - x0 };
+        const double as[] = {
+            [EPSILON] = eps,    [V] = alpha * eps - sigma * x0, [SAMPLE] = x0, [FLOW_VELOCITY] = eps - x0,
+            [CONSISTENCY] = x0, [FLOW_CONSISTENCY] = eps - x0
+        };
         out[i] = (float)as[w->kind];
     }
 }
@@ -205,8 +207,8 @@ static const struct way {
     { "flow_euler", "{\"stochastic_sampling\":true}", FLOW_CONSISTENCY, 8, 0, 0, 0.005 },
 };
 
-#define FILE_CONFIG                                                                                                    \
-    "{\"_class_name\":\"DDPMScheduler\",\"beta_start\":0.0001,\"beta_end\":0.02,\"beta_schedule\":\"linear\","         \
+#define FILE_CONFIG                                                                                            \
+    "{\"_class_name\":\"DDPMScheduler\",\"beta_start\":0.0001,\"beta_end\":0.02,\"beta_schedule\":\"linear\"," \
     "\"clip_sample\":false}"
 
 static void check_ode(const struct way *w, const dn_table *t, const run *r, const float *start)
@@ -229,8 +231,8 @@ static void check_moments(const struct way *w, const data *d, moments got)
     double mean = fabs(got.mean - want.mean) / deviation, spread = fabs(sqrt(got.variance / want.variance) - 1);
     double left = fabs(got.left - want.left);
     if (!(mean < w->bias + draws && spread < w->bias + draws && left < w->bias + draws))
-        fail_msg("%s %s on %d: mean %g instead of %g, variance %g instead of %g, left of zero %g instead of %g", w->sampler,
-                 w->request, d->n, got.mean, want.mean, got.variance, want.variance, got.left, want.left);
+        fail_msg("%s %s on %d: mean %g instead of %g, variance %g instead of %g, left of zero %g instead of %g",
+                 w->sampler, w->request, d->n, got.mean, want.mean, got.variance, want.variance, got.left, want.left);
 }
 
 static void sample(const struct way *w, const data *d)
@@ -277,8 +279,8 @@ static void test_mixture(void **state)
             sample(&ways[i], &mixture);
 }
 
-/* The error of a solver of order k falls by 2^k when the steps are doubled. Steps end at sigma_min, so that no step is a
- * jump to zero, and keep their order to the end. */
+/* The error of a solver of order k falls by 2^k when the steps are doubled. Steps end at sigma_min, so that no step is
+ * a jump to zero, and keep their order to the end. */
 static double ode_error(const char *sampler, const char *request, int steps)
 {
     dn_scheduler_config *c = config_of(FILE_CONFIG, request);
@@ -298,7 +300,8 @@ static double ode_error(const char *sampler, const char *request, int steps)
     level(t.entry[0].timestep, false, &alpha, &sigma);
     level(0, false, &end_alpha, &end_sigma);
     double m = end_alpha * gaussian.mean[0], s = gaussian.deviation[0];
-    double from = sqrt(alpha * alpha * s * s + sigma * sigma), to = sqrt(end_alpha * end_alpha * s * s + end_sigma * end_sigma);
+    double from = sqrt(alpha * alpha * s * s + sigma * sigma),
+           to = sqrt(end_alpha * end_alpha * s * s + end_sigma * end_sigma);
     for (int i = 0; i < FEW; i++) {
         double u = t.init_scale * stratum[i * (N / FEW)] * t.entry[0].c_in;
         double ve = t.entry[0].c_in == 1 ? 1 : end_alpha;

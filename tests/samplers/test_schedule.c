@@ -23,19 +23,28 @@ static dn_schedule schedule_of(const char *config, int sampler)
 }
 
 /* artifex's own values for T = 1000, 1e-4..2e-2 (float64 there). Its cosine lifts the first 13 betas to 1e-4 and lets
- * the last reach 0.9999, diffusers' caps at 0.999 only: abar differs by the lift, and t < 13 and 999 are not compared. */
+ * the last reach 0.9999, diffusers' caps at 0.999 only: abar differs by the lift, and t < 13 and 999 are not compared.
+ */
 static const struct {
     const char *name;
     double abar_tolerance;
     double beta[7], abar[7];
 } guide[] = {
-    { "linear", 2e-6, { 1e-4, 1.1991992e-4, 5.07997998e-3, 1.005996e-2, 1.50399399e-2, 1.99800801e-2, 0.02 },
+    { "linear",
+      2e-6,
+      { 1e-4, 1.1991992e-4, 5.07997998e-3, 1.005996e-2, 1.50399399e-2, 1.99800801e-2, 0.02 },
       { 0.9999, 0.999780092, 0.521423031, 0.0777966584, 3.30015836e-3, 4.11819364e-5, 4.03582977e-5 } },
-    { "quadratic", 2e-6, { 1e-4, 1.02648364e-4, 1.83940004e-3, 5.74207107e-3, 1.18080131e-2, 1.99628085e-2, 0.02 },
+    { "quadratic",
+      2e-6,
+      { 1e-4, 1.02648364e-4, 1.83940004e-3, 5.74207107e-3, 1.18080131e-2, 1.99628085e-2, 0.02 },
       { 0.9999, 0.999797362, 0.820010236, 0.33127458, 0.0381496574, 7.48380061e-4, 7.3341246e-4 } },
-    { "sqrt", 2e-6, { 1e-4, 7.29608137e-4, 1.00549787e-2, 1.41784659e-2, 1.7342529e-2, 1.99900375e-2, 0.02 },
+    { "sqrt",
+      2e-6,
+      { 1e-4, 7.29608137e-4, 1.00549787e-2, 1.41784659e-2, 1.7342529e-2, 1.99900375e-2, 0.02 },
       { 0.9999, 0.999170465, 0.183501545, 8.43536622e-3, 1.56559878e-4, 1.44929173e-6, 1.4203059e-6 } },
-    { "cosine", 5e-4, { NAN, NAN, 1.32722395e-3, 3.15569144e-3, 7.57912265e-3, 0.749999393, NAN },
+    { "cosine",
+      5e-4,
+      { NAN, NAN, 1.32722395e-3, 3.15569144e-3, 7.57912265e-3, 0.749999393, NAN },
       { NAN, NAN, 0.845562911, 0.492095987, 0.143123623, 2.42783353e-6, NAN } },
 };
 
@@ -52,8 +61,8 @@ static void test_guide_schedules(void **state)
             if (isnan(beta))
                 continue;
             if (fabs(s.beta[at[i]] / beta - 1) > 1e-6 || fabs(s.abar[at[i]] / abar - 1) > guide[k].abar_tolerance)
-                fail_msg("%s at %d: beta %g instead of %g, abar %g instead of %g", guide[k].name, at[i], s.beta[at[i]], beta,
-                         s.abar[at[i]], abar);
+                fail_msg("%s at %d: beta %g instead of %g, abar %g instead of %g", guide[k].name, at[i], s.beta[at[i]],
+                         beta, s.abar[at[i]], abar);
         }
         dn_schedule_fini(&s);
     }
@@ -64,7 +73,8 @@ static void test_aliases(void **state)
 {
     (void)state;
     static const char *const same[][2] = { { "cosine", "squaredcos_cap_v2" }, { "quadratic", "scaled_linear" } };
-    static const char *const different[] = { "linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "laplace", "exp", "sqrt" };
+    static const char *const different[] = { "linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "laplace",
+                                             "exp",    "sqrt" };
     char config[64];
     for (int k = 0; k < 2; k++) {
         snprintf(config, sizeof config, "{\"beta_schedule\":\"%s\"}", same[k][0]);
@@ -141,7 +151,8 @@ static int plan_status(dn_table *t, const char *config, int sampler, int steps, 
     return status;
 }
 
-/* Every number of steps with every spacing: exactly so many timesteps, descending, in range; or a refusal that says steps. */
+/* Every number of steps with every spacing: exactly so many timesteps, descending, in range; or a refusal that says
+ * steps. */
 static void test_every_step_count(void **state)
 {
     (void)state;
@@ -189,8 +200,10 @@ static void test_known_variances(void **state)
     static const struct {
         int sampler;
         double eta, t[2], variance;
-    } known[] = { { DN_SAMPLER_DDIM, 1, { 420, 400 }, 0.14771 }, { DN_SAMPLER_DDIM, 1, { 980, 960 }, 0.32460 },
-                  { DN_SAMPLER_DDPM, 0, { 487, 486 }, 0.00979 }, { DN_SAMPLER_DDPM, 0, { 999, 998 }, 0.02 } };
+    } known[] = { { DN_SAMPLER_DDIM, 1, { 420, 400 }, 0.14771 },
+                  { DN_SAMPLER_DDIM, 1, { 980, 960 }, 0.32460 },
+                  { DN_SAMPLER_DDPM, 0, { 487, 486 }, 0.00979 },
+                  { DN_SAMPLER_DDPM, 0, { 999, 998 }, 0.02 } };
     dn_scheduler_config *c = config_of("{}", NULL);
     for (int k = 0; k < 4; k++) {
         dn_plan_params p = params_of(known[k].sampler, 0);
@@ -230,11 +243,13 @@ static void test_ddim_previous(void **state)
     dn_scheduler_config_free(c);
 }
 
-/* sigma_min + ppf * (sigma_max - sigma_min) with scipy.stats.beta.ppf(., 0.6, 0.6). Euler's x coefficient is the ratio. */
+/* sigma_min + ppf * (sigma_max - sigma_min) with scipy.stats.beta.ppf(., 0.6, 0.6). Euler's x coefficient is the ratio.
+ */
 static void test_beta_sigmas(void **state)
 {
     (void)state;
-    static const double ppf[] = { 1.0, 0.8770782495416671, 0.6372990092467856, 0.36270099075321405, 0.12292175045833284, 0.0 };
+    static const double ppf[] = { 1.0, 0.8770782495416671, 0.6372990092467856, 0.36270099075321405, 0.12292175045833284,
+                                  0.0 };
     dn_schedule s = schedule_of("{}", DN_SAMPLER_EULER);
     dn_table t = { 0 };
     assert_int_equal(plan_status(&t, "{\"use_beta_sigmas\":true}", DN_SAMPLER_EULER, 6, NULL), 0);
@@ -305,12 +320,18 @@ static void test_continuous_timesteps(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_guide_schedules), cmocka_unit_test(test_aliases),
-        cmocka_unit_test(test_alpha_bar_schedules), cmocka_unit_test(test_trained_betas),
-        cmocka_unit_test(test_zero_snr), cmocka_unit_test(test_every_step_count),
-        cmocka_unit_test(test_past_the_end), cmocka_unit_test(test_known_variances),
-        cmocka_unit_test(test_ddim_previous), cmocka_unit_test(test_beta_sigmas),
-        cmocka_unit_test(test_sigma_bounds), cmocka_unit_test(test_flow_sigmas),
+        cmocka_unit_test(test_guide_schedules),
+        cmocka_unit_test(test_aliases),
+        cmocka_unit_test(test_alpha_bar_schedules),
+        cmocka_unit_test(test_trained_betas),
+        cmocka_unit_test(test_zero_snr),
+        cmocka_unit_test(test_every_step_count),
+        cmocka_unit_test(test_past_the_end),
+        cmocka_unit_test(test_known_variances),
+        cmocka_unit_test(test_ddim_previous),
+        cmocka_unit_test(test_beta_sigmas),
+        cmocka_unit_test(test_sigma_bounds),
+        cmocka_unit_test(test_flow_sigmas),
         cmocka_unit_test(test_continuous_timesteps),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
