@@ -88,9 +88,6 @@ static int check_descriptors(dn_http *http, dn_error *err)
     return 0;
 }
 
-/* Without tokens everyone who can connect may do everything: only this machine may connect. */
-static bool loopback_only(const dn_http_options *o) { return !o->auth && !o->insecure; }
-
 int dn_http_new(dn_http **out, const dn_http_options *o, dn_error *err)
 {
     if (o->n_listen < 1 || o->n_listen > DN_LISTEN_MAX)
@@ -102,11 +99,12 @@ int dn_http_new(dn_http **out, const dn_http_options *o, dn_error *err)
     http->o = *o;
     uv_timer_init(dn_loop_uv(o->loop), &http->sweep);
     http->sweep.data = http;
+    http->open_handles = 1;
     int rc = 0;
     for (int i = 0; i < o->n_listen && !rc; i++) {
         dn_listener *l = &http->listeners[i];
         l->http = http;
-        rc = dn_listener_open(l, o->listen[i], loopback_only(o), err);
+        rc = dn_listener_open(l, o->listen[i], err);
         http->n_listeners += rc == 0;
     }
     if (!rc)
@@ -115,14 +113,6 @@ int dn_http_new(dn_http **out, const dn_http_options *o, dn_error *err)
         dn_http_free(http);
     else
         *out = http;
-    return rc;
-}
-
-int dn_http_check(const dn_http_options *o, dn_error *err)
-{
-    int rc = 0;
-    for (int i = 0; i < o->n_listen && !rc; i++)
-        rc = dn_listener_check(o->listen[i], loopback_only(o), err);
     return rc;
 }
 
@@ -137,7 +127,7 @@ void dn_http_bind(dn_http *http, const dn_endpoint *endpoints, size_t n, void *o
 static int start_listener(dn_listener *l, dn_error *err)
 {
     l->mhd = MHD_start_daemon(MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0, NULL, NULL, dn_call_handle, l,
-                              MHD_OPTION_EXTERNAL_LOGGER, dn_http_pages_log, NULL, /* first: it hears of the others */
+                              MHD_OPTION_EXTERNAL_LOGGER, dn_http_pages_log, l, /* first: it hears of the others */
                               MHD_OPTION_LISTEN_SOCKET, l->fd,
                               MHD_OPTION_CONNECTION_LIMIT, (unsigned)l->http->o.connections_max,
                               MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)DN_CONN_MEMORY,
@@ -152,6 +142,7 @@ static int start_listener(dn_listener *l, dn_error *err)
     uv_timer_init(loop, &l->timer);
     uv_poll_init(loop, &l->poll, epoll_fd);
     l->timer.data = l->poll.data = l;
+    l->http->open_handles += 2;
     uv_poll_start(&l->poll, UV_READABLE, on_poll);
     pump(l);
     return 0;
@@ -186,7 +177,16 @@ size_t dn_http_busy(const dn_http *http)
     return n;
 }
 
-static void free_http(uv_handle_t *sweep) { free(sweep->data); }
+/* The handles are part of the structure: it goes with the last of them. */
+static void release(dn_http *http)
+{
+    if (--http->open_handles == 0)
+        free(http);
+}
+
+static void sweep_closed(uv_handle_t *sweep) { release(sweep->data); }
+
+static void listener_handle_closed(uv_handle_t *handle) { release(((dn_listener *)handle->data)->http); }
 
 static void stop_listener(dn_listener *l)
 {
@@ -194,8 +194,8 @@ static void stop_listener(dn_listener *l)
         dn_listener_close(l);
         return;
     }
-    uv_close((uv_handle_t *)&l->poll, NULL);
-    uv_close((uv_handle_t *)&l->timer, NULL);
+    uv_close((uv_handle_t *)&l->poll, listener_handle_closed);
+    uv_close((uv_handle_t *)&l->timer, listener_handle_closed);
     MHD_run(l->mhd); /* takes the resumed connections in: MHD_stop_daemon aborts on a suspended one */
     MHD_stop_daemon(l->mhd);
     l->fd = -1; /* MHD has closed it */
@@ -212,5 +212,5 @@ void dn_http_free(dn_http *http)
             dn_call_vanish(conn->call);
     for (int i = 0; i < http->n_listeners; i++)
         stop_listener(&http->listeners[i]);
-    uv_close((uv_handle_t *)&http->sweep, free_http);
+    uv_close((uv_handle_t *)&http->sweep, sweep_closed);
 }

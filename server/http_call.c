@@ -81,10 +81,12 @@ static void take_body(dn_call *call, const char *data, size_t n)
     call->body[call->body_len] = 0;
 }
 
-static void free_body(dn_call *call)
+void dn_call_free_body(dn_call *call)
 {
     call->http->body_bytes -= call->body_cap;
     free(call->body);
+    call->body = NULL;
+    call->body_len = call->body_cap = 0;
 }
 
 /* ---- MHD's calls ------------------------------------------------------------------------------------------------- */
@@ -178,7 +180,7 @@ void dn_call_end(void *cls, struct MHD_Connection *c, void **context, enum MHD_R
         dn_stream_end(call->stream);
     if (l->http->o.done)
         l->http->o.done(l->http->o.done_arg, call, call->status, (double)(uv_hrtime() - call->start_ns) / 1e6);
-    free_body(call);
+    dn_call_free_body(call);
     dn_arena_free(call->arena);
     free(call);
     conn->call = NULL;

@@ -105,6 +105,7 @@ void dn_conn_refuse(dn_conn *conn, int id, const char *fmt, ...)
     if (conn->call) {
         conn->call->status = err.status;
         conn->call->finished = true;
+        dn_call_free_body(conn->call);
     }
     shutdown(conn->fd, SHUT_WR);
     dn_conn_set(conn, DN_CONN_LINGERING, DN_LINGER_MS);

@@ -80,8 +80,8 @@ struct dn_call {
     char gives[64], content_type[64];
     const char *cors_origin; /* to be told to the browser */
     bool headed;             /* MHD's first call was made: the rules were applied */
+    bool head;               /* HEAD: the body is not sent */
     bool options;            /* answer 204 with what is allowed */
-    bool close;              /* this reply ends the connection */
     dn_http_error refusal;   /* id 0: none */
     char *body;
     bool has_body;
@@ -106,13 +106,13 @@ struct dn_http {
     const dn_endpoint *endpoints[DN_ROUTE_COUNT];
     void *owners[DN_ROUTE_COUNT]; /* of their handlers */
     uv_timer_t sweep;
+    int open_handles; /* libuv's, inside this structure */
     size_t body_bytes;
     bool draining, started, stopping;
 };
 
 /* http_listen.c */
-int dn_listener_open(dn_listener *l, const char *address, bool loopback_only, dn_error *err);
-int dn_listener_check(const char *address, bool loopback_only, dn_error *err);
+int dn_listener_open(dn_listener *l, const char *address, dn_error *err);
 void dn_listener_close(dn_listener *l);
 
 /* http.c: have MHD run again soon. After a connection was closed (at its limit MHD adds the listening socket one run late) and
@@ -134,6 +134,7 @@ enum MHD_Result dn_call_handle(void *cls, struct MHD_Connection *c, const char *
                                const char *version, const char *data, size_t *n, void **context);
 void dn_call_end(void *cls, struct MHD_Connection *c, void **context, enum MHD_RequestTerminationCode why);
 void dn_call_resume(dn_call *call);
+void dn_call_free_body(dn_call *call);
 /* The client is not there any more: tell the app, end the exchange. */
 void dn_call_vanish(dn_call *call);
 

@@ -95,6 +95,8 @@ dn_stream *dn_stream_open(dn_call *call)
     }
     *s = (dn_stream){ .call = call, .conn = call->conn, .last = &s->first, .said_ms = dn_now_ms() };
     call->stream = s;
+    if (call->head) /* in answer to HEAD, MHD would send the last chunk of the body that there is not */
+        MHD_set_response_options(r, MHD_RF_HTTP_1_0_COMPATIBLE_STRICT, MHD_RO_END);
     MHD_add_response_header(r, "Content-Type", "text/event-stream");
     MHD_add_response_header(r, "X-Accel-Buffering", "no");
     dn_reply_send(call, 200, r);
