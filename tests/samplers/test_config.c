@@ -4,6 +4,7 @@
 #include <setjmp.h>
 #include <cmocka.h>
 #include "run.h"
+#include "settings.h"
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -234,6 +235,45 @@ static double first_timestep(const char *file, const char *request, int sampler)
     dn_table_fini(&t);
     dn_scheduler_config_free(c);
     return first;
+}
+
+/* The constructors' defaults where the classes of diffusers differ. */
+static void test_constructor_defaults(void **state)
+{
+    (void)state;
+    static const struct {
+        int sampler;
+        double first, last, spacing, clip, alpha_to_one, solver; /* NAN: the class has no such key */
+        int schedule;
+    } want[] = {
+        { DN_SAMPLER_DDPM, 1e-4, 0.02, DN_SPACING_LEADING, 1, NAN, NAN, DN_BETA_LINEAR },
+        { DN_SAMPLER_DDIM, 1e-4, 0.02, DN_SPACING_LEADING, 1, 1, NAN, DN_BETA_LINEAR },
+        { DN_SAMPLER_DPMPP2M, 1e-4, 0.02, DN_SPACING_LINSPACE, NAN, NAN, DN_SOLVER_MIDPOINT, DN_BETA_LINEAR },
+        { DN_SAMPLER_EULER, 1e-4, 0.02, DN_SPACING_LINSPACE, NAN, NAN, NAN, DN_BETA_LINEAR },
+        { DN_SAMPLER_EULER_ANCESTRAL, 1e-4, 0.02, DN_SPACING_LINSPACE, NAN, NAN, NAN, DN_BETA_LINEAR },
+        { DN_SAMPLER_HEUN, 0.00085, 0.012, DN_SPACING_LINSPACE, 0, NAN, NAN, DN_BETA_LINEAR },
+        { DN_SAMPLER_UNIPC, 1e-4, 0.02, DN_SPACING_LINSPACE, NAN, NAN, DN_SOLVER_BH2, DN_BETA_LINEAR },
+        { DN_SAMPLER_PNDM, 1e-4, 0.02, DN_SPACING_LEADING, NAN, 0, NAN, DN_BETA_LINEAR },
+        { DN_SAMPLER_LCM, 0.00085, 0.012, NAN, 0, NAN, NAN, DN_BETA_SCALED_LINEAR },
+    };
+    for (size_t i = 0; i < sizeof want / sizeof *want; i++) {
+        dn_scheduler_config *c = config_of("{}", NULL);
+        dn_settings s;
+        enum dn_sampler_kind kind;
+        assert_int_equal(dn_settings_resolve(&s, &kind, c, want[i].sampler, NULL), 0);
+        assert_int_equal(kind, want[i].sampler);
+        assert_int_equal(dn_int(&s, beta_schedule), want[i].schedule);
+        const double pairs[][2] = { { dn_num(&s, beta_start), want[i].first },
+                                    { dn_num(&s, beta_end), want[i].last },
+                                    { dn_num(&s, timestep_spacing), want[i].spacing },
+                                    { dn_num(&s, clip_sample), want[i].clip },
+                                    { dn_num(&s, set_alpha_to_one), want[i].alpha_to_one },
+                                    { dn_num(&s, solver_type), want[i].solver } };
+        for (size_t k = 0; k < sizeof pairs / sizeof *pairs; k++)
+            if (!isnan(pairs[k][1]))
+                assert_float_equal(pairs[k][0], pairs[k][1], 0);
+        dn_scheduler_config_free(c);
+    }
 }
 
 /* from_config: an absent key takes the default of the class that samples, a given one sticks. */
@@ -478,6 +518,7 @@ int main(void)
         cmocka_unit_test(test_copy_is_independent),
         cmocka_unit_test(test_files),
         cmocka_unit_test(test_classes),
+        cmocka_unit_test(test_constructor_defaults),
         cmocka_unit_test(test_class_defaults),
         cmocka_unit_test(test_bad_plans),
         cmocka_unit_test(test_bad_params),
