@@ -1,5 +1,6 @@
 /* ops.c - the builders: each checks shapes, says what the op makes, appends it. */
 #include "program_internal.h"
+#include "rng.h"
 #include <string.h>
 
 static const struct {
@@ -417,7 +418,7 @@ dn_val dn_dropout(dn_program *p, dn_val x, dn_val rng, double rate, int op_id)
     if (rate < 0 || rate >= 1)
         return dn_program_fail(p, DN_E_RANGE, "dropout: a rate of %g", rate);
     dn_out out = { *dn_shape_of(p, x), DN_ROW, DN_F32 };
-    dn_attr attr = { .random = { rate, 0, op_id } };
+    dn_attr attr = { .random = { rate, DN_RNG_DROPOUT, op_id } };
     return dn_op_add(p, DN_OP_DROPOUT, (dn_val[]){ x, rng }, 2, &attr, &out);
 }
 
