@@ -156,6 +156,8 @@ static void check_file(const char *text, int code, const char *param)
     if (got != code || (code && strcmp(err.param, param)))
         fail_msg("%s: code %s, param %s: %s", text, dn_error_name(got), err.param, err.message);
     assert_true(!!c == !code);
+    if (code == DN_E_INVALID || code == DN_E_RANGE)
+        assert_non_null(strstr(err.message, "scheduler_config.json"));
     dn_scheduler_config_free(c);
     json_decref(j);
 }
