@@ -401,63 +401,65 @@ static void test_bad_params(void **state)
     check_refused("{\"thresholding\":true}", &p, DN_E_IMPOSSIBLE, "scheduler.thresholding");
 }
 
+/* Single keys of test_any_combination. */
+static const char *const any_keys[] = {
+    "\"num_train_timesteps\":1",
+    "\"num_train_timesteps\":2",
+    "\"num_train_timesteps\":17",
+    "\"beta_start\":0.9",
+    "\"beta_end\":0.9",
+    "\"beta_schedule\":\"cosine\"",
+    "\"beta_schedule\":\"laplace\"",
+    "\"beta_schedule\":\"exp\"",
+    "\"trained_betas\":[0,0]",
+    "\"rescale_betas_zero_snr\":true",
+    "\"prediction_type\":\"v_prediction\"",
+    "\"prediction_type\":\"sample\"",
+    "\"prediction_type\":\"flow_prediction\"",
+    "\"timestep_spacing\":\"trailing\"",
+    "\"timestep_spacing\":\"linspace\"",
+    "\"steps_offset\":1",
+    "\"steps_offset\":9999",
+    "\"thresholding\":true",
+    "\"solver_type\":\"heun\"",
+    "\"solver_type\":\"bh1\"",
+    "\"solver_order\":3",
+    "\"solver_order\":1",
+    "\"lower_order_final\":false",
+    "\"euler_at_final\":true",
+    "\"predict_x0\":false",
+    "\"disable_corrector\":[0,2]",
+    "\"lambda_min_clipped\":-5",
+    "\"lambda_min_clipped\":100",
+    "\"final_sigmas_type\":\"sigma_min\"",
+    "\"use_karras_sigmas\":true",
+    "\"use_exponential_sigmas\":true",
+    "\"use_beta_sigmas\":true",
+    "\"use_lu_lambdas\":true",
+    "\"use_flow_sigmas\":true",
+    "\"flow_shift\":1000",
+    "\"shift\":0.001",
+    "\"use_dynamic_shifting\":true",
+    "\"mu\":-10",
+    "\"time_shift_type\":\"linear\"",
+    "\"shift_terminal\":0.9",
+    "\"sigma_min\":1e-6",
+    "\"sigma_max\":1e6",
+    "\"interpolation_type\":\"log_linear\"",
+    "\"timestep_type\":\"continuous\"",
+    "\"s_churn\":1e6",
+    "\"skip_prk_steps\":true",
+    "\"original_inference_steps\":1",
+    "\"timestep_scaling\":0.001",
+    "\"invert_sigmas\":true",
+    "\"stochastic_sampling\":true",
+};
+
 /* Random keys, right and absurd, in random company: a table of finite numbers, or an error that names a field. */
 static void test_any_combination(void **state)
 {
     (void)state;
-    static const char *const keys[] = {
-        "\"num_train_timesteps\":1",
-        "\"num_train_timesteps\":2",
-        "\"num_train_timesteps\":17",
-        "\"beta_start\":0.9",
-        "\"beta_end\":0.9",
-        "\"beta_schedule\":\"cosine\"",
-        "\"beta_schedule\":\"laplace\"",
-        "\"beta_schedule\":\"exp\"",
-        "\"trained_betas\":[0,0]",
-        "\"rescale_betas_zero_snr\":true",
-        "\"prediction_type\":\"v_prediction\"",
-        "\"prediction_type\":\"sample\"",
-        "\"prediction_type\":\"flow_prediction\"",
-        "\"timestep_spacing\":\"trailing\"",
-        "\"timestep_spacing\":\"linspace\"",
-        "\"steps_offset\":1",
-        "\"steps_offset\":9999",
-        "\"thresholding\":true",
-        "\"solver_type\":\"heun\"",
-        "\"solver_type\":\"bh1\"",
-        "\"solver_order\":3",
-        "\"solver_order\":1",
-        "\"lower_order_final\":false",
-        "\"euler_at_final\":true",
-        "\"predict_x0\":false",
-        "\"disable_corrector\":[0,2]",
-        "\"lambda_min_clipped\":-5",
-        "\"lambda_min_clipped\":100",
-        "\"final_sigmas_type\":\"sigma_min\"",
-        "\"use_karras_sigmas\":true",
-        "\"use_exponential_sigmas\":true",
-        "\"use_beta_sigmas\":true",
-        "\"use_lu_lambdas\":true",
-        "\"use_flow_sigmas\":true",
-        "\"flow_shift\":1000",
-        "\"shift\":0.001",
-        "\"use_dynamic_shifting\":true",
-        "\"mu\":-10",
-        "\"time_shift_type\":\"linear\"",
-        "\"shift_terminal\":0.9",
-        "\"sigma_min\":1e-6",
-        "\"sigma_max\":1e6",
-        "\"interpolation_type\":\"log_linear\"",
-        "\"timestep_type\":\"continuous\"",
-        "\"s_churn\":1e6",
-        "\"skip_prk_steps\":true",
-        "\"original_inference_steps\":1",
-        "\"timestep_scaling\":0.001",
-        "\"invert_sigmas\":true",
-        "\"stochastic_sampling\":true",
-    };
-    enum { KEYS = sizeof keys / sizeof *keys, TRIES = 6000 };
+    enum { KEYS = sizeof any_keys / sizeof *any_keys, TRIES = 6000 };
     static const int steps[] = { 1, 2, 3, 4, 7, 17, 50 };
     uint64_t random = 88172645463325252ull;
     int planned = 0;
@@ -466,7 +468,7 @@ static void test_any_combination(void **state)
         for (int k = 0; k < KEYS; k++) {
             random ^= random << 13, random ^= random >> 7, random ^= random << 17;
             if (random % KEYS < 3)
-                snprintf(text + strlen(text), sizeof text - strlen(text), "%s%s", text[1] ? "," : "", keys[k]);
+                snprintf(text + strlen(text), sizeof text - strlen(text), "%s%s", text[1] ? "," : "", any_keys[k]);
         }
         strcat(text, "}");
         dn_scheduler_config *c = config_of(text, NULL); /* as a file: keys of other classes are dropped */
