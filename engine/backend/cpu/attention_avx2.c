@@ -70,18 +70,34 @@ static void pack_queries(const head *h)
     }
 }
 
+/* Eight whole channels of up to eight keys: dst[c*16 + m], zero past `keys`. */
+static void pack_key_block(float *dst, const float *src, int keys, float scale)
+{
+    __m256 r[LANES];
+    for (int m = 0; m < LANES; m++)
+        r[m] = m < keys ? _mm256_loadu_ps(src + m * LANES) : _mm256_setzero_ps();
+    lanes_transpose(r);
+    for (int c = 0; c < LANES; c++)
+        _mm256_store_ps(dst + c * PANEL, _mm256_mul_ps(r[c], _mm256_set1_ps(scale)));
+}
+
 /* Keys as panels [M/16][d][16], zero past d and past M. */
 static void pack_keys(const head *h)
 {
-    int64_t depth = round_up(h->d, LANES);
-    for (int c = 0; c < depth; c++) {
+    int64_t depth = round_up(h->d, LANES), keys = h->a->keys;
+    for (int c = 0; c < depth;) {
+        bool whole = in_place(h->d);
         const float *src = c < h->d ? channel_at(h, &h->a->k, c) : NULL;
-        float *dst = h->k + c * PANEL;
-        for (int64_t m = 0; m < h->a->keys; m += PANEL, dst += depth * PANEL) {
-            int n = src ? (int)min64(PANEL, h->a->keys - m) : 0;
-            for (int i = 0; i < PANEL; i++)
-                dst[i] = i < n ? src[(m + i) * LANES] * h->a->scale : 0;
+        for (int64_t m = 0; m < round_up(keys, PANEL); m += LANES) {
+            float *dst = h->k + (m / PANEL * depth + c) * PANEL + m % PANEL;
+            int n = m < keys ? (int)min64(LANES, keys - m) : 0;
+            if (whole)
+                pack_key_block(dst, src + m * LANES, n, h->a->scale);
+            else
+                for (int i = 0; i < LANES; i++)
+                    dst[i] = src && i < n ? src[(m + i) * LANES] * h->a->scale : 0;
         }
+        c += whole ? LANES : 1;
     }
 }
 
@@ -106,10 +122,12 @@ static void pack_heads(void *arg, int64_t first, int64_t last, int thread)
 {
     (void)thread;
     for (int64_t item = first; item < last; item++) {
-        head h = head_of(arg, item);
-        pack_keys(&h);
-        pack_values(&h);
-        if (!in_place(h.d))
+        head h = head_of(arg, item / 2);
+        if (item % 2)
+            pack_values(&h);
+        else
+            pack_keys(&h);
+        if (item % 2 && !in_place(h.d))
             pack_queries(&h);
     }
 }
@@ -220,7 +238,7 @@ static void clear_padding(const dn_attention_args *a)
 void dn_attention_blocked(dn_pool *pool, const dn_attention_args *a)
 {
     int64_t heads = (int64_t)a->n * a->heads, size = strip_rows(a);
-    dn_pool_run(pool, pack_heads, (void *)a, heads, 1);
+    dn_pool_run(pool, pack_heads, (void *)a, heads * 2, 1);
     dn_pool_run(pool, strips, (void *)a, heads * ((a->queries + size - 1) / size), 1);
     clear_padding(a);
 }
