@@ -1,5 +1,6 @@
 /* backend.c - lowering's helpers, and the loop that runs a lowered program. */
 #include "backend.h"
+#include "inspect.h"
 #include "memory.h"
 #include "plan.h"
 #include <stdlib.h>
@@ -91,6 +92,8 @@ int dn_run_some(dn_run *r, double max_ms)
         int rc = step->fn(r, step);
         if (rc)
             return -rc;
+        if (r->inspector)
+            dn_inspect_step(r->inspector, r, step);
         r->next++;
         if (end > 0 && r->next < r->lowered->n_steps && now_ms() >= end)
             return 1;

@@ -73,6 +73,7 @@ struct dn_run {
     dn_pool *pool;                    /* NULL: the calling thread alone */
     int n;                            /* rows */
     int next;                         /* the step to run next; 0 at the start */
+    struct dn_inspector *inspector;   /* inspect.h; NULL: nobody looks */
 };
 
 typedef struct dn_backend {

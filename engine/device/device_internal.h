@@ -22,6 +22,11 @@ struct dn_device {
     bool busy;            /* a batch is under way */
 };
 
+/* Places of a network's inputs and output, -1 where it has none. */
+typedef struct dn_ports {
+    int x, t, time, time_w, label, label_w, label_value, label_vector, out;
+} dn_ports;
+
 struct dn_net {
     const dn_model *model;
     dn_program *program;
@@ -30,9 +35,11 @@ struct dn_net {
     size_t form_bytes;
     double gflop_per_row;
     int height, width;
-    /* places of the network's inputs and output, -1 where it has none */
-    int x, t, time, time_w, label, label_w, label_value, label_vector, out;
+    dn_ports ports;
     char numerics[96];
+    bool trace;             /* DENOISED_TRACE=1: tell what each step makes */
+    dn_lowered *check;      /* DENOISED_CHECK=ref: the same program on ref, every value apart; else NULL */
+    dn_ports check_ports;
 };
 
 struct dn_sample {

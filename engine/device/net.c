@@ -1,5 +1,6 @@
 /* net.c - a model's network at one size, lowered, planned and packed for one backend. */
 #include "device_internal.h"
+#include "plan.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -32,23 +33,35 @@ static double program_gflop(const dn_program *p)
     return sum * 1e-9;
 }
 
-static int place_of(const dn_net *n, const char *name)
+static int place_of(const dn_lowered *l, const char *name)
 {
-    dn_val v = dn_find(n->program, name);
-    return v == DN_NONE ? -1 : n->lowered->value_place[v];
+    dn_val v = dn_find(l->program, name);
+    return v == DN_NONE ? -1 : l->value_place[v];
 }
 
-static void find_places(dn_net *n)
+static dn_ports find_ports(const dn_lowered *l)
 {
-    n->x = place_of(n, "x");
-    n->t = place_of(n, "t");
-    n->time = place_of(n, "time");
-    n->time_w = place_of(n, "time_w");
-    n->label = place_of(n, "label");
-    n->label_w = place_of(n, "label_w");
-    n->label_value = place_of(n, "label_value");
-    n->label_vector = place_of(n, "label_vector");
-    n->out = place_of(n, "out");
+    return (dn_ports){
+        .x = place_of(l, "x"),           .t = place_of(l, "t"),
+        .time = place_of(l, "time"),     .time_w = place_of(l, "time_w"),
+        .label = place_of(l, "label"),   .label_w = place_of(l, "label_w"),
+        .out = place_of(l, "out"),       .label_value = place_of(l, "label_value"),
+        .label_vector = place_of(l, "label_vector"),
+    };
+}
+
+/* What DENOISED_TRACE and DENOISED_CHECK ask for. */
+static int prepare_inspection(dn_net *n, dn_error *err)
+{
+    const char *trace = getenv("DENOISED_TRACE"), *check = getenv("DENOISED_CHECK");
+    n->trace = trace && !strcmp(trace, "1");
+    if (!check || strcmp(check, "ref"))
+        return 0;
+    int rc = dn_lower(&n->check, &dn_backend_ref, n->program, n->lowered->rows_max, err);
+    rc = rc ? rc : dn_plan_apart(n->check, err);
+    if (!rc)
+        n->check_ports = find_ports(n->check);
+    return rc;
 }
 
 static int pack_forms(dn_net *n, dn_model *m, dn_error *err)
@@ -82,12 +95,13 @@ int dn_net_new(dn_net **out, const dn_device *d, dn_model *m, int height, int wi
         rows_max = d->backend->rows_default(n->program);
     int rc = dn_lower(&n->lowered, d->backend, n->program, rows_max, err);
     rc = rc ? rc : pack_forms(n, m, err);
+    rc = rc ? rc : prepare_inspection(n, err);
     if (rc) {
         dn_net_free(n);
         return rc;
     }
     n->gflop_per_row = program_gflop(n->program);
-    find_places(n);
+    n->ports = find_ports(n->lowered);
     snprintf(n->numerics, sizeof n->numerics, "%s/k%d/w%.16s/fp32", d->backend->name, KERNEL_VERSION, m->info.hash);
     *out = n;
     return 0;
@@ -97,6 +111,7 @@ void dn_net_free(dn_net *n)
 {
     if (!n)
         return;
+    dn_lowered_free(n->check);
     dn_lowered_free(n->lowered);
     dn_program_free(n->program);
     free(n->form);

@@ -24,6 +24,9 @@ static inline void dn_combo_add(dn_combo *to, double k, const dn_combo *c)
         to->a[b] += k * c->a[b];
 }
 
+/* The root of what rounding may have put below 0. NaN stays NaN, to be refused. */
+static inline double dn_root(double v) { return v < 0 ? 0 : sqrt(v); }
+
 typedef struct dn_plan {
     const dn_settings *c;
     const dn_schedule *s;
@@ -35,10 +38,10 @@ typedef struct dn_plan {
     int status; /* sticky: after the first failure nothing is added */
 } dn_plan;
 
-/* One entry. x0 = c_x * x + c_o * out; eps is the noise prediction that `out` stands for, before clipping. */
+/* One entry. x0 = c_s * (c_x * x + c_o * out); eps is the noise prediction that `out` stands for, before clipping. */
 typedef struct dn_draft {
     dn_entry e; /* flags, timestep, c_in and what plan functions set directly */
-    double c_x, c_o;
+    double c_s, c_x, c_o;
     dn_combo x, write[DN_WRITES_MAX], eps;
     double alpha, sigma;
 } dn_draft;

@@ -46,7 +46,7 @@ static void transform(float d[BLOCK])
 {
     for (int j = 0; j < BLOCK / 2; j++) {
         float u1 = 1 - d[j], u2 = d[j + BLOCK / 2];
-        float radius = (float)sqrt(-2 * log(u1)), angle = (float)(2 * M_PI * u2);
+        float radius = sqrtf(-2 * (float)log(u1)), angle = (float)(2 * M_PI) * u2;
         d[j] = (float)(radius * cos(angle));
         d[j + BLOCK / 2] = (float)(radius * sin(angle));
     }

@@ -45,10 +45,10 @@ int dn_json_parse(json_t **out, const char *text, size_t len, const char *file, 
         return rc;
     json_error_t e;
     json_t *root = json_loadb(text, len, JSON_REJECT_DUPLICATES, &e);
-    if (!root) {
-        int code = json_error_code(&e) == json_error_out_of_memory ? DN_E_MEMORY : DN_E_FORMAT;
-        return dn_fail(err, code, file, "%s, line %d: %s", file, e.line, dn_show(e.text, strlen(e.text)).text);
-    }
+    if (!root && !e.text[0]) /* every syntax error has a text */
+        return dn_fail(err, DN_E_MEMORY, file, "%s: no memory to parse it", file);
+    if (!root)
+        return dn_fail(err, DN_E_FORMAT, file, "%s, line %d: %s", file, e.line, dn_show(e.text, strlen(e.text)).text);
     if (!json_is_object(root)) {
         json_decref(root);
         return dn_fail(err, DN_E_FORMAT, file, "%s, line 1: not a JSON object", file);

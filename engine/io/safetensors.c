@@ -25,9 +25,7 @@ static int check_metadata(const json_t *metadata, const dn_source *src, dn_error
     const char *key;
     json_t *value;
     bool good = json_is_object(metadata);
-    json_object_foreach((json_t *)metadata, key, value) {
-        good = good && json_is_string(value);
-    }
+    json_object_foreach((json_t *)metadata, key, value) { good = good && json_is_string(value); }
     return good ? 0 : dn_fail(err, DN_E_FORMAT, src->name, "%s: __metadata__ is not a map of strings", src->name);
 }
 
@@ -136,7 +134,8 @@ static int parse_header(dn_stored_list *l, json_t *header, const dn_source *src,
     int rc = dn_stored_reserve(l, json_object_size(header), src->name, err);
     if (rc != 0)
         return rc;
-    json_object_foreach(header, name, info) {
+    json_object_foreach(header, name, info)
+    {
         dn_stored t = { 0 };
         bool is_tensor = strcmp(name, metadata_key) != 0;
         rc = is_tensor ? parse_tensor(&t, name, info, src, err) : check_metadata(info, src, err);
@@ -177,7 +176,8 @@ static int give(dn_st_tensor *out, const dn_stored *t, const dn_source *src, dn_
 {
     *out = (dn_st_tensor){ .rank = t->rank, .data = src->mem + t->offset, .bytes = (size_t)t->bytes };
     if (strlen(t->name) >= sizeof out->name)
-        return bad_tensor(src, DN_E_LIMIT, t->name, "its name is longer than 63 bytes", err);
+        return dn_fail(err, DN_E_LIMIT, src->name, "%s: tensor \"%s\": its name is longer than %zu bytes", src->name,
+                       dn_show(t->name, strlen(t->name)).text, sizeof out->name - 1);
     if (strlen(t->dtype->name) >= sizeof out->dtype)
         return bad_tensor(src, DN_E_UNSUPPORTED, t->name, "its dtype is not supported", err);
     strcpy(out->name, t->name);
@@ -235,17 +235,26 @@ static int bad_item(const dn_st_tensor *t, const char *why, dn_error *err)
     return dn_fail(err, DN_E_INVALID, name.text, "tensor \"%s\": %s", name.text, why);
 }
 
-static bool is_utf8(const char *s)
+/* 0, or what is wrong with the name: JSON holds UTF-8 only. */
+static int check_name(const dn_st_tensor *t, dn_error *err)
 {
-    json_t *string = json_string(s);
+    if (!memchr(t->name, 0, sizeof t->name) || strcmp(t->name, metadata_key) == 0)
+        return bad_item(t, "not a name for a tensor", err);
+    json_error_t e;
+    json_t *string = json_pack_ex(&e, 0, "s", t->name);
+    if (!string && json_error_code(&e) == json_error_invalid_utf8)
+        return bad_item(t, "its name is not UTF-8", err);
+    if (!string)
+        return dn_fail(err, DN_E_MEMORY, NULL, "no memory for a safetensors header");
     json_decref(string);
-    return string != NULL;
+    return 0;
 }
 
 static int check_item(piece *item, const dn_st_tensor *t, dn_error *err)
 {
-    if (!memchr(t->name, 0, sizeof t->name) || strcmp(t->name, metadata_key) == 0 || !is_utf8(t->name))
-        return bad_item(t, "not a name for a tensor", err);
+    int rc = check_name(t, err);
+    if (rc != 0)
+        return rc;
     *item = (struct piece){ .t = t, .dtype = memchr(t->dtype, 0, sizeof t->dtype) ? dn_dtype_find(t->dtype) : NULL };
     if (!item->dtype)
         return bad_item(t, "unknown dtype", err);

@@ -7,7 +7,7 @@
 #include <jansson.h>
 #include <stdlib.h>
 
-enum block_type { PLAIN, ATTENTION, RESNET };
+enum block_type { PLAIN, ATTENTION, RESNET, BLOCK_TYPES };
 enum resample_type { BY_CONV, BY_RESNET };
 enum time_type { POSITIONAL, FOURIER, LEARNED };
 enum class_type { BY_TABLE = -1, BY_TIMESTEP, BY_VECTOR };
@@ -20,8 +20,11 @@ typedef struct {
     double freq_shift, mid_scale, dropout, eps;
 } config;
 
-static const char *const down_types[] = { "DownBlock2D", "AttnDownBlock2D", "ResnetDownsampleBlock2D", NULL };
-static const char *const up_types[] = { "UpBlock2D", "AttnUpBlock2D", "ResnetUpsampleBlock2D", NULL };
+/* By enum block_type; then the first two again under their oldest names. */
+static const char *const down_types[] = { "DownBlock2D",        "AttnDownBlock2D",        "ResnetDownsampleBlock2D",
+                                          "UNetResDownBlock2D", "UNetResAttnDownBlock2D", NULL };
+static const char *const up_types[] = { "UpBlock2D",        "AttnUpBlock2D",        "ResnetUpsampleBlock2D",
+                                        "UNetResUpBlock2D", "UNetResAttnUpBlock2D", NULL };
 static const char *const mid_types[] = { "UNetMidBlock2D", NULL };
 static const char *const time_types[] = { "positional", "fourier", "learned", NULL };
 static const char *const class_types[] = { "timestep", "identity", NULL };
@@ -114,13 +117,13 @@ static void describe(const void *config_, dn_arch_info *info)
         info->height = c->sample_size.value[0];
         info->width = c->sample_size.value[c->sample_size.n - 1];
     }
-    if (c->class_type == BY_TIMESTEP)
-        info->label_kind = DN_LABEL_NUMBER;
-    else if (c->class_type == BY_VECTOR)
+    info->label_rows = c->class_type == BY_TIMESTEP && c->time_type == LEARNED ? c->train_steps : c->num_classes;
+    if (c->class_type == BY_VECTOR)
         info->label_kind = DN_LABEL_VECTOR;
-    else if (c->num_classes)
+    else if (c->class_type == BY_TIMESTEP && c->time_type != LEARNED)
+        info->label_kind = DN_LABEL_NUMBER;
+    else if (info->label_rows)
         info->label_kind = DN_LABEL_EMBED;
-    info->label_rows = c->num_classes;
     info->label_dim = time_width(c);
     info->time_rows = c->time_type == LEARNED ? c->train_steps : 0;
 }
@@ -168,7 +171,10 @@ static dn_val label_embedding(net *n, const dn_arch_info *info)
     }
     if (info->label_kind == DN_LABEL_EMBED) {
         dn_val ids = dn_input(p, "label", DN_I32, dn_shape(2)), w = dn_input(p, "label_w", DN_F32, dn_shape(1));
-        return dn_nn_embedding(&n->nn, "class_embedding", info->label_rows, info->label_dim, ids, w);
+        if (n->c->class_type == BY_TABLE)
+            return dn_nn_embedding(&n->nn, "class_embedding", info->label_rows, info->label_dim, ids, w);
+        dn_val number = dn_nn_embedding(&n->nn, "time_proj", info->label_rows, n->c->channels.value[0], ids, w);
+        return dn_nn_time_mlp(&n->nn, "class_embedding", number, info->label_dim);
     }
     return DN_NONE;
 }
@@ -218,7 +224,7 @@ static dn_val downsample(net *n, enum block_type type, dn_val x, int64_t channel
 static dn_val down_block(net *n, int i, dn_val x)
 {
     const config *c = n->c;
-    enum block_type type = c->down.value[i];
+    enum block_type type = c->down.value[i] % BLOCK_TYPES;
     int64_t channels = c->channels.value[i];
     int mark = dn_scope_push(n->nn.p, "down_blocks.%d", i);
     for (int j = 0; j < c->layers; j++) {
@@ -261,7 +267,7 @@ static dn_val upsample(net *n, enum block_type type, dn_val x, int64_t channels)
 static dn_val up_block(net *n, int i, dn_val x)
 {
     const config *c = n->c;
-    enum block_type type = c->up.value[i];
+    enum block_type type = c->up.value[i] % BLOCK_TYPES;
     int64_t channels = c->channels.value[c->channels.n - 1 - i];
     int mark = dn_scope_push(n->nn.p, "up_blocks.%d", i);
     for (int j = 0; j < c->layers + 1; j++) {

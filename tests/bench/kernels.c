@@ -1,10 +1,11 @@
 /* kernels.c - times every convolution kernel on the layers that matter. Run by hand; never a test.
  *
- *     kernels [-t threads] [-n rows] [-r rounds] [-c] [-f name]
+ *     kernels [-t threads] [-n rows] [-r rounds] [-c] [-f name] [-l layer]
  *
  * Kernels take turns within one round; a figure is the median over rounds, in effective GFLOP/s per thread (the
  * operations of a direct convolution, so Winograd may pass the peak). The kernel that dn_cpu_conv_choose takes is marked
- * with *. -c walks through so many copies of the weights that they come from memory; -f runs one kernel only. */
+ * with *. -c walks through so many copies of the weights that they come from memory; -f runs one kernel only,
+ * -l one layer, by its number in the list. */
 #include "choose.h"
 
 #include <stdio.h>
@@ -36,6 +37,7 @@ typedef struct setting {
     int threads, rows, rounds;
     bool cold;
     const char *only;
+    int layer; /* -1: all */
 } setting;
 
 static double now(void)
@@ -158,14 +160,15 @@ static void bench(const layer *l, const setting *set, dn_pool *pool)
 
 int main(int argc, char **argv)
 {
-    setting set = { .threads = 1, .rows = 1, .rounds = 41 };
-    for (int o; (o = getopt(argc, argv, "t:n:r:cf:")) != -1;) {
+    setting set = { .threads = 1, .rows = 1, .rounds = 41, .layer = -1 };
+    for (int o; (o = getopt(argc, argv, "t:n:r:cf:l:")) != -1;) {
         switch (o) {
         case 't': set.threads = atoi(optarg); break;
         case 'n': set.rows = atoi(optarg); break;
         case 'r': set.rounds = atoi(optarg); break;
         case 'c': set.cold = true; break;
         case 'f': set.only = optarg; break;
+        case 'l': set.layer = atoi(optarg); break;
         default: return 2;
         }
     }
@@ -175,7 +178,8 @@ int main(int argc, char **argv)
     if (!pool)
         return 1;
     for (int i = 0; i < LAYERS; i++)
-        bench(&layers[i], &set, pool);
+        if (set.layer < 0 || set.layer == i)
+            bench(&layers[i], &set, pool);
     dn_pool_free(pool);
     return 0;
 }

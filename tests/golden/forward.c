@@ -5,6 +5,7 @@
 #include <stddef.h>
 #include <cmocka.h>
 #include <denoised/device.h>
+#include "update.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -144,6 +145,24 @@ static void test_storage_forms(void **state)
     free(want);
 }
 
+/* Both samples from one generator of seed 1234, as diffusers draws them (of pictures of a multiple of 16 values): all of the
+ * first latent, then all of each step's noise. The test plays the part of dn_sample's own generator. */
+typedef struct {
+    dn_torch_rng rng;
+    float *drawn;
+    int64_t size, channels;
+} one_generator;
+
+static void draw_both(one_generator *g, float *dst)
+{
+    dn_torch_randn(&g->rng, g->drawn, 2 * g->size);
+    int64_t pixels = g->size / g->channels;
+    for (int64_t b = 0; b < 2; b++)
+        for (int64_t i = 0; i < pixels; i++)
+            for (int64_t c = 0; c < g->channels; c++)
+                dst[(b * pixels + i) * g->channels + c] = g->drawn[(b * g->channels + c) * pixels + i];
+}
+
 /* Run a pipeline folder with the seeds 1 and 2, each with a torch generator of its own; compare every step and the end. */
 static void check_pipeline(const char *folder, double eta, const char *spec)
 {
@@ -193,9 +212,73 @@ static void check_pipeline(const char *folder, double eta, const char *spec)
     vectors_close(v);
 }
 
+/* The network's output for x at timestep t: [H,W,C]. */
+static void evaluate(dn_device *d, const dn_net *n, const dn_model_info *info, const float *x, float t, float *out)
+{
+    dn_table table;
+    dn_sample *s;
+    assert_int_equal(dn_table_plan_denoise(&table, t, 1, NULL), 0);
+    dn_sample_params p = params(info, &table);
+    p.x = x;
+    assert_int_equal(dn_sample_new(&s, d, &p, NULL), 0);
+    run_rows(d, n, &s, 1);
+    dn_sample_read(s, DN_READ_OUT, out);
+    dn_sample_free(s);
+}
+
+static void check_one_generator(const char *folder, const char *spec)
+{
+    vectors *v = vectors_open(folder, "trace.safetensors");
+    dn_model *m = load(folder);
+    const dn_model_info *info = dn_model_info_of(m);
+    dn_device *d = device(spec);
+    dn_net *n = net(d, m);
+    one_generator g = { .size = (int64_t)info->height * info->width * info->channels, .channels = info->channels };
+    dn_plan_params plan = { .sampler = -1, .steps = 6, .temperature = 1, .elements = g.size, .guidance = { .scale = 1, .interval = { 0, 1 } } };
+    dn_table table;
+    assert_int_equal(dn_table_plan(&table, info->scheduler, &plan, NULL), 0);
+    assert_int_equal(table.n_entries, 6);
+    float *memory = malloc(sizeof *memory * 8 * (size_t)g.size), *x = memory, *z = x + 2 * g.size, *out = z + 2 * g.size;
+    g.drawn = out + g.size; /* [2] */
+    float *scratch = malloc(sizeof *scratch * 2 * (size_t)g.size);
+    dn_torch_seed(&g.rng, 1234);
+    draw_both(&g, x);
+    for (int step = 0; step < 6; step++) {
+        const dn_entry *e = &table.entry[step];
+        char name[64];
+        if (dn_entry_uses(e, DN_B_Z))
+            draw_both(&g, z);
+        for (int b = 0; b < 2; b++) {
+            evaluate(d, n, info, x + b * g.size, e->timestep, out);
+            dn_slot slot = { .n = g.size, .channels = info->channels, .out_channels = info->channels, .x = x + b * g.size,
+                             .out = { out }, .z = z + b * g.size, .x0 = scratch, .scratch = scratch + g.size };
+            assert_int_equal(dn_update(&slot, e), 0);
+        }
+        snprintf(name, sizeof name, "step%03d.step.prev_sample", step);
+        float *want = vectors_nhwc(v, name);
+        double worst = worst_error(x, want, 2 * g.size);
+        if (worst > 1e-4)
+            fail_msg("%s on %s: step %d differs by %.2e", folder, spec, step, worst);
+        if (step == 5)
+            print_message("%s on %s: within %.2e after 6 steps\n", folder, spec, worst);
+        free(want);
+    }
+    free(scratch);
+    free(memory);
+    dn_table_fini(&table);
+    dn_net_free(n);
+    dn_device_close(d);
+    dn_model_free(m);
+    vectors_close(v);
+}
+
 static void test_pipelines(void **state)
 {
     (void)state;
+    check_one_generator("pipe_ddpm", "ref");
+    check_one_generator("pipe_ddpm", "cpu");
+    check_one_generator("pipe_ddim_eta0", "ref");
+    check_one_generator("pipe_ddim_eta0", "cpu");
     check_pipeline("pipe_ddim_eta07_listgen", 0.7, "ref");
     check_pipeline("pipe_ddim_eta07_listgen", 0.7, "cpu");
 }

@@ -559,6 +559,50 @@ static void normal_rule(void **state)
     subject_fini(&s);
 }
 
+/* Known answers of Random123 for philox4x32-10. */
+static void philox_known(void **state)
+{
+    (void)state;
+    static const struct {
+        uint32_t counter[4];
+        uint64_t key;
+        uint32_t bits[4];
+    } known[] = {
+        { { 0 }, 0, { 0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8 } },
+        { { ~0u, ~0u, ~0u, ~0u }, ~0ull, { 0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd } },
+        { { 0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344 },
+          0x299f31d0a4093822,
+          { 0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1 } },
+    };
+    for (int i = 0; i < 3; i++) {
+        uint32_t bits[4];
+        dn_philox(bits, known[i].counter, known[i].key);
+        assert_memory_equal(bits, known[i].bits, sizeof bits);
+    }
+}
+
+/* 2^20 normals have the same bits on every backend, and as dn_rng_normal. */
+static void normal_bits(void **state)
+{
+    (void)state;
+    enum { N = 1 << 20 };
+    subject s;
+    subject_init(&s, 1);
+    finish(&s, dn_normal(s.p, feed_int(&s, "rng", dn_shape(4), 0, 0), dn_shape(N), DN_RNG_NOISE, 1));
+    subject_set(&s, "rng", rng_row, 4);
+    float *z = calloc(N, sizeof *z);
+    double *want = calloc(N, sizeof *want);
+    assert_true(z && want);
+    dn_rng_normal(z, 0, N,
+                  &(dn_rng_key){ .seed = rng_seed, .step = 17, .purpose = DN_RNG_NOISE << 24 | 1, .sample = 3 });
+    for (int i = 0; i < N; i++)
+        want[i] = z[i];
+    expect(&s, 0, 0, want, N);
+    free(want);
+    free(z);
+    subject_fini(&s);
+}
+
 /* ---- casts ---- */
 
 static void cast_to(enum dn_dtype t, const double *x, const double *bits, int64_t n)
@@ -575,15 +619,19 @@ static void cast_rounding(void **state)
 {
     (void)state;
     /* ties to even, carry into the exponent, the largest, overflow, subnormals, below the least */
-    const double half_x[] = { 1, 1 + 0x1p-11, 1 + 0x3p-11, 1 + 0x1.1p-11, 2 - 0x1p-12, 65504, 65519, 65520, -1e10,
-                              -0., 0x1p-24, 0x1p-25, 0x1.8p-25, 0x1p-14 - 0x1p-24, 0x1p-14 - 0x1p-26, INFINITY };
-    const double half[] = { 0x3c00, 0x3c00, 0x3c02, 0x3c01, 0x4000, 0x7bff, 0x7bff, 0x7c00, 0xfc00,
-                            0x8000, 0x0001, 0x0000, 0x0001, 0x03ff, 0x0400, 0x7c00 };
+    const double half_x[] = {
+        1,       1 + 0x1p-11, 1 + 0x3p-11, 1 + 0x1.1p-11,     2 - 0x1p-12,       65504,   65519, 65520, -1e10, -0.,
+        0x1p-24, 0x1p-25,     0x1.8p-25,   0x1p-14 - 0x1p-24, 0x1p-14 - 0x1p-26, INFINITY
+    };
+    const double half[] = { 0x3c00, 0x3c00, 0x3c02, 0x3c01, 0x4000, 0x7bff, 0x7bff, 0x7c00,
+                            0xfc00, 0x8000, 0x0001, 0x0000, 0x0001, 0x03ff, 0x0400, 0x7c00 };
     cast_to(DN_F16, half_x, half, sizeof half / sizeof *half);
-    const double bfloat_x[] = { 1, 1 + 0x1p-8, 1 + 0x3p-8, 1 + 0x1.1p-8, 2 - 0x1p-9, 0x1.fep127, 0x1.fffffep127, -0.,
-                                0x1p-133, 0x1p-134, 0x1.8p-134, 0x1p-126 - 0x1p-133, 0x1p-126 - 0x1p-135, -INFINITY };
-    const double bfloat[] = { 0x3f80, 0x3f80, 0x3f82, 0x3f81, 0x4000, 0x7f7f, 0x7f80, 0x8000,
-                              0x0001, 0x0000, 0x0001, 0x007f, 0x0080, 0xff80 };
+    const double bfloat_x[] = {
+        1,   1 + 0x1p-8, 1 + 0x3p-8, 1 + 0x1.1p-8, 2 - 0x1p-9,          0x1.fep127,          0x1.fffffep127,
+        -0., 0x1p-133,   0x1p-134,   0x1.8p-134,   0x1p-126 - 0x1p-133, 0x1p-126 - 0x1p-135, -INFINITY
+    };
+    const double bfloat[] = { 0x3f80, 0x3f80, 0x3f82, 0x3f81, 0x4000, 0x7f7f, 0x7f80,
+                              0x8000, 0x0001, 0x0000, 0x0001, 0x007f, 0x0080, 0xff80 };
     cast_to(DN_BF16, bfloat_x, bfloat, sizeof bfloat / sizeof *bfloat);
 }
 
@@ -678,21 +726,38 @@ static void pruned_outputs(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(conv_same),         cmocka_unit_test(conv_asymmetric),
-        cmocka_unit_test(conv_channels),     cmocka_unit_test(matmul_both_ways),
-        cmocka_unit_test(attention_uniform), cmocka_unit_test(attention_heads),
-        cmocka_unit_test(softmax_by_hand),   cmocka_unit_test(norms_by_hand),
-        cmocka_unit_test(layer_norm_by_hand), cmocka_unit_test(unary_values),
-        cmocka_unit_test(affine_clamp),      cmocka_unit_test(broadcast_by_hand),
-        cmocka_unit_test(upsample_and_pool), cmocka_unit_test(concat_slice_permute),
-        cmocka_unit_test(fir_closed_form),   cmocka_unit_test(timestep_formula),
-        cmocka_unit_test(timestep_order),    cmocka_unit_test(fourier_formula),
-        cmocka_unit_test(embed_by_hand),     cmocka_unit_test(ids_out_of_range),
-        cmocka_unit_test(vq_ties),           cmocka_unit_test(losses_by_hand),
-        cmocka_unit_test(cross_entropy_by_hand), cmocka_unit_test(dropout_rule),
-        cmocka_unit_test(normal_rule),       cmocka_unit_test(cast_rounding),
-        cmocka_unit_test(cast_all),          cmocka_unit_test(cast_back),
-        cmocka_unit_test(detach_stops),      cmocka_unit_test(pruned_outputs),
+        cmocka_unit_test(conv_same),
+        cmocka_unit_test(conv_asymmetric),
+        cmocka_unit_test(conv_channels),
+        cmocka_unit_test(matmul_both_ways),
+        cmocka_unit_test(attention_uniform),
+        cmocka_unit_test(attention_heads),
+        cmocka_unit_test(softmax_by_hand),
+        cmocka_unit_test(norms_by_hand),
+        cmocka_unit_test(layer_norm_by_hand),
+        cmocka_unit_test(unary_values),
+        cmocka_unit_test(affine_clamp),
+        cmocka_unit_test(broadcast_by_hand),
+        cmocka_unit_test(upsample_and_pool),
+        cmocka_unit_test(concat_slice_permute),
+        cmocka_unit_test(fir_closed_form),
+        cmocka_unit_test(timestep_formula),
+        cmocka_unit_test(timestep_order),
+        cmocka_unit_test(fourier_formula),
+        cmocka_unit_test(embed_by_hand),
+        cmocka_unit_test(ids_out_of_range),
+        cmocka_unit_test(vq_ties),
+        cmocka_unit_test(losses_by_hand),
+        cmocka_unit_test(cross_entropy_by_hand),
+        cmocka_unit_test(dropout_rule),
+        cmocka_unit_test(philox_known),
+        cmocka_unit_test(normal_bits),
+        cmocka_unit_test(normal_rule),
+        cmocka_unit_test(cast_rounding),
+        cmocka_unit_test(cast_all),
+        cmocka_unit_test(cast_back),
+        cmocka_unit_test(detach_stops),
+        cmocka_unit_test(pruned_outputs),
     };
     return cmocka_run_group_tests_name("op facts", tests, NULL, NULL);
 }

@@ -10,13 +10,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <cmocka.h>
-#include "plan.h"
+#include "agree.h"
 #include "pool.h"
 #include "rows.h"
 
 enum { BATCH = 5, PROBES = 40 };
 
-/* A row's program: y, what the builder keeps, the gradient by everything that can be differentiated, for a random dy. */
+/* A row's program: y, what the builder keeps, and for a random dy the gradient by all that can be differentiated. */
 typedef struct lab {
     subject s;
     const row *r;
@@ -109,6 +109,29 @@ static double worst_by(lab *l, int which)
     return worst;
 }
 
+/* The worst of all rows, for the report at the end. */
+static struct {
+    double error;
+    const char *name;
+    char by[DN_NAME_MAX];
+} worst_of_all;
+
+static void note(double error, const char *name, const char *by)
+{
+    if (error <= worst_of_all.error)
+        return;
+    worst_of_all.error = error;
+    worst_of_all.name = name;
+    snprintf(worst_of_all.by, sizeof worst_of_all.by, "%s", by);
+}
+
+static int report(void **state)
+{
+    (void)state;
+    print_message("worst gradient: %.2g in \"%s\", by %s\n", worst_of_all.error, worst_of_all.name, worst_of_all.by);
+    return 0;
+}
+
 static void test_gradient(void **state)
 {
     const row *r = *state;
@@ -119,138 +142,45 @@ static void test_gradient(void **state)
     lab l;
     lab_init(&l, r, 2);
     for (int i = 0; i < l.n_wrt; i++) {
+        const char *by = l.s.p->value[l.wrt[i]].name;
         double worst = worst_by(&l, i);
+        note(worst, r->name, by);
         if (!(worst <= 1e-4))
-            fail_msg("%s: gradient by %s: relative error %g", r->name, l.s.p->value[l.wrt[i]].name, worst);
+            fail_msg("%s: gradient by %s: relative error %g", r->name, by, worst);
     }
     subject_fini(&l.s);
 }
 
 /* ---- 2 and 3: agreement ---- */
 
-typedef struct copies {
-    double *data[OUTPUTS_MAX];
-} copies;
-
-static int64_t total(const lab *l, const output *o, int n) { return o->count * (o->batch ? 1 : n < 0 ? l->s.rows : n); }
-
-/* Run rows and take the results. */
-static void take(copies *c, lab *l, const dn_backend *b, int first, int n, dn_pool *pool, enum run_mode mode)
-{
-    int rc = subject_run(&l->s, b, first, n, pool, mode);
-    if (rc)
-        fail_msg("%s: %s: %s", l->r->name, b->name, dn_error_text(-rc));
-    for (int i = 0; i < l->s.n_outputs; i++) {
-        size_t bytes = (size_t)total(l, &l->s.output[i], n) * sizeof(double);
-        c->data[i] = malloc(bytes);
-        assert_non_null(c->data[i]);
-        memcpy(c->data[i], l->s.output[i].data, bytes);
-    }
-}
-
-static void drop(copies *c)
-{
-    for (int i = 0; i < OUTPUTS_MAX; i++)
-        free(c->data[i]);
-    *c = (copies){ 0 };
-}
-
-static const char *name_of(const lab *l, int i) { return l->s.p->value[l->s.output[i].val].name; }
-
-static void assert_close(lab *l, const copies *a, const copies *b, double tol, const char *what)
-{
-    for (int i = 0; i < l->s.n_outputs; i++) {
-        int64_t n = total(l, &l->s.output[i], -1);
-        bool exact = l->s.p->value[l->s.output[i].val].dtype == DN_I32;
-        double top = 0;
-        for (int64_t k = 0; k < n; k++)
-            top = fmax(top, fabs(b->data[i][k]));
-        for (int64_t k = 0; k < n; k++) {
-            double error = fabs(a->data[i][k] - b->data[i][k]);
-            if (!(error <= (exact ? 0 : tol * (fabs(b->data[i][k]) + 0.5 * top))))
-                fail_msg("%s: %s: %s[%lld] is %.9g, not %.9g", l->r->name, what, name_of(l, i), (long long)k,
-                         a->data[i][k], b->data[i][k]);
-        }
-    }
-}
-
-/* Bits. Of `a`, rows first .. first+n-1; of b rows 0 .. n-1; outputs that have one copy only when all rows were run. */
-static void assert_same(lab *l, const copies *a, int first, const copies *b, int n, const char *what)
-{
-    for (int i = 0; i < l->s.n_outputs; i++) {
-        const output *o = &l->s.output[i];
-        if (o->batch && n != l->s.rows)
-            continue;
-        int64_t count = total(l, o, n), from = o->batch ? 0 : first * o->count;
-        if (memcmp(a->data[i] + from, b->data[i], (size_t)count * sizeof(double)))
-            fail_msg("%s: %s: other bits in %s (rows %d..%d)", l->r->name, what, name_of(l, i), first, first + n - 1);
-    }
-}
-
 static void test_precision(void **state)
 {
+    const row *r = *state;
     lab l;
-    copies a = { 0 }, b = { 0 };
-    lab_init(&l, *state, BATCH);
-    take(&a, &l, &dn_backend_ref, 0, BATCH, NULL, RUN_PLANNED);
-    take(&b, &l, &dn_backend_ref64, 0, BATCH, NULL, RUN_PLANNED);
-    assert_close(&l, &a, &b, l.r->tol ? l.r->tol : 2e-6, "ref against ref64");
-    drop(&a);
-    drop(&b);
+    lab_init(&l, r, BATCH);
+    agree_precision(&l.s, r->name, r->tol ? r->tol : 2e-6);
     subject_fini(&l.s);
-}
-
-static void check_rows_alone(lab *l, const dn_backend *b, const copies *all)
-{
-    copies one = { 0 };
-    for (int i = 0; i < BATCH && !l->r->mixes; i++) {
-        take(&one, l, b, i, 1, NULL, RUN_PLANNED);
-        assert_same(l, all, i, &one, 1, "a row alone");
-        drop(&one);
-    }
-    for (int i = 0; i < 2 && !l->r->mixes; i++) { /* a batch of two, at another position */
-        take(&one, l, b, 2 * i + 1, 2, NULL, RUN_PLANNED);
-        assert_same(l, all, 2 * i + 1, &one, 2, "two rows");
-        drop(&one);
-    }
-}
-
-static void check_modes(lab *l, const dn_backend *b, const copies *all)
-{
-    static const struct {
-        enum run_mode mode;
-        int threads;
-        const char *what;
-    } other[] = { { RUN_PLANNED, 2, "two threads" },
-                  { RUN_APART, 1, "every place apart" },
-                  { RUN_POISONED, 1, "dead places poisoned" } };
-    for (int i = 0; i < 3; i++) {
-        copies c = { 0 };
-        dn_pool *pool = other[i].threads > 1 ? dn_pool_new(other[i].threads, NULL) : NULL;
-        take(&c, l, b, 0, BATCH, pool, other[i].mode);
-        dn_pool_free(pool);
-        assert_same(l, all, 0, &c, BATCH, other[i].what);
-        drop(&c);
-    }
 }
 
 static void test_backends(void **state)
 {
+    const row *r = *state;
     lab l;
-    copies truth = { 0 }, all = { 0 };
-    lab_init(&l, *state, BATCH);
-    take(&truth, &l, &dn_backend_ref, 0, BATCH, NULL, RUN_PLANNED);
-    for (int i = 0; i < n_backends; i++) {
-        if (!backends[i]->available())
-            continue;
-        take(&all, &l, backends[i], 0, BATCH, NULL, RUN_PLANNED);
-        assert_close(&l, &all, &truth, l.r->backend_tol ? l.r->backend_tol : 2e-5, backends[i]->name);
-        check_rows_alone(&l, backends[i], &all);
-        check_modes(&l, backends[i], &all);
-        drop(&all);
-    }
-    drop(&truth);
+    lab_init(&l, r, BATCH);
+    agree_backends(&l.s, r->name, r->backend_tol ? r->backend_tol : 2e-5, r->mixes);
     subject_fini(&l.s);
+}
+
+/* Sizes of a real network, forward only and one row: what small shapes never reach. */
+static void test_large(void **state)
+{
+    const row *r = *state;
+    subject s;
+    subject_init(&s, 1);
+    keep(&s, r->build(&s, r));
+    dn_program_prune(s.p);
+    agree_close(&s, r->name, r->backend_tol ? r->backend_tol : 2e-5);
+    subject_fini(&s);
 }
 
 /* ---- the table itself ---- */
@@ -290,23 +220,32 @@ static void test_coverage(void **state)
 
 /* ---- --bench ---- */
 
+/* Forward alone, or with every gradient. */
+static void bench_row(const row *r, bool backward, dn_pool *pool)
+{
+    lab l = { 0 };
+    if (backward) {
+        lab_init(&l, r, 1);
+    } else {
+        subject_init(&l.s, 1);
+        keep(&l.s, r->build(&l.s, r));
+        dn_program_prune(l.s.p);
+    }
+    for (int b = 0; b < n_backends; b++)
+        if (backends[b]->available())
+            print_message("%-22s %-9s %-10s %10.3f %10.3f\n", r->name, backward ? "gradient" : "forward",
+                          backends[b]->name, subject_time(&l.s, backends[b], NULL, 200),
+                          subject_time(&l.s, backends[b], pool, 200));
+    subject_fini(&l.s);
+}
+
 static int bench(const char *words)
 {
     dn_pool *pool = dn_pool_new(2, NULL);
-    printf("%-30s %12s %12s %12s\n", "best ms of one row", "backend", "1 thread", "2 threads");
-    for (int i = 0; i < n_rows; i++) {
-        if (!rows[i].timed || (words && !strstr(rows[i].name, words)))
-            continue;
-        subject s;
-        subject_init(&s, 1);
-        keep(&s, rows[i].build(&s, &rows[i]));
-        dn_program_prune(s.p);
-        for (int b = 0; b < n_backends; b++)
-            if (backends[b]->available())
-                printf("%-30s %12s %12.3f %12.3f\n", rows[i].name, backends[b]->name,
-                       subject_time(&s, backends[b], NULL, 200), subject_time(&s, backends[b], pool, 200));
-        subject_fini(&s);
-    }
+    print_message("%-22s %-9s %-10s %10s %10s\n", "best ms of one row", "", "backend", "1 thread", "2 threads");
+    for (int i = 0; i < 2 * n_rows; i++)
+        if (rows[i / 2].timed && (!words || strstr(rows[i / 2].name, words)))
+            bench_row(&rows[i / 2], i % 2, pool);
     dn_pool_free(pool);
     return 0;
 }
@@ -328,10 +267,12 @@ int main(int argc, char **argv)
     static struct CMUnitTest tests[1024] = { { .name = "coverage", .test_func = test_coverage } };
     struct CMUnitTest *end = tests + 1;
     for (int i = 0; i < n_rows; i++)
-        if (!rows[i].timed) {
+        if (rows[i].timed) {
+            end = add_test(end, "large", &rows[i], test_large);
+        } else {
             end = add_test(end, "gradient", &rows[i], test_gradient);
             end = add_test(end, "precision", &rows[i], test_precision);
             end = add_test(end, "backends", &rows[i], test_backends);
         }
-    return _cmocka_run_group_tests("ops", tests, (size_t)(end - tests), NULL, NULL);
+    return _cmocka_run_group_tests("ops", tests, (size_t)(end - tests), NULL, report);
 }

@@ -14,7 +14,7 @@ typedef struct row {
     double backend_tol; /* of a backend against ref; 0: 2e-5 */
     const char *no_fd;  /* why finite differences cannot check it, and what does */
     bool mixes;         /* its outputs depend on all rows of the batch, by design */
-    bool timed;         /* sizes of a real network: compared and timed by --bench only */
+    bool timed;         /* the size of a real network: --bench times it; forward only and one row in the test */
 } row;
 
 extern const row rows[];

@@ -184,8 +184,8 @@ static void read_outputs(subject *s, const dn_run *r, int n)
         assert_true(place >= 0);
         for (int row = 0; row < (o->batch ? 1 : n); row++)
             for (int64_t k = 0; k < o->count; k++)
-                o->data[row * o->count + k] = get(dn_place_at(r, place, row), s->p->value[o->val].dtype,
-                                                  r->lowered->backend->real_size, k);
+                o->data[row * o->count + k] =
+                    get(dn_place_at(r, place, row), s->p->value[o->val].dtype, r->lowered->backend->real_size, k);
     }
 }
 
@@ -201,14 +201,18 @@ typedef struct bound {
 static void bind(bound *b, const subject *s, const dn_backend *backend, int n, dn_pool *pool, enum run_mode mode)
 {
     dn_error err = { 0 };
-    if (dn_lower(&b->l, backend, s->p, n, &err))
+    if (dn_lower(&b->l, backend, s->p, mode == RUN_ROOMY ? 2 * n + 1 : n, &err))
         fail_msg("%s: %s", backend->name, err.message);
     if (mode == RUN_APART)
         assert_int_equal(dn_plan_apart(b->l, &err), 0);
     b->block = make_block(s, backend->real_size);
     b->form = make_forms(b->l, b->block);
-    b->run = (dn_run){ .lowered = b->l, .arena = alloc(b->l->arena_bytes), .block = { b->block },
-                       .form = (const void *const *)b->form, .pool = pool, .n = n };
+    b->run = (dn_run){ .lowered = b->l,
+                       .arena = alloc(b->l->arena_bytes),
+                       .block = { b->block },
+                       .form = (const void *const *)b->form,
+                       .pool = pool,
+                       .n = n };
     memset(b->run.arena, 0xff, b->l->arena_bytes); /* NaN: nothing may read what nothing wrote */
 }
 

@@ -7,7 +7,7 @@
 
 #include "backend.h"
 
-enum { TENSORS_MAX = 16, OUTPUTS_MAX = 16 };
+enum { TENSORS_MAX = 48, OUTPUTS_MAX = 48 };
 
 typedef struct tensor {
     dn_val val;
@@ -51,6 +51,7 @@ extern const int n_backends;
 
 enum run_mode {
     RUN_PLANNED,
+    RUN_ROOMY,   /* planned for more rows than are run */
     RUN_APART,   /* every place on its own */
     RUN_POISONED /* planned; each place is filled with NaN when its life ends */
 };

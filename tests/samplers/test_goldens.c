@@ -1,7 +1,7 @@
 /* test_goldens.c - every step of every scheduler case recorded from diffusers.
  *
- * The cases' headers define model, start and noise; a case's steps are our entries, one to one. Errors are relative to the
- * larger of the number and the step's mean |x|. */
+ * The cases' headers define model, start and noise; a case's steps are our entries, one to one. Errors are relative to
+ * the largest |x| of the step. */
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>
@@ -11,13 +11,17 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Where x itself vanishes (a network that predicts x0 says 0 at t = 0) diffusers leaves rounding errors of about 1e-7.
+ */
+#define FLOOR 0.02
+
 enum { B = 4, C = 3, H = 8, W = 8, PER = C * H * W, ALL = B * PER };
 
 typedef struct batch {
     run sample[B];
-    float factor;      /* out = factor * in * t / (t + 1) */
-    int variance;      /* of the second half of the channels: 0 none, 1 learned, 2 learned_range */
-    int draws;         /* noise draws so far, and whether this entry drew */
+    float factor; /* out = factor * in * t / (t + 1) */
+    int variance; /* of the second half of the channels: 0 none, 1 learned, 2 learned_range */
+    int draws;    /* noise draws so far, and whether this entry drew */
     bool drew;
     int current;
     double worst;
@@ -36,7 +40,8 @@ static void model(void *user, float *out, const float *in, const run *r, float t
             float x = in[p * C + k], v = a->factor * x * t / (t + 1);
             out[p * stride + k] = v;
             if (a->variance)
-                out[p * stride + C + k] = a->variance == 1 ? (float)(0.001 + 0.01 / (1 + exp(-x))) : (float)tanh(0.3 * v);
+                out[p * stride + C + k] =
+                    a->variance == 1 ? (float)(0.001 + 0.01 / (1 + exp(-x))) : (float)tanh(0.3 * v);
         }
 }
 
@@ -62,10 +67,9 @@ static void start(batch *a, bool clipped, float scale, int out_channels)
     }
 }
 
-static void check(batch *a, const char *what, double got, double want, double scale)
+static void check(batch *a, double got, double want, double scale)
 {
     double error = fabs(got - want) / fmax(fabs(want), scale);
-    (void)what;
     if (!(error <= a->worst))
         a->worst = error;
 }
@@ -73,20 +77,20 @@ static void check(batch *a, const char *what, double got, double want, double sc
 static void compare(batch *a, const json_t *want)
 {
     float x[ALL];
-    double sum_abs = 0, mean = 0;
+    double sum_abs = 0, mean = 0, largest = FLOOR;
     for (int b = 0; b < B; b++)
         for (int e = 0; e < PER; e++)
             x[flat(b, e)] = a->sample[b].slot.x[e];
     for (int i = 0; i < ALL; i++) {
         sum_abs += fabs(x[i]);
         mean += x[i] / ALL;
+        largest = fmax(largest, fabs(x[i]));
     }
-    double golden = json_number_value(json_object_get(want, "sum_abs")), scale = golden / ALL;
-    check(a, "sum_abs", sum_abs, golden, 0);
-    check(a, "mean", mean, json_number_value(json_object_get(want, "mean")), scale);
+    check(a, sum_abs, json_number_value(json_object_get(want, "sum_abs")), FLOOR * ALL);
+    check(a, mean, json_number_value(json_object_get(want, "mean")), largest);
     for (int i = 0; i < 4; i++) {
-        check(a, "first", x[i], json_number_value(json_array_get(json_object_get(want, "first"), i)), scale);
-        check(a, "last", x[ALL - 4 + i], json_number_value(json_array_get(json_object_get(want, "last"), i)), scale);
+        check(a, x[i], json_number_value(json_array_get(json_object_get(want, "first"), i)), largest);
+        check(a, x[ALL - 4 + i], json_number_value(json_array_get(json_object_get(want, "last"), i)), largest);
     }
 }
 
@@ -94,9 +98,7 @@ static bool has_null(const json_t *steps)
 {
     size_t i;
     json_t *step;
-    json_array_foreach ((json_t *)steps, i, step)
-        if (json_is_null(json_object_get(step, "sum_abs")))
-            return true;
+    json_array_foreach((json_t *)steps, i, step) if (json_is_null(json_object_get(step, "sum_abs"))) return true;
     return false;
 }
 
@@ -108,9 +110,8 @@ static dn_scheduler_config *config_of_case(const json_t *c)
     json_t *file = json_deep_copy(json_object_get(c, "config")), *request = json_object(), *value;
     const char *key;
     json_object_set(file, "_class_name", json_object_get(c, "class"));
-    json_object_foreach (json_object_get(c, "step_kwargs"), key, value)
-        if (strcmp(key, "eta"))
-            json_object_set(request, key, value);
+    json_object_foreach(json_object_get(c, "step_kwargs"), key, value) if (strcmp(key, "eta"))
+        json_object_set(request, key, value);
     if (json_is_number(json_object_get(c, "mu")))
         json_object_set(request, "mu", json_object_get(c, "mu"));
     if (dn_scheduler_config_new(&config, file, &err) || dn_scheduler_config_overlay(config, request, &err))
@@ -128,12 +129,12 @@ static void run_case(batch *a, const dn_table *t, const json_t *c, bool clipped)
     a->variance = !variance ? 0 : !strcmp(variance, "learned") ? 1 : !strcmp(variance, "learned_range") ? 2 : 0;
     const json_t *sigma = json_object_get(c, "init_noise_sigma");
     if (json_is_number(sigma))
-        check(a, "init", t->init_scale, json_number_value(sigma), 0);
+        check(a, t->init_scale, json_number_value(sigma), 0);
     start(a, clipped, t->init_scale, a->variance ? 2 * C : C);
     assert_int_equal(t->n_entries, json_array_size(steps));
     for (int i = 0; i < t->n_entries; i++) {
         double want = json_number_value(json_array_get(timesteps, i));
-        check(a, "timestep", t->entry[i].timestep, want, 1);
+        check(a, t->entry[i].timestep, want, 1);
         a->drew = false;
         for (a->current = 0; a->current < B; a->current++)
             assert_int_equal(run_entry(&a->sample[a->current], t, model, noise, a), 0);
@@ -193,11 +194,13 @@ static void run_file(const char *path, bool clipped, const int want[4])
     json_t *file = json_file(path), *c;
     int count[4] = { 0 };
     size_t i;
-    json_array_foreach (json_object_get(file, "cases"), i, c) {
+    json_array_foreach(json_object_get(file, "cases"), i, c)
+    {
         bool nan = has_null(json_object_get(c, "steps"));
         enum outcome o = try_case(c, (int)i, clipped);
         if (o != LATER && nan != (o == IMPOSSIBLE))
-            fail_msg("case %d: the golden %s NaN, we %s it", (int)i, nan ? "is" : "is no", o == IMPOSSIBLE ? "refuse" : "run");
+            fail_msg("case %d: the golden %s NaN, we %s it", (int)i, nan ? "is" : "is no",
+                     o == IMPOSSIBLE ? "refuse" : "run");
         count[o]++;
     }
     json_decref(file);

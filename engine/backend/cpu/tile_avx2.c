@@ -1,12 +1,12 @@
 /* tile_avx2.c - the 6x16 register tile, its edges of 1 to 5 rows, and the epilogue of a panel. */
 #include "tile_avx2.h"
 
-enum { ROWS = 6, AHEAD = 1024 };
+enum { AHEAD = 1024 /* floats of B to fetch ahead: its panels come from L3 or memory */ };
 
 always_inline void tile(const int rows, int k_blocks, const float *a, ptrdiff_t block, const float *b, float *c,
                         const bool more)
 {
-    __m256 c0[ROWS], c1[ROWS];
+    __m256 c0[TILE_ROWS], c1[TILE_ROWS];
 #pragma GCC unroll 6
     for (int i = 0; i < rows; i++) {
         c0[i] = more ? _mm256_loadu_ps(c + i * PANEL) : _mm256_setzero_ps();
@@ -45,13 +45,10 @@ typedef void (*tile_fn)(int k_blocks, const float *a, ptrdiff_t block, const flo
     }
 TILE(1) TILE(2) TILE(3) TILE(4) TILE(5) TILE(6)
 
-static const tile_fn tiles[2][ROWS + 1] = {
+static const tile_fn tiles[2][TILE_ROWS + 1] = {
     { NULL, tile_1, tile_2, tile_3, tile_4, tile_5, tile_6 },
     { NULL, tile_more_1, tile_more_2, tile_more_3, tile_more_4, tile_more_5, tile_more_6 },
 };
-
-/* Two tiles of 3 to 6 rows rather than one of 6 and one of 1: short tiles wait for the latency of their chains. */
-static inline int tile_rows(int left) { return left >= 2 * ROWS ? ROWS : left > ROWS ? (left + 1) / 2 : left; }
 
 void dn_cpu_strip(int rows, int k_blocks, const float *a, ptrdiff_t block, const float *b, float *c, bool more)
 {

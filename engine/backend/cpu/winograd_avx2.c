@@ -208,14 +208,18 @@ static inline spot spot_of(const winograd *w, int64_t tile)
 static inline int part_begin(const winograd *w, int part) { return (int)((int64_t)w->count * part / w->parts); }
 
 /* Copy the tile whose top left input is (y, x), zero where it lies outside the image. */
-static void copy_edge(float *dst, int a, const float *src, const dn_conv_shape *s, int y, int x)
+always_inline void copy_edge(const int a, float *dst, const float *src, const dn_conv_shape *s, int y, int x)
 {
-    for (int i = 0; i < a; i++)
+    const int j0 = x < 0 ? -x : 0, j1 = s->W - x < a ? s->W - x : a;
+    for (int i = 0; i < a; i++, dst += a * LANES) {
+        const bool outside = y + i < 0 || y + i >= s->H;
+        const float *line = src + ((ptrdiff_t)(y + i) * s->W + x) * LANES;
+#pragma GCC unroll 6
         for (int j = 0; j < a; j++) {
-            bool inside = y + i >= 0 && y + i < s->H && x + j >= 0 && x + j < s->W;
-            __m256 d = inside ? _mm256_loadu_ps(src + ((ptrdiff_t)(y + i) * s->W + x + j) * LANES) : _mm256_setzero_ps();
-            _mm256_store_ps(dst + (i * a + j) * LANES, d);
+            __m256 v = outside || j < j0 || j >= j1 ? _mm256_setzero_ps() : _mm256_loadu_ps(line + j * LANES);
+            _mm256_store_ps(dst + j * LANES, v);
         }
+    }
 }
 
 /* Tiles t0 .. t1-1 of the chunk, channels of one block of 8. */
@@ -232,7 +236,7 @@ always_inline void input_tiles(const int m, const winograd *w, int block, int t0
         if (y >= 0 && x >= 0 && y + a <= s->H && x + a <= s->W) {
             input_tile(m, src + ((ptrdiff_t)y * s->W + x) * LANES, (ptrdiff_t)s->W * LANES, v, w->v_plane);
         } else {
-            copy_edge(edge, a, src, s, y, x);
+            copy_edge(a, edge, src, s, y, x);
             input_tile(m, edge, a * LANES, v, w->v_plane);
         }
     }
@@ -327,16 +331,17 @@ static void panel_task(void *arg, int64_t from, int64_t to, int thread)
 static void run_parts(winograd *w, dn_task task, int n)
 {
     int threads = dn_pool_threads(w->call->pool), wanted = threads > 1 ? threads * TASKS_PER_THREAD : 1;
-    w->parts = (int)min64(ceil_div(wanted, n), ceil_div(w->count, 6));
+    w->parts = (int)min64(ceil_div(wanted, n), ceil_div(w->count, TILE_ROWS));
     dn_pool_run(w->call->pool, task, w, (int64_t)n * w->parts, 1);
 }
 
 static int tiles_of(const dn_conv_shape *s, int m) { return ceil_div(s->Ho, m) * ceil_div(s->Wo, m); }
 
+/* Chunks of about the same size, in whole strips. */
 static int chunk_of(const dn_conv_shape *s, int m, int64_t rows)
 {
-    (void)s;
-    return (int)min64(TILES_MAX, tiles_of(s, m) * rows);
+    const int64_t all = (int64_t)tiles_of(s, m) * rows, chunks = (all + TILES_MAX - 1) / TILES_MAX;
+    return (int)min64(all, ((all + chunks - 1) / chunks + TILE_ROWS - 1) / TILE_ROWS * TILE_ROWS);
 }
 
 static void run(const dn_conv_call *call, int m, enum weights weights)
@@ -359,7 +364,8 @@ static void run(const dn_conv_call *call, int m, enum weights weights)
 
 static size_t workspace(const dn_conv_shape *s, int rows_max, int m)
 {
-    size_t plane = (size_t)ceil_div(s->C, LANES) * chunk_of(s, m, rows_max) * LANES + PAD;
+    int64_t chunk = min64(TILES_MAX, (int64_t)tiles_of(s, m) * rows_max); /* not less than that of any fewer rows */
+    size_t plane = (size_t)ceil_div(s->C, LANES) * chunk * LANES + PAD;
     return (size_t)((m + 2) * (m + 2)) * plane * sizeof(float);
 }
 

@@ -10,6 +10,7 @@ static const kernel kernels[DN_OP_COUNT] = {
 };
 
 /* Bit i: operand i is I32; every other one is F32. */
+/* clang-format off */
 static const struct {
     unsigned in, out;
 } integers[DN_OP_COUNT] = {
@@ -22,6 +23,7 @@ static const struct {
     [DN_OP_VQ] = { 0, 1 << 1 },
     [DN_OP_VQ_DW] = { 1 << 0, 0 },
 };
+/* clang-format on */
 
 /* ---- running ---- */
 
@@ -94,11 +96,13 @@ int R(resolve)(dn_ref_attr *out, const dn_program *p, const dn_op *op, dn_error 
 size_t R(workspace)(const dn_ref_attr *a)
 {
     switch (a->kind) {
-#define X(code, name, doubles)                                                                                         \
-    case DN_OP_##code: return (size_t)(doubles) * sizeof(double);
+#define X(code, name, doubles) \
+    case DN_OP_##code:         \
+        return (size_t)(doubles) * sizeof(double);
         KERNELS(X)
 #undef X
-    case DN_OP_COUNT: break;
+    case DN_OP_COUNT:
+        break;
     }
     return 0;
 }
@@ -113,8 +117,9 @@ static int out_of_memory(dn_error *err)
 static int add_workspace(dn_lowered *l, const dn_ref_attr *a)
 {
     int64_t bytes = padded((int64_t)R(workspace)(a));
-    dn_place place = { .memory = DN_IN_ARENA, .bytes = bytes, .row_bytes = a->row_out ? bytes : 0, .inside = -1,
-                       .val = DN_NONE };
+    dn_place place = {
+        .memory = DN_IN_ARENA, .bytes = bytes, .row_bytes = a->row_out ? bytes : 0, .inside = -1, .val = DN_NONE
+    };
     return dn_place_add(l, place);
 }
 
@@ -127,8 +132,13 @@ int R(emit)(dn_lowered *l, int index, const int *place, dn_error *err)
     int rc = R(resolve)(a, l->program, op, err);
     if (rc)
         return rc;
-    dn_step step = { .fn = R(step)(op->kind), .attr = a, .n_in = op->n_in, .n_out = op->n_out, .workspace = -1,
-                     .op_first = index, .op_last = index };
+    dn_step step = { .fn = R(step)(op->kind),
+                     .attr = a,
+                     .n_in = op->n_in,
+                     .n_out = op->n_out,
+                     .workspace = -1,
+                     .op_first = index,
+                     .op_last = index };
     for (int i = 0; i < op->n_in; i++)
         step.in[i] = op->in[i] == DN_NONE ? -1 : place[op->in[i]];
     for (int i = 0; i < op->n_out; i++)
@@ -149,12 +159,19 @@ static dn_place place_of(const dn_program *p, dn_val v)
     int64_t bytes = value_bytes(value);
     if (value->kind == DN_PARAM && value->op < 0) {
         int64_t first = p->block[value->block].param[value->param].offset;
-        return (dn_place){ .memory = DN_IN_BLOCK, .block = value->block, .offset = first * (int64_t)sizeof(real),
-                           .bytes = bytes, .inside = -1, .val = v };
+        return (dn_place){ .memory = DN_IN_BLOCK,
+                           .block = value->block,
+                           .offset = first * (int64_t)sizeof(real),
+                           .bytes = bytes,
+                           .inside = -1,
+                           .val = v };
     }
-    return (dn_place){ .memory = DN_IN_ARENA, .bytes = padded(bytes),
-                       .row_bytes = value->kind == DN_ROW ? padded(bytes) : 0, .inside = -1,
-                       .keep = value->output || value->op < 0, .val = v };
+    return (dn_place){ .memory = DN_IN_ARENA,
+                       .bytes = padded(bytes),
+                       .row_bytes = value->kind == DN_ROW ? padded(bytes) : 0,
+                       .inside = -1,
+                       .keep = value->output || value->op < 0,
+                       .val = v };
 }
 
 /* A value needs a place when an op touches it or the caller does. */

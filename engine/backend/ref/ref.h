@@ -2,7 +2,7 @@
  *
  * The same sources are compiled twice, with `real` = float (dn_backend_ref) and double (dn_backend_ref64, for finite
  * differences and error bars). Sums are accumulated in double in both. Every op is one step, every value one dense
- * place; nothing is fused. Another backend falls back to ref for an op by dn_ref_emit (float build), over dense places. */
+ * place; nothing is fused. Another backend falls back to ref for an op by dn_ref_emit (float), over dense places. */
 #ifndef DN_BACKEND_REF_H
 #define DN_BACKEND_REF_H
 
@@ -24,8 +24,8 @@ typedef struct dn_ref_attr {
     bool row_in;  /* some input is a ROW: a BATCH output sums over the run's rows, in order */
 } dn_ref_attr;
 
-/* The step of an op; its attr is a dn_ref_attr, its workspace (if dn_ref_workspace is not 0) a place with a row for each
- * row when row_out, else with one copy. Needs no other preparation. */
+/* The step of an op; its attr is a dn_ref_attr, its workspace (if dn_ref_workspace is not 0) a place with a row for
+ * each row when row_out, else with one copy. Needs no other preparation. */
 dn_step_fn dn_ref_step(enum dn_op_kind k);
 
 /* Resolve shapes. DN_E_UNSUPPORTED names the op when ref cannot compute it with these types. */

@@ -45,7 +45,7 @@ int R(attention)(const call *c, int64_t row)
 {
     heads h = heads_of(c);
     const real *q = in(c, 0, row) /* [L,C] */, *k = in(c, 1, row) /* [M,C] */, *v = in(c, 2, row) /* [M,C] */;
-    real *y = out(c, 0, row); /* [L,C] */
+    real *y = out(c, 0, row);      /* [L,C] */
     double *p = workspace(c, row); /* [M] */
     for (int64_t i = 0; i < h.L * h.C; i += h.d) {
         int64_t head = i % h.C;

@@ -1,4 +1,4 @@
-/* ref_impl.h - what the sources of ref share: the type `real`, the names of a build, and how a kernel finds its rows. */
+/* ref_impl.h - what the sources of ref share: the type `real`, a build's names, and how a kernel finds its rows. */
 #ifndef DN_BACKEND_REF_IMPL_H
 #define DN_BACKEND_REF_IMPL_H
 
@@ -58,38 +58,38 @@ static inline void round_all(real *dst, const double *src, int64_t n)
 }
 
 /* op, kernel, doubles of workspace as an expression over `const dn_ref_attr *a` */
-#define KERNELS(X)                                                                                                     \
-    X(CONV2D, conv2d, a->out[0].shape.dim[2])                                                                          \
-    X(CONV2D_DX, conv2d_dx, a->out[0].shape.dim[2])                                                                    \
-    X(CONV2D_DW, conv2d_dw, a->out[0].shape.dim[3])                                                                    \
-    X(MATMUL, matmul, last_dim(&a->out[0].shape))                                                                      \
-    X(MATMUL_DW, matmul_dw, last_dim(&a->out[0].shape))                                                                \
-    X(ATTENTION, attention, a->in[1].shape.dim[0])                                                                     \
-    X(ATTENTION_BWD, attention_bwd, 2 * (a->in[1].shape.dim[0] + a->in[1].count))                                      \
-    X(NORM, norm, 0)                                                                                                   \
-    X(NORM_DX, norm_dx, 0)                                                                                             \
-    X(NORM_DW, norm_dw, 2 * last_dim(&a->in[0].shape))                                                                 \
-    X(UNARY, unary, 0)                                                                                                 \
-    X(UNARY_BWD, unary_bwd, 0)                                                                                         \
-    X(BINARY, binary, 0)                                                                                               \
-    X(SUM_TO, sum_to, a->out[0].count)                                                                                 \
-    X(SOFTMAX, softmax, 0)                                                                                             \
-    X(SOFTMAX_BWD, softmax_bwd, 0)                                                                                     \
-    X(COPY, copy, 0)                                                                                                   \
-    X(EMBED, embed, 0)                                                                                                 \
-    X(EMBED_DW, embed_dw, a->out[0].count)                                                                             \
-    X(TIMESTEP, timestep, 0)                                                                                           \
-    X(FOURIER, fourier, 0)                                                                                             \
-    X(FIR, fir, 0)                                                                                                     \
-    X(DROPOUT, dropout, 0)                                                                                             \
-    X(NORMAL, normal, 0)                                                                                               \
-    X(LOSS, loss, 0)                                                                                                   \
-    X(LOSS_BWD, loss_bwd, 0)                                                                                           \
-    X(CROSS_ENTROPY, cross_entropy, 0)                                                                                 \
-    X(CROSS_ENTROPY_BWD, cross_entropy_bwd, 0)                                                                         \
-    X(VQ, vq, 0)                                                                                                       \
-    X(VQ_DW, vq_dw, a->out[0].count)                                                                                   \
-    X(CAST, cast, 0)                                                                                                   \
+#define KERNELS(X)                                                                \
+    X(CONV2D, conv2d, a->out[0].shape.dim[2])                                     \
+    X(CONV2D_DX, conv2d_dx, a->out[0].shape.dim[2])                               \
+    X(CONV2D_DW, conv2d_dw, a->out[0].shape.dim[3])                               \
+    X(MATMUL, matmul, last_dim(&a->out[0].shape))                                 \
+    X(MATMUL_DW, matmul_dw, last_dim(&a->out[0].shape))                           \
+    X(ATTENTION, attention, a->in[1].shape.dim[0])                                \
+    X(ATTENTION_BWD, attention_bwd, 2 * (a->in[1].shape.dim[0] + a->in[1].count)) \
+    X(NORM, norm, 0)                                                              \
+    X(NORM_DX, norm_dx, 0)                                                        \
+    X(NORM_DW, norm_dw, 2 * last_dim(&a->in[0].shape))                            \
+    X(UNARY, unary, 0)                                                            \
+    X(UNARY_BWD, unary_bwd, 0)                                                    \
+    X(BINARY, binary, 0)                                                          \
+    X(SUM_TO, sum_to, a->out[0].count)                                            \
+    X(SOFTMAX, softmax, 0)                                                        \
+    X(SOFTMAX_BWD, softmax_bwd, 0)                                                \
+    X(COPY, copy, 0)                                                              \
+    X(EMBED, embed, 0)                                                            \
+    X(EMBED_DW, embed_dw, a->out[0].count)                                        \
+    X(TIMESTEP, timestep, 0)                                                      \
+    X(FOURIER, fourier, 0)                                                        \
+    X(FIR, fir, 0)                                                                \
+    X(DROPOUT, dropout, 0)                                                        \
+    X(NORMAL, normal, 0)                                                          \
+    X(LOSS, loss, 0)                                                              \
+    X(LOSS_BWD, loss_bwd, 0)                                                      \
+    X(CROSS_ENTROPY, cross_entropy, 0)                                            \
+    X(CROSS_ENTROPY_BWD, cross_entropy_bwd, 0)                                    \
+    X(VQ, vq, 0)                                                                  \
+    X(VQ_DW, vq_dw, a->out[0].count)                                              \
+    X(CAST, cast, 0)                                                              \
     X(DETACH, detach, 0)
 
 /* ref.h's functions, of this build. */

@@ -9,9 +9,18 @@ typedef struct conv {
 static conv conv_of(const call *c, const dn_ref_operand *x, const dn_ref_operand *w, const dn_ref_operand *y)
 {
     const dn_attr *a = &c->op->attr;
-    return (conv){ x->shape.dim[0], x->shape.dim[1], x->shape.dim[2], y->shape.dim[0], y->shape.dim[1],
-                   y->shape.dim[2], w->shape.dim[0], w->shape.dim[1], a->conv.stride,
-                   a->conv.pad[DN_TOP], a->conv.pad[DN_LEFT] };
+    const int64_t *in = x->shape.dim, *k = w->shape.dim, *out = y->shape.dim;
+    return (conv){ .H = in[0],
+                   .W = in[1],
+                   .C = in[2],
+                   .Ho = out[0],
+                   .Wo = out[1],
+                   .K = out[2],
+                   .kh = k[0],
+                   .kw = k[1],
+                   .stride = a->conv.stride,
+                   .top = a->conv.pad[DN_TOP],
+                   .left = a->conv.pad[DN_LEFT] };
 }
 
 /* The input coordinate that tap k of output o reads, or -1 outside. */

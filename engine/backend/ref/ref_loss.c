@@ -2,6 +2,7 @@
 #include "ref_impl.h"
 
 /* Huber: d^2/2 within delta, delta (|d| - delta/2) beyond, as PyTorch's huber_loss. */
+/* clang-format off */
 static double loss_of(const dn_attr *a, double d)
 {
     switch (a->loss.kind) {
@@ -11,7 +12,9 @@ static double loss_of(const dn_attr *a, double d)
     }
     return NAN;
 }
+/* clang-format on */
 
+/* clang-format off */
 static double loss_slope(const dn_attr *a, double d)
 {
     switch (a->loss.kind) {
@@ -21,6 +24,7 @@ static double loss_slope(const dn_attr *a, double d)
     }
     return NAN;
 }
+/* clang-format on */
 
 int R(loss)(const call *c, int64_t row)
 {

@@ -33,7 +33,8 @@ int R(copy)(const call *c, int64_t row)
  * (x[2o-1] + 3x[2o] + 3x[2o+1] + x[2o+2]) / 8. Up: y[2i] = x[i-1]/4 + 3x[i]/4, y[2i+1] = 3x[i]/4 + x[i+1]/4. */
 static int taps(bool up, int64_t o, int64_t at[4], double weight[4])
 {
-    static const double down_weight[4] = { 0.125, 0.375, 0.375, 0.125 }, up_weight[2][2] = { { .25, .75 }, { .75, .25 } };
+    static const double down_weight[4] = { 0.125, 0.375, 0.375, 0.125 };
+    static const double up_weight[2][2] = { { 0.25, 0.75 }, { 0.75, 0.25 } };
     for (int k = 0; k < (up ? 2 : 4); k++) {
         at[k] = up ? o / 2 + o % 2 - 1 + k : 2 * o - 1 + k;
         weight[k] = up ? up_weight[o % 2][k] : down_weight[k];

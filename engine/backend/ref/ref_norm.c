@@ -1,6 +1,6 @@
 /* ref_norm.c - GroupNorm and LayerNorm: biased variance, y = (x - mean) * rstd * gamma + beta.
  *
- * A unit is what shares a mean: a group of channels over all positions, or (per_position) all channels of a position. */
+ * A unit is what shares a mean: a group of channels over all positions, or (per_position) a position's channels. */
 #include "ref_impl.h"
 
 typedef struct unit {
@@ -27,10 +27,7 @@ static unit unit_of(const call *c, int64_t i)
 static int64_t unit_size(const unit *u) { return u->positions * u->width; }
 
 /* Where element i of the unit lies in the row. */
-static int64_t unit_at(const unit *u, int64_t i)
-{
-    return (u->origin + i / u->width) * u->C + u->first + i % u->width;
-}
+static int64_t unit_at(const unit *u, int64_t i) { return (u->origin + i / u->width) * u->C + u->first + i % u->width; }
 
 static void moments(const real *x, const unit *u, double eps, double *mean, double *rstd)
 {

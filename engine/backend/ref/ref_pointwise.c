@@ -1,4 +1,4 @@
-/* ref_pointwise.c - functions of one number, broadcast arithmetic and its transpose (sum_to), casts, dropout, normals. */
+/* ref_pointwise.c - functions of one number, broadcast arithmetic, its transpose (sum_to), casts, dropout, normals. */
 #include "ref_impl.h"
 #include "rng.h"
 
@@ -11,6 +11,7 @@ static const double inv_sqrt_2pi = 0.39894228040143267794, gelu_cubic = 0.044715
 
 static double gelu_argument(double x) { return sqrt_2_over_pi * (x + gelu_cubic * x * x * x); }
 
+/* clang-format off */
 static double value(const dn_attr *a, double x)
 {
     switch (a->unary.kind) {
@@ -33,6 +34,7 @@ static double value(const dn_attr *a, double x)
     }
     return NAN;
 }
+/* clang-format on */
 
 static double gelu_tanh_slope(double x)
 {
@@ -46,6 +48,7 @@ static double mish_slope(double x)
     return t + x * (1 - t * t) * sigmoid(x);
 }
 
+/* clang-format off */
 static double slope(const dn_attr *a, double x)
 {
     double v;
@@ -69,6 +72,7 @@ static double slope(const dn_attr *a, double x)
     }
     return NAN;
 }
+/* clang-format on */
 
 int R(unary)(const call *c, int64_t row)
 {
@@ -107,6 +111,7 @@ static int64_t offset(const dn_shape *full, const int64_t *stride, int64_t i)
     return at;
 }
 
+/* clang-format off */
 static real combine(enum dn_binary kind, real a, real b)
 {
     switch (kind) {
@@ -117,6 +122,7 @@ static real combine(enum dn_binary kind, real a, real b)
     }
     return (real)NAN;
 }
+/* clang-format on */
 
 int R(binary)(const call *c, int64_t row)
 {
@@ -180,6 +186,7 @@ static double narrow_to(const narrow *f, uint16_t h)
     return h & 0x8000 ? -x : x;
 }
 
+/* clang-format off */
 static double load(const void *x, enum dn_dtype t, int64_t i)
 {
     switch (t) {
@@ -191,10 +198,12 @@ static double load(const void *x, enum dn_dtype t, int64_t i)
     }
     return NAN;
 }
+/* clang-format on */
 
 /* To nearest even, cut to the range; NaN gives lo. */
 static double integer(double x, double lo, double hi) { return x > lo ? fmin(rint(x), hi) : lo; }
 
+/* clang-format off */
 static void store(void *y, enum dn_dtype t, int64_t i, double x)
 {
     switch (t) {
@@ -205,6 +214,7 @@ static void store(void *y, enum dn_dtype t, int64_t i, double x)
     case DN_U8: ((uint8_t *)y)[i] = (uint8_t)integer(x, 0, UINT8_MAX); break;
     }
 }
+/* clang-format on */
 
 int R(cast)(const call *c, int64_t row)
 {

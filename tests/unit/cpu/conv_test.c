@@ -139,7 +139,7 @@ static tensor run(const fixture *f, const dn_conv_kernel *kernel, int row, int n
         kernel->pack(form, f->weights, &w);
     }
     c.weights = form ? form : f->weights;
-    c.workspace = aligned(kernel->workspace_bytes(s, n));
+    c.workspace = aligned(kernel->workspace_bytes(s, f->n)); /* for n rows or more */
     kernel->run(&c);
     free(c.workspace);
     free(form);
