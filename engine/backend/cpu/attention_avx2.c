@@ -1,10 +1,10 @@
 /* attention_avx2.c - see attention.h.
  *
  * Keys and values of every head are packed as panels for dn_cpu_strip: keys (times the scale) [M/16][d][16], values
- * [d/16][M][16], zero where a panel ends. Queries are read where they are if heads begin at whole blocks, else packed as
- * blocks [d/8][L][8]. Then, strip by strip of query rows: scores panel by panel with the running maximum of each row,
- * exponentials as blocks [M/8][rows][8], times the values, divided by their sum. Each score is one chain over d, each
- * output one over M. */
+ * [d/16][M][16], zero where a panel ends. Queries are read where they are if heads begin at whole blocks, else packed
+ * as blocks [d/8][L][8]. Then, strip by strip of query rows: scores panel by panel with the running maximum of each
+ * row, exponentials as blocks [M/8][rows][8], times the values, divided by their sum. Each score is one chain over d,
+ * each output one over M. */
 #include "attention.h"
 #include "elementwise_lanes.h"
 #include "tile_avx2.h"
@@ -17,7 +17,7 @@ static int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; 
 typedef struct head {
     const dn_attention_args *a;
     int64_t row;
-    int first;    /* channel */
+    int first; /* channel */
     int d;
     float *k, *v; /* packed */
     float *q;     /* packed, or in place */
@@ -111,7 +111,8 @@ static void pack_values(const head *h)
         float *dst = h->v + c / PANEL * depth * PANEL + c % PANEL;
         for (int64_t m = 0; m < depth; m++)
             if (whole)
-                _mm256_store_ps(dst + m * PANEL, m < h->a->keys ? _mm256_loadu_ps(src + m * LANES) : _mm256_setzero_ps());
+                _mm256_store_ps(dst + m * PANEL,
+                                m < h->a->keys ? _mm256_loadu_ps(src + m * LANES) : _mm256_setzero_ps());
             else
                 dst[m * PANEL] = src && m < h->a->keys ? src[m * LANES] : 0;
         c += whole ? LANES : 1;
