@@ -46,7 +46,7 @@ void *dn_call_begin(void *cls, const char *uri, struct MHD_Connection *c)
     return call;
 }
 
-/* ---- the body -------------------------------------------------------------------------------------------------- */
+/* ---- the body -------------------------------------------------------------------------------------------- */
 
 static bool grow_body(dn_call *call, size_t need)
 {
@@ -89,7 +89,7 @@ void dn_call_free_body(dn_call *call)
     call->body_len = call->body_cap = 0;
 }
 
-/* ---- MHD's calls ------------------------------------------------------------------------------------------------- */
+/* ---- MHD's calls ----------------------------------------------------------------------------------------- */
 
 /* How long the body may take: what the client announced, or else all that it may send, at the slowest allowed rate. */
 static int body_ms(const dn_call *call)
@@ -125,10 +125,12 @@ static void run_handler(dn_call *call)
         call->endpoint->handler(call);
     if (call->replied || call->dead)
         return;
+    if (call->conn->gone_ms) {
+        dn_call_vanish(call);
+        return;
+    }
     MHD_suspend_connection(call->conn->mhd); /* MHD_YES without a response would be a busy loop */
     call->suspended = true;
-    if (call->conn->gone_ms)
-        dn_call_vanish(call);
 }
 
 enum MHD_Result dn_call_handle(void *cls, struct MHD_Connection *c, const char *url, const char *method,
@@ -149,7 +151,7 @@ enum MHD_Result dn_call_handle(void *cls, struct MHD_Connection *c, const char *
     else if (complete && !call->replied)
         run_handler(call);
     *n = 0;
-    return call->dead && !call->suspended ? MHD_NO : MHD_YES;
+    return call->dead ? MHD_NO : MHD_YES;
 }
 
 static void tell_gone(dn_call *call)
@@ -208,7 +210,7 @@ void dn_call_vanish(dn_call *call)
     dn_call_resume(call);
 }
 
-/* ---- what handlers see --------------------------------------------------------------------------------------------- */
+/* ---- what handlers see ----------------------------------------------------------------------------------- */
 
 struct dn_arena *dn_call_arena(dn_call *call) { return call->arena; }
 void *dn_call_app(const dn_call *call) { return call->route < 0 ? NULL : call->http->owners[call->route]; }

@@ -64,7 +64,7 @@ void dn_reply_send(dn_call *call, int status, struct MHD_Response *response)
         dn_call_vanish(call);
 }
 
-/* ---- bodies ------------------------------------------------------------------------------------------------------- */
+/* ---- bodies ---------------------------------------------------------------------------------------------- */
 
 typedef struct source {
     dn_conn *conn; /* outlives the response */
@@ -137,7 +137,7 @@ void dn_reply(dn_call *call, int status, const char *content_type, const void *d
     dn_reply_take(call, status, content_type, copy, n, free);
 }
 
-/* ---- refusals ------------------------------------------------------------------------------------------------------ */
+/* ---- refusals -------------------------------------------------------------------------------------------- */
 
 void dn_reply_error(dn_call *call, const struct dn_http_error *err)
 {
@@ -178,7 +178,7 @@ void dn_reply_engine_error(dn_call *call, const dn_error *err)
 
 void dn_reply_refusal(dn_call *call) { dn_reply_error(call, &call->refusal); }
 
-/* ---- OPTIONS and the page -------------------------------------------------------------------------------------------- */
+/* ---- OPTIONS and the page -------------------------------------------------------------------------------- */
 
 void dn_reply_options(dn_call *call)
 {

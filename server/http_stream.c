@@ -1,8 +1,8 @@
 /* http_stream.c - server-sent events: a queue of events between the app and MHD's reader.
  *
- * The reader takes events in order. While it is behind, a lossy event overwrites the queued one of its key (unless that is
- * already half sent); kept events add up to DN_STREAM_BYTES_MAX, then the reader is cut off. With nothing to send, the
- * connection is suspended. */
+ * The reader takes events in order. While it is behind, a lossy event overwrites the queued one of its key (unless that
+ * is already half sent); kept events add up to DN_STREAM_BYTES_MAX, then the reader is cut off. With nothing to send,
+ * the connection is suspended. */
 #include "http_internal.h"
 #include <limits.h>
 #include <stdlib.h>
