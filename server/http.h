@@ -75,7 +75,8 @@ typedef struct dn_call_facts {
 } dn_call_facts;
 dn_call_facts *dn_call_facts_of(dn_call *call);
 
-/* The client left, or the server stops, before the reply was given or the stream closed. */
+/* The client left, or the server stops, before the reply was given or the stream closed. Never called from inside a
+ * function of this header. */
 void dn_call_on_gone(dn_call *call, void (*gone)(void *arg), void *arg);
 
 /* ---- replies --------------------------------------------------------------------------------------------- */
@@ -97,7 +98,7 @@ void dn_reply_engine_error(dn_call *call, const dn_error *err);
 /* ---- server-sent events ---------------------------------------------------------------------------------- */
 
 /* Answer 200 text/event-stream with what dn_reply_header has added. The call belongs to the stream now; on_gone stays.
- * NULL when out of memory: then the call is over, and was told so by on_gone or by a 503. */
+ * NULL: it cannot be sent (no memory); on_gone follows, later, from the loop. */
 dn_stream *dn_stream_open(dn_call *call);
 /* Copies `text`, one whole event as dn_event_write makes it. lossy_key < 0: kept, never dropped (image, done, error); a
  * reader that lets DN_STREAM_BYTES_MAX pile up is cut off, and on_gone is told later, from the loop, never from inside

@@ -141,10 +141,11 @@ enum MHD_Result dn_call_handle(void *cls, struct MHD_Connection *c, const char *
     dn_call *call = *context;
     if (!call || call->dead || call->http->stopping)
         return MHD_NO;
-    bool complete = call->headed && *n == 0;
+    /* Not by *n: with Expect and no body, MHD offers 0 bytes of it before it takes a response. */
+    bool complete = call->headed && !data;
     if (!call->headed)
         take_head(call, method);
-    else if (!complete && call->conn->state != DN_CONN_LINGERING)
+    else if (!complete && *n && call->conn->state != DN_CONN_LINGERING)
         take_body(call, data, *n);
     else if (complete && call->conn->state == DN_CONN_LINGERING)
         return MHD_NO;
@@ -198,16 +199,21 @@ void dn_call_resume(dn_call *call)
     dn_listener_kick(call->conn->listener);
 }
 
-void dn_call_vanish(dn_call *call)
+void dn_call_fail(dn_call *call)
 {
-    if (call->dead)
-        return;
     call->dead = true;
-    tell_gone(call);
     dn_conn_cut(call->conn);
     if (call->stream)
         dn_stream_cut(call->stream);
     dn_call_resume(call);
+}
+
+void dn_call_vanish(dn_call *call)
+{
+    if (call->dead)
+        return;
+    tell_gone(call);
+    dn_call_fail(call);
 }
 
 /* ---- what handlers see ----------------------------------------------------------------------------------- */

@@ -90,7 +90,7 @@ dn_stream *dn_stream_open(dn_call *call)
         r = MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, 1024, stream_read, s, stream_free);
     if (!r) {
         free(s);
-        dn_reply_refuse(call, DN_H_MEMORY, NULL, "no memory for a stream");
+        dn_call_fail(call);
         return NULL;
     }
     *s = (dn_stream){ .call = call, .conn = call->conn, .last = &s->first, .said_ms = dn_now_ms() };
