@@ -73,12 +73,14 @@ struct dn_run {
     dn_pool *pool;                    /* NULL: the calling thread alone */
     int n;                            /* rows */
     int next;                         /* the step to run next; 0 at the start */
+    struct dn_inspector *inspector;   /* inspect.h; NULL: nobody looks */
 };
 
 typedef struct dn_backend {
     const char *name;       /* "ref", "ref64", "cpu-avx2" */
     size_t real_size;       /* bytes of a float in this backend's arena and blocks: 4, or 8 for ref64 */
     bool (*available)(void); /* does this machine have what it needs */
+    int (*rows_default)(const dn_program *p); /* rows_max that suits the program best: a chunk that stays in cache */
     /* Fill `out` (zeroed but for backend, program, rows_max). On failure *err names the op. */
     int (*lower)(dn_lowered *out, dn_error *err);
 } dn_backend;

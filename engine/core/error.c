@@ -2,10 +2,11 @@
 #include <stdarg.h>
 #include <stdio.h>
 
-static const struct { const char *name, *text; } errors[DN_E_COUNT] = {
-    [DN_OK] = { "ok", "no error" },
+static const struct {
+    const char *name, *text;
+} errors[DN_E_COUNT] = { [DN_OK] = { "ok", "no error" },
 #define X(code, name, text) [DN_E_##code] = { name, text },
-    DN_ERRORS(X)
+                         DN_ERRORS(X)
 #undef X
 };
 

@@ -110,7 +110,6 @@ typedef union dn_attr {
     struct { enum dn_binary kind; } binary;
     struct { dn_copy_part *part; double scale; enum dn_copy_hint hint; } copy; /* a part per input, owned by the program */
     struct { bool flip_sin_to_cos; double freq_shift, max_period; } timestep;
-    struct { double scale; } fourier;                             /* log(t) when scale < 0: diffusers' use_log */
     struct { bool up; double scale; } fir;
     struct { double p; int purpose, op_id; } random;              /* dropout and normal; rng.h */
     struct { enum dn_loss kind; double delta; } loss;

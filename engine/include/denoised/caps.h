@@ -4,7 +4,9 @@
 #include <stddef.h>
 #include <stdint.h>
 enum { DN_CPUS_MAX = 1024 };
-/* CPUs in our affinity mask, cut to the cgroup's cpu.max (rounded up). Fills at most `max` numbers; returns how many. */
+/* CPUs in our affinity mask. Fills at most `max` numbers; returns how many. */
+int dn_caps_affinity(int *cpus, int max);
+/* The same, cut to the cgroup's cpu.max (rounded up). Fills at most `max` numbers; returns how many. */
 int dn_caps_cpus(int *cpus, int max);
 /* The smaller of the machine's memory and the cgroup's limit, in bytes. */
 int64_t dn_caps_memory(void);

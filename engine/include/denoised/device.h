@@ -41,6 +41,8 @@ typedef struct dn_sample_params {
     int height, width, channels, out_channels;
     uint64_t seed;
     int label;               /* the conditional label; -1: the null label, or none */
+    const float *label_vector; /* DN_LABEL_VECTOR: label_dim numbers, copied */
+    int label_dim;
     int label_b;             /* labels can be interpolated: (1-w)*E[label] + w*E[label_b] */
     float label_w;           /* 0: label alone */
     int null_label;          /* of unconditional rows */
@@ -59,10 +61,13 @@ int dn_sample_step(const dn_sample *s);       /* finished sampler steps */
 bool dn_sample_done(const dn_sample *s);
 /* Rows of the current entry that have not run yet: a bit set of dn_row_kind. */
 unsigned dn_sample_rows(const dn_sample *s);
-enum dn_what { DN_READ_X, DN_READ_X0 };
-/* Copy [H,W,C] floats out, in the model's own range. */
+enum dn_what {
+    DN_READ_X,  /* [H,W,C], in the model's own range */
+    DN_READ_X0, /* [H,W,C]: the x0 that the last entry predicted (keep_x0; else x) */
+    DN_READ_OUT /* [H,W,out_channels]: the last entry's network output, guidance applied (POST /denoise) */
+};
+/* Copy floats out. */
 void dn_sample_read(const dn_sample *s, enum dn_what what, float *dst);
-/* Elements of one row of output: H*W*C (x) - out_channels matter only inside. */
 
 typedef struct dn_row {
     dn_sample *sample;

@@ -20,7 +20,7 @@ int dn_npy_encode(uint8_t **out, size_t *out_len, const float *data, const int64
 
 /* safetensors, in memory: writing, and reading what a client sent (same rules as checkpoint files). */
 typedef struct dn_st_tensor {
-    char name[64];
+    char name[128];
     char dtype[8];      /* "F32", "I64" */
     int rank;
     int64_t dim[8];

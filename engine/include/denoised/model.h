@@ -13,14 +13,24 @@ typedef struct dn_model dn_model;
 
 enum { DN_LABEL_MAX = 64, DN_SIZES_MAX = 32 };
 
+enum dn_label_kind {
+    DN_LABEL_NONE,   /* the network takes no label */
+    DN_LABEL_EMBED,  /* a class: 0..n_classes-1 */
+    DN_LABEL_NUMBER, /* any whole number (class_embed_type "timestep") */
+    DN_LABEL_VECTOR  /* label_dim numbers (class_embed_type "identity") */
+};
+
 typedef struct dn_model_info {
     const char *architecture;       /* "UNet2DModel" */
     const char *pipeline;           /* "DDPMPipeline"; "" for a bare component */
     const char *description;        /* of denoised.json; "" */
     int height, width, channels;    /* of a sample; pixels (or latents) and channels, NHWC */
     int out_channels;               /* channels, or twice that with learned variance */
-    bool learned_variance;
-    int n_classes;                  /* rows of the label table; 0: takes no label */
+    bool learned_variance;          /* out_channels is twice channels */
+    int size_multiple;              /* height and width must be multiples of it */
+    enum dn_label_kind label_kind;
+    int n_classes;                  /* DN_LABEL_EMBED: rows of the table */
+    int label_dim;                  /* DN_LABEL_VECTOR: its length */
     int null_label;                 /* -1: none, so no guidance */
     const char *const *labels;      /* names; n_labels of them */
     int n_labels;

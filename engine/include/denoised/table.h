@@ -7,7 +7,8 @@
  *
  *     out  = out_u + w * (out_c - out_u)                      (only with an unconditional row; else out = out_c)
  *     out  = out + g * grad                                   (only with a gradient row)
- *     x0   = c_x * x + c_o * out                              (epsilon, v, x0 or flow prediction: only c_x, c_o differ)
+ *     x0   = c_s * (c_x * x + c_o * out)                      (epsilon, v, x0 or flow prediction: only these differ; the
+ *                                                              order is diffusers', whose cancellation shows at high noise)
  *     x0   = clip or threshold                                (per sample)
  *     x'   = sum over the basis (x, x0, out, z, z2, h_0 .. h_7) of coefficient * term
  *     h_k' = the same, for each history vector that the entry writes
@@ -29,11 +30,10 @@ enum dn_entry_flags {
     DN_NO_FORWARD = 1,     /* no rows: runs at once, within the same boundary */
     DN_CLIP = 2,           /* x0 = clamp(x0, -clip, clip) */
     DN_THRESHOLD = 4,      /* dynamic: s = quantile(|x0|, ratio) clamped to [1, clip]; x0 = clamp(x0, -s, s) / s */
-    DN_SIGMA_LEARNED = 8,  /* z's coefficient is z_scale * exp(0.5 * lerp(lv_min, lv_max, (v+1)/2)), v: the row's 2nd half */
-    DN_SIGMA_RAW = 16,     /* ... is z_scale * sqrt(v) */
+    DN_SIGMA_LEARNED = 8,  /* x' += z * z_scale * exp(0.5 * lerp(lv_min, lv_max, (v+1)/2)), v: the row's 2nd half */
+    DN_SIGMA_RAW = 16,     /* x' += z * z_scale * sqrt(v) */
     DN_RESCALE = 32,       /* guidance rescale: out *= rescale * std(out_c)/std(out) + (1 - rescale), before x0 */
-    DN_OUT_FROM_X0 = 64,   /* after clipping, out = (x - o_x * x0) * o_s: DDIM's use_clipped_model_output */
-    DN_STEP_END = 128      /* the last entry of one of the request's sampler steps: progress and previews count these */
+    DN_STEP_END = 64       /* the last entry of one of the request's sampler steps: progress and previews count these */
 };
 
 enum dn_row_kind { DN_ROW_COND, DN_ROW_UNCOND, DN_ROW_GRAD, DN_ROWS_MAX = 3 };
@@ -48,10 +48,9 @@ typedef struct dn_entry {
     uint8_t n_writes;
     int8_t write[DN_WRITES_MAX]; /* history index 0..7 that writes[i] goes to */
     float timestep;    /* what the network is told; may be fractional */
-    float c_in, w, g, c_x, c_o;
+    float c_in, w, g, c_s, c_x, c_o;
     float clip, ratio; /* clip range or sample_max_value; quantile of thresholding */
     float lv_min, lv_max, z_scale;
-    float o_x, o_s;
     float rescale;
     dn_linear x;       /* x' */
     dn_linear writes[DN_WRITES_MAX];

@@ -1,0 +1,123 @@
+/* elementwise_avx2.c - see elementwise.h. A value is a set of runs of contiguous floats: a plane of eight channels, or
+ * a whole dense row. Each operation is one loop over a run, made from a table of expressions. */
+#include "elementwise.h"
+#include "elementwise_lanes.h"
+
+/* n floats; `keep` clears padded lanes (all ones in a dense run); b advances by b_step vectors of 8. */
+typedef struct run {
+    const float *x, *b;
+    float *y;
+    int64_t n;
+    int b_step;
+    __m256i keep;
+    __m256 p, q;
+} run;
+
+typedef void (*run_fn)(const run *r);
+
+/* Loads of a ragged end never touch what is beyond it. */
+#define RUN(name, expression)                                                       \
+    static void name(const run *r)                                                  \
+    {                                                                               \
+        const __m256 p = r->p, q = r->q, keep = _mm256_castsi256_ps(r->keep);       \
+        (void)p, (void)q;                                                           \
+        for (int64_t i = 0; i < r->n; i += DN_LANES) {                              \
+            __m256i inside = lanes_mask(r->n - i);                                  \
+            __m256 x = _mm256_maskload_ps(r->x + i, inside);                        \
+            _mm256_maskstore_ps(r->y + i, inside, _mm256_and_ps(keep, expression)); \
+        }                                                                           \
+    }
+#define ABS(v) _mm256_andnot_ps(_mm256_set1_ps(-0.0f), v)
+RUN(run_silu, dn_v_silu(x))
+RUN(run_sigmoid, dn_v_sigmoid(x))
+RUN(run_relu, _mm256_max_ps(_mm256_setzero_ps(), x))
+RUN(run_square, _mm256_mul_ps(x, x))
+RUN(run_abs, ABS(x))
+RUN(run_affine, _mm256_fmadd_ps(p, x, q))
+RUN(run_clamp, _mm256_min_ps(q, _mm256_max_ps(p, x)))
+
+/* clang-format off */
+static const run_fn unary_runs[DN_UNARY_COUNT] = {
+    [DN_SILU] = run_silu,     [DN_SIGMOID] = run_sigmoid, [DN_RELU] = run_relu, [DN_SQUARE] = run_square,
+    [DN_ABS] = run_abs,       [DN_AFFINE] = run_affine,   [DN_CLAMP] = run_clamp,
+};
+/* clang-format on */
+
+/* b: eight at a time, or a constant vector. */
+#define B_AT _mm256_maskload_ps(r->b + i * r->b_step, inside)
+RUN(run_add, _mm256_add_ps(x, B_AT))
+RUN(run_sub, _mm256_sub_ps(x, B_AT))
+RUN(run_rsub, _mm256_sub_ps(B_AT, x))
+RUN(run_mul, _mm256_mul_ps(x, B_AT))
+RUN(run_div, _mm256_div_ps(x, B_AT))
+RUN(run_rdiv, _mm256_div_ps(B_AT, x))
+
+static const run_fn binary_runs[][2] = {
+    [DN_ADD] = { run_add, run_add },
+    [DN_SUB] = { run_sub, run_rsub },
+    [DN_MUL] = { run_mul, run_mul },
+    [DN_DIV] = { run_div, run_rdiv },
+};
+
+typedef struct job {
+    const dn_elementwise_args *a;
+    run_fn fn;
+    int runs; /* of a row */
+} job;
+
+static int runs_of(const dn_elementwise_args *a) { return a->x.plane ? dn_blocks_of(a->e.channels) : 1; }
+
+/* The eight floats that every vector of a run meets. */
+static void constant_operand(float lanes[DN_LANES], const dn_elementwise_args *a, int64_t row, int block)
+{
+    const float *b = dn_block_at(&a->b, row, 0);
+    for (int i = 0; i < DN_LANES; i++) {
+        int c = block * DN_LANES + i;
+        lanes[i] = a->operand == DN_OPERAND_SCALAR ? b[0] : c < a->e.channels ? b[c] : 0;
+    }
+}
+
+static void do_runs(void *arg, int64_t first, int64_t last, int thread)
+{
+    const job *j = arg;
+    const dn_elementwise_args *a = j->a;
+    (void)thread;
+    for (int64_t item = first; item < last; item++) {
+        int64_t row = item / j->runs;
+        int block = (int)(item % j->runs);
+        float lanes[DN_LANES];
+        run r = { .x = dn_block_at(&a->x, row, block), .y = dn_block_at(&a->y, row, block), .keep = lanes_mask(8) };
+        r.n = a->x.plane ? a->e.positions * DN_LANES : a->e.positions * a->e.channels;
+        if (a->x.plane)
+            r.keep = lanes_mask(a->e.channels - block * DN_LANES);
+        r.p = _mm256_set1_ps(a->p);
+        r.q = _mm256_set1_ps(a->q);
+        if (a->b.base && a->operand == DN_OPERAND_SAME) {
+            r.b = dn_block_at(&a->b, row, block);
+            r.b_step = 1;
+        } else if (a->b.base) {
+            constant_operand(lanes, a, row, block);
+            r.b = lanes;
+        }
+        j->fn(&r);
+    }
+}
+
+static void run_all(dn_pool *pool, run_fn fn, const dn_elementwise_args *a)
+{
+    job j = { a, fn, runs_of(a) };
+    int64_t per_run = a->e.positions * a->e.channels / j.runs;
+    dn_pool_run(pool, do_runs, &j, (int64_t)a->e.n * j.runs, 1 + 8192 / (per_run + 1));
+}
+
+bool dn_unary_has_kernel(enum dn_unary kind) { return unary_runs[kind] != NULL; }
+
+void dn_unary_run(dn_pool *pool, enum dn_unary kind, const dn_elementwise_args *a)
+{
+    run_all(pool, unary_runs[kind], a);
+}
+
+void dn_binary_run(dn_pool *pool, enum dn_binary kind, const dn_elementwise_args *a)
+{
+    run_all(pool, binary_runs[kind][a->swapped], a);
+}

@@ -1,0 +1,90 @@
+/* lower.h - shared by the files that lower a program for the CPU.
+ *
+ * Operations are visited in order; each emits the steps that it needs, may swallow operations that follow it (a fusion:
+ * the value between has that one reader and is no output), and may ask for small operations to be emitted early
+ * (dn_lower_make). A value has at most one place per layout, made when it is first asked for: dense, channels last, or
+ * blocked (kernels.h). A reshape that keeps the last dimension is the same value under another name: places belong to
+ * the root. An operation without a kernel here is a step of ref over dense places. */
+#ifndef DN_CPU_LOWER_H
+#define DN_CPU_LOWER_H
+
+#include "backend.h"
+#include "copy.h"
+
+typedef struct dn_lower_state {
+    dn_lowered *l;
+    const dn_program *p;
+    dn_error *err;
+    int rc;     /* sticky */
+    int *root;  /* [n_values] the value whose storage this one is */
+    int *dense; /* [n_values] places of roots, -1: none yet */
+    int *blocked;
+    int *home;      /* [n_values] of roots: the concat op whose output the blocked place lies in, -1: none */
+    int *home_at;   /* ... at this channel */
+    int *readers;   /* [n_values] how often it is read */
+    int *reader;    /* the last op that reads it */
+    int *place;     /* [n_values] scratch: what ref is told */
+    int now;        /* the op that is being lowered */
+    bool live;      /* packed convolution weights would take too much memory: transform them in every run */
+    bool *made;     /* [n_values] steps that compute it are emitted */
+    char *op_state; /* [n_ops] enum dn_op_state */
+} dn_lower_state;
+
+enum dn_op_state { DN_OP_WAITING, DN_OP_BUSY, DN_OP_DONE };
+
+/* The channels and positions of a value: [H,W,C] and [L,C] have H*W and L, [C] and [1,1,C] have one. */
+int64_t dn_value_positions(const dn_program *p, dn_val v);
+int dn_value_channels(const dn_program *p, dn_val v);
+/* An f32 row with more than one position: it is at home in the blocked layout. */
+bool dn_value_is_map(const dn_program *p, dn_val v);
+/* Is `v` a vector over the last dimension of `of`, or one number? */
+bool dn_value_is_channels(const dn_program *p, dn_val v, dn_val of);
+
+/* Record a failure, once; returns -1. */
+int dn_lower_fail(dn_lower_state *s, int code, const char *message);
+/* Places to read (a conversion is emitted if the value has only the other one) and to write. -1 after a failure. */
+int dn_lower_dense(dn_lower_state *s, dn_val v);
+int dn_lower_blocked(dn_lower_state *s, dn_val v);
+int dn_lower_new_dense(dn_lower_state *s, dn_val v);
+int dn_lower_new_blocked(dn_lower_state *s, dn_val v);
+/* Some bytes for one step: for each row, or once. */
+int dn_lower_workspace(dn_lower_state *s, int64_t bytes, bool for_each_row);
+/* The place of a packed form of parameter v. */
+int dn_lower_form(dn_lower_state *s, dn_val v, dn_form form);
+void *dn_lower_attr(dn_lower_state *s, const void *attr, size_t bytes);
+/* Append a step that computes `op` and what was swallowed up to `last`, with value `y`. */
+void dn_lower_step(dn_lower_state *s, dn_step step, int op, int last);
+
+/* Is it computed, or can the ops that compute it be emitted now (they are then)? */
+bool dn_lower_make(dn_lower_state *s, dn_val v);
+/* The only op that reads v, if v may vanish into a fusion; else -1. */
+int dn_lower_only_reader(const dn_lower_state *s, dn_val v);
+/* Mark op as computed by the step of another. */
+void dn_lower_swallow(dn_lower_state *s, int op);
+
+/* Lower op number i if there is a kernel for it; false: ref does it. */
+typedef bool (*dn_lower_fn)(dn_lower_state *s, int i);
+bool dn_lower_conv(dn_lower_state *s, int i);
+/* Bytes of the packed weights of all convolutions. */
+int64_t dn_lower_conv_forms(const dn_program *p);
+bool dn_lower_matmul(dn_lower_state *s, int i);
+bool dn_lower_norm(dn_lower_state *s, int i);
+bool dn_lower_attention(dn_lower_state *s, int i);
+bool dn_lower_unary(dn_lower_state *s, int i);
+bool dn_lower_binary(dn_lower_state *s, int i);
+bool dn_lower_copy(dn_lower_state *s, int i);
+
+int dn_cpu_lower(dn_lowered *l, dn_error *err);
+/* The number of rows, 1 to 8, that a run of this program should take. It changes time and memory, never bits. */
+int dn_cpu_rows_default(const dn_program *p);
+
+/* A place as kernels see it, in a run; place -1: a NULL base. */
+static inline dn_rows dn_view(const dn_run *run, int place, int64_t channels)
+{
+    if (place < 0)
+        return (dn_rows){ 0 };
+    const dn_place *p = &run->lowered->place[place];
+    return (dn_rows){ dn_place_at(run, place, 0), p->row_bytes, p->plane, channels * (int64_t)sizeof(float) };
+}
+
+#endif

@@ -1,0 +1,59 @@
+#include "memory.h"
+#include <stdlib.h>
+#include <string.h>
+
+enum { CHUNK_BYTES = 16 << 10 };
+
+struct dn_arena_chunk {
+    struct dn_arena_chunk *next;
+    size_t used, size;
+    _Alignas(max_align_t) char data[];
+};
+
+void *dn_arena_alloc(struct dn_arena_chunk **a, size_t bytes)
+{
+    size_t need = (bytes + sizeof(max_align_t) - 1) / sizeof(max_align_t) * sizeof(max_align_t);
+    if (need < bytes)
+        return NULL;
+    if (!*a || (*a)->size - (*a)->used < need) {
+        size_t size = need > CHUNK_BYTES ? need : CHUNK_BYTES;
+        struct dn_arena_chunk *c = calloc(1, sizeof *c + size);
+        if (!c)
+            return NULL;
+        c->size = size;
+        c->next = *a;
+        *a = c;
+    }
+    void *p = (*a)->data + (*a)->used;
+    (*a)->used += need;
+    return p;
+}
+
+char *dn_arena_string(struct dn_arena_chunk **a, const char *s)
+{
+    size_t n = strlen(s) + 1;
+    char *copy = dn_arena_alloc(a, n);
+    return copy ? memcpy(copy, s, n) : NULL;
+}
+
+void dn_arena_free(struct dn_arena_chunk *a)
+{
+    while (a) {
+        struct dn_arena_chunk *next = a->next;
+        free(a);
+        a = next;
+    }
+}
+
+int dn_grow(void *array, int count, int *cap, size_t size)
+{
+    if (count < *cap)
+        return 0;
+    int more = *cap ? *cap * 2 : 16;
+    void *p = realloc(*(void **)array, (size_t)more * size);
+    if (!p)
+        return -1;
+    *(void **)array = p;
+    *cap = more;
+    return 0;
+}

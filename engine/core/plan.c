@@ -1,0 +1,141 @@
+#include "plan.h"
+#include <stdlib.h>
+
+enum { ALIGN = 64 };
+
+static int root_of(const dn_lowered *l, int place)
+{
+    while (l->place[place].inside >= 0)
+        place = l->place[place].inside;
+    return place;
+}
+
+static void touch(const dn_lowered *l, dn_life *lives, int place, int step, bool write)
+{
+    if (place < 0)
+        return;
+    dn_life *life = &lives[root_of(l, place)];
+    if (life->last < 0) /* the first use: a read means that the caller wrote it before the run */
+        life->first = write ? step : 0;
+    life->last = step;
+}
+
+void dn_plan_lives(const dn_lowered *l, dn_life *lives)
+{
+    for (int i = 0; i < l->n_places; i++)
+        lives[i] = (dn_life){ l->n_steps, -1 };
+    for (int s = 0; s < l->n_steps; s++) {
+        const dn_step *step = &l->step[s];
+        for (int i = 0; i < step->n_in; i++)
+            touch(l, lives, step->in[i], s, false);
+        for (int i = 0; i < step->n_out; i++)
+            touch(l, lives, step->out[i], s, true);
+        touch(l, lives, step->workspace, s, true);
+    }
+    for (int i = 0; i < l->n_places; i++)
+        if (l->place[i].keep) {
+            dn_life *life = &lives[root_of(l, i)];
+            life->first = life->last < 0 ? 0 : life->first;
+            life->last = l->n_steps;
+        }
+    for (int i = 0; i < l->n_places; i++)
+        lives[i] = lives[root_of(l, i)];
+}
+
+static int64_t place_bytes(const dn_lowered *l, int i)
+{
+    const dn_place *p = &l->place[i];
+    int64_t n = p->row_bytes ? p->row_bytes * l->rows_max : p->bytes;
+    return (n + ALIGN - 1) / ALIGN * ALIGN;
+}
+
+typedef struct {
+    int place;
+    int64_t bytes, offset;
+    dn_life life;
+} span;
+
+static int by_size(const void *a, const void *b)
+{
+    const span *x = a, *y = b;
+    return x->bytes != y->bytes ? (x->bytes < y->bytes ? 1 : -1) : x->place - y->place;
+}
+
+static int by_offset(const void *a, const void *b)
+{
+    const span *const *x = a, *const *y = b;
+    return (*x)->offset != (*y)->offset ? ((*x)->offset < (*y)->offset ? -1 : 1) : (*x)->place - (*y)->place;
+}
+
+/* The lowest offset at which s[i] meets no span of s[0..i) that lives at the same time. `met` has room for i pointers.
+ */
+static int64_t first_fit(const span *s, int i, const span **met)
+{
+    int n = 0;
+    for (int j = 0; j < i; j++)
+        if (s[j].life.first <= s[i].life.last && s[i].life.first <= s[j].life.last)
+            met[n++] = &s[j];
+    qsort(met, (size_t)n, sizeof *met, by_offset);
+    int64_t at = 0;
+    for (int j = 0; j < n; j++) {
+        if (met[j]->offset - at >= s[i].bytes)
+            break;
+        if (met[j]->offset + met[j]->bytes > at)
+            at = met[j]->offset + met[j]->bytes;
+    }
+    return at;
+}
+
+/* Places inside others follow their outer place. An inner place's rows are as far apart as the outer one's. */
+static void place_inner(dn_lowered *l)
+{
+    for (int i = 0; i < l->n_places; i++) {
+        if (l->place[i].inside < 0)
+            continue;
+        int64_t offset = 0;
+        int at = i;
+        for (; l->place[at].inside >= 0; at = l->place[at].inside)
+            offset += l->place[at].inside_offset;
+        l->place[i].offset = l->place[at].offset + offset;
+        l->place[i].row_bytes = l->place[at].row_bytes;
+    }
+}
+
+/* The spans of all places in the arena that are used and lie in no other. Returns how many, largest first. */
+static int collect(const dn_lowered *l, const dn_life *lives, span *s)
+{
+    int n = 0;
+    for (int i = 0; i < l->n_places; i++)
+        if (l->place[i].memory == DN_IN_ARENA && l->place[i].inside < 0 && lives[i].first <= lives[i].last)
+            s[n++] = (span){ .place = i, .bytes = place_bytes(l, i), .life = lives[i] };
+    qsort(s, (size_t)n, sizeof *s, by_size);
+    return n;
+}
+
+static int plan(dn_lowered *l, bool apart, dn_error *err)
+{
+    size_t n_max = (size_t)l->n_places + 1;
+    span *s = malloc(sizeof *s * n_max);
+    dn_life *lives = malloc(sizeof *lives * n_max);
+    const span **met = malloc(sizeof *met * n_max);
+    int rc = s && lives && met ? 0 : dn_fail(err, DN_E_MEMORY, NULL, "out of memory while planning a program");
+    if (!rc) {
+        dn_plan_lives(l, lives);
+        int n = collect(l, lives, s);
+        int64_t peak = 0;
+        for (int i = 0; i < n; i++) {
+            s[i].offset = apart ? peak : first_fit(s, i, met);
+            peak = s[i].offset + s[i].bytes > peak ? s[i].offset + s[i].bytes : peak;
+            l->place[s[i].place].offset = s[i].offset;
+        }
+        l->arena_bytes = (size_t)peak;
+        place_inner(l);
+    }
+    free(met);
+    free(lives);
+    free(s);
+    return rc;
+}
+
+int dn_plan(dn_lowered *l, dn_error *err) { return plan(l, false, err); }
+int dn_plan_apart(dn_lowered *l, dn_error *err) { return plan(l, true, err); }

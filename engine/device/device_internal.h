@@ -1,0 +1,63 @@
+/* device_internal.h - shared by the files of engine/device. */
+#ifndef DN_DEVICE_INTERNAL_H
+#define DN_DEVICE_INTERNAL_H
+
+#include "backend.h"
+#include "model_internal.h"
+#include "pool.h"
+#include "rng.h"
+#include "update.h"
+#include <denoised/device.h>
+
+struct dn_device {
+    char spec[64];
+    const dn_backend *backend;
+    dn_pool *pool;
+    void (*normal)(float *out, int64_t first, int64_t n, const dn_rng_key *key);
+    char *arena;          /* of steps: as large as the largest net that ran */
+    size_t arena_bytes;
+    float *scratch;       /* z, z2, x0, scratch of the sample that is being updated */
+    size_t scratch_count; /* floats of each */
+    size_t slot_bytes;    /* of all samples */
+    bool busy;            /* a batch is under way */
+};
+
+/* Places of a network's inputs and output, -1 where it has none. */
+typedef struct dn_ports {
+    int x, t, time, time_w, label, label_w, label_value, label_vector, out;
+} dn_ports;
+
+struct dn_net {
+    const dn_model *model;
+    dn_program *program;
+    dn_lowered *lowered;
+    const void **form;
+    size_t form_bytes;
+    double gflop_per_row;
+    int height, width;
+    dn_ports ports;
+    char numerics[96];
+    bool trace;             /* DENOISED_TRACE=1: tell what each step makes */
+    dn_lowered *check;      /* DENOISED_CHECK=ref: the same program on ref, every value apart; else NULL */
+    dn_ports check_ports;
+};
+
+struct dn_sample {
+    dn_device *device;
+    dn_table table;
+    dn_slot slot;         /* z, z2, scratch (and x0 unless kept) are lent by the device during an update */
+    void *memory;
+    size_t bytes;
+    int height, width;
+    uint64_t seed;
+    int label, label_b, null_label;
+    float label_w, temperature;
+    float *label_vector;
+    int label_dim;
+    float *x0;            /* kept for previews, or NULL */
+    dn_torch_rng *torch;  /* NULL: Philox */
+    int entry, step;
+    unsigned rows_done;   /* of the current entry: a bit set of dn_row_kind */
+};
+
+#endif

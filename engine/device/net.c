@@ -1,0 +1,124 @@
+/* net.c - a model's network at one size, lowered, planned and packed for one backend. */
+#include "device_internal.h"
+#include "plan.h"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Bump when a kernel's result bits may change: it is part of the numerics id. */
+enum { KERNEL_VERSION = 1 };
+
+static double op_flop(const dn_program *p, const dn_op *op)
+{
+    const dn_shape *x = dn_shape_of(p, op->in[0]), *y = dn_shape_of(p, op->out[0]);
+    switch (op->kind) {
+    case DN_OP_CONV2D: {
+        const int64_t *w = dn_shape_of(p, op->in[1])->dim;
+        return 2.0 * (double)dn_shape_count(y) * (double)(w[0] * w[1] * w[2]);
+    }
+    case DN_OP_MATMUL:
+        return 2.0 * (double)dn_shape_count(y) * (double)x->dim[x->rank - 1];
+    case DN_OP_ATTENTION:
+        return 4.0 * (double)dn_shape_count(y) * (double)dn_shape_of(p, op->in[1])->dim[0];
+    default:
+        return (double)dn_shape_count(y);
+    }
+}
+
+static double program_gflop(const dn_program *p)
+{
+    double sum = 0;
+    for (int i = 0; i < p->n_ops; i++)
+        sum += p->op[i].out[0] == DN_NONE ? 0 : op_flop(p, &p->op[i]);
+    return sum * 1e-9;
+}
+
+static int place_of(const dn_lowered *l, const char *name)
+{
+    dn_val v = dn_find(l->program, name);
+    return v == DN_NONE ? -1 : l->value_place[v];
+}
+
+static dn_ports find_ports(const dn_lowered *l)
+{
+    return (dn_ports){
+        .x = place_of(l, "x"),           .t = place_of(l, "t"),
+        .time = place_of(l, "time"),     .time_w = place_of(l, "time_w"),
+        .label = place_of(l, "label"),   .label_w = place_of(l, "label_w"),
+        .out = place_of(l, "out"),       .label_value = place_of(l, "label_value"),
+        .label_vector = place_of(l, "label_vector"),
+    };
+}
+
+/* What DENOISED_TRACE and DENOISED_CHECK ask for. */
+static int prepare_inspection(dn_net *n, dn_error *err)
+{
+    const char *trace = getenv("DENOISED_TRACE"), *check = getenv("DENOISED_CHECK");
+    n->trace = trace && !strcmp(trace, "1");
+    if (!check || strcmp(check, "ref"))
+        return 0;
+    int rc = dn_lower(&n->check, &dn_backend_ref, n->program, n->lowered->rows_max, err);
+    rc = rc ? rc : dn_plan_apart(n->check, err);
+    if (!rc)
+        n->check_ports = find_ports(n->check);
+    return rc;
+}
+
+static int pack_forms(dn_net *n, dn_model *m, dn_error *err)
+{
+    const dn_lowered *l = n->lowered;
+    n->form = calloc((size_t)l->n_forms + 1, sizeof *n->form);
+    if (!n->form)
+        return dn_fail(err, DN_E_MEMORY, NULL, "out of memory");
+    for (int i = 0; i < l->n_forms; i++) {
+        const dn_param *q = &n->program->block[l->form[i].block].param[l->form[i].param];
+        int rc = dn_model_form(m, &l->form[i], q, &n->form[i], &n->form_bytes, err);
+        if (rc)
+            return rc;
+    }
+    return 0;
+}
+
+int dn_net_new(dn_net **out, const dn_device *d, dn_model *m, int height, int width, int rows_max, dn_error *err)
+{
+    dn_net *n = calloc(1, sizeof *n);
+    if (n)
+        n->program = dn_model_program(m, height, width);
+    if (!n || !n->program) {
+        free(n);
+        return dn_fail(err, DN_E_MEMORY, NULL, "out of memory");
+    }
+    n->model = m;
+    n->height = height;
+    n->width = width;
+    if (rows_max < 1 && !n->program->error.code)
+        rows_max = d->backend->rows_default(n->program);
+    int rc = dn_lower(&n->lowered, d->backend, n->program, rows_max, err);
+    rc = rc ? rc : pack_forms(n, m, err);
+    rc = rc ? rc : prepare_inspection(n, err);
+    if (rc) {
+        dn_net_free(n);
+        return rc;
+    }
+    n->gflop_per_row = program_gflop(n->program);
+    n->ports = find_ports(n->lowered);
+    snprintf(n->numerics, sizeof n->numerics, "%s/k%d/w%.16s/fp32", d->backend->name, KERNEL_VERSION, m->info.hash);
+    *out = n;
+    return 0;
+}
+
+void dn_net_free(dn_net *n)
+{
+    if (!n)
+        return;
+    dn_lowered_free(n->check);
+    dn_lowered_free(n->lowered);
+    dn_program_free(n->program);
+    free(n->form);
+    free(n);
+}
+
+size_t dn_net_arena_bytes(const dn_net *n) { return n->lowered->arena_bytes; }
+size_t dn_net_form_bytes(const dn_net *n) { return n->form_bytes; }
+double dn_net_gflop_per_row(const dn_net *n) { return n->gflop_per_row; }
+const char *dn_net_numerics(const dn_net *n) { return n->numerics; }

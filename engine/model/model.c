@@ -1,0 +1,437 @@
+/* model.c - a diffusers folder becomes a dn_model: which network, its weights in our order, scheduler, labels.
+ *
+ * Everything in the folder is untrusted. The weights are one immutable block in registration order (channels last). */
+#include "model_internal.h"
+#include "checkpoint.h"
+#include <denoised/sha256.h>
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/stat.h>
+
+enum { CONFIG_BYTES_MAX = 8 << 20 };
+
+static bool exists(const char *dir, const char *file)
+{
+    char path[4096];
+    struct stat st;
+    return snprintf(path, sizeof path, "%s/%s", dir, file) < (int)sizeof path && !stat(path, &st);
+}
+
+/* ---- which network ---- */
+
+/* The component of model_index.json that denoises: "unet". Leaves *component NULL for a bare component folder. */
+static int find_component(dn_model *m, const char *dir, const char **component, dn_error *err)
+{
+    *component = NULL;
+    if (!exists(dir, "model_index.json"))
+        return 0;
+    int rc = dn_json_load(&m->index, dir, "model_index.json", CONFIG_BYTES_MAX, err);
+    if (rc)
+        return rc;
+    m->info.pipeline = json_string_value(json_object_get(m->index, "_class_name"));
+    if (!m->info.pipeline)
+        m->info.pipeline = "";
+    if (!json_is_array(json_object_get(m->index, "unet")))
+        return dn_fail(err, DN_E_UNSUPPORTED, "model_index.json",
+                       "model_index.json: pipeline \"%.80s\" has no unet; only U-Net pipelines in pixel space are supported",
+                       m->info.pipeline);
+    if (json_is_array(json_object_get(m->index, "vae")) || json_is_array(json_object_get(m->index, "vqvae")))
+        return dn_fail(err, DN_E_UNSUPPORTED, "model_index.json", "model_index.json: latent diffusion is not supported by this version");
+    *component = "unet";
+    return 0;
+}
+
+static int read_architecture(dn_model *m, const char *dir, const char *component, dn_error *err)
+{
+    char file[64] = "config.json";
+    if (component && exists(dir, component))
+        snprintf(file, sizeof file, "%s/config.json", component);
+    int rc = dn_json_load(&m->config_json, dir, file, CONFIG_BYTES_MAX, err);
+    if (rc)
+        return rc;
+    const char *class_name = json_string_value(json_object_get(m->config_json, "_class_name"));
+    m->arch = class_name ? dn_arch_find(class_name) : NULL;
+    if (!m->arch)
+        return dn_fail(err, DN_E_UNSUPPORTED, "_class_name", "%s: architecture \"%.80s\" is not supported", file,
+                       class_name ? class_name : "");
+    rc = m->arch->parse(&m->config, m->config_json, err);
+    if (rc)
+        return rc;
+    m->arch->describe(m->config, &m->arch_info);
+    const dn_arch_info *a = &m->arch_info;
+    dn_model_info *info = &m->info;
+    info->architecture = m->arch->class_name;
+    info->height = a->height;
+    info->width = a->width;
+    info->channels = a->in_channels;
+    info->out_channels = a->out_channels;
+    info->learned_variance = a->out_channels == 2 * a->in_channels;
+    info->size_multiple = a->size_multiple;
+    info->label_kind = a->label_kind;
+    info->n_classes = (int)a->label_rows;
+    info->label_dim = a->label_kind == DN_LABEL_VECTOR ? (int)a->label_dim : 0;
+    return 0;
+}
+
+static int read_scheduler(dn_model *m, const char *dir, dn_error *err)
+{
+    const char *file = exists(dir, "scheduler") ? "scheduler/scheduler_config.json" : "scheduler_config.json";
+    json_t *json = NULL;
+    int rc = exists(dir, file) ? dn_json_load(&json, dir, file, CONFIG_BYTES_MAX, err) : 0;
+    if (!rc && !json)
+        json = json_pack("{ss}", "_class_name", "DDPMScheduler"); /* a bare component: diffusers' usual one */
+    dn_scheduler_config *c = NULL;
+    rc = rc ? rc : dn_scheduler_config_new(&c, json, err);
+    json_decref(json);
+    m->info.scheduler = c;
+    return rc;
+}
+
+/* ---- denoised.json ---- */
+
+static int bad_extra(dn_error *err, const char *key, const char *expected)
+{
+    return dn_fail(err, DN_E_INVALID, key, "denoised.json: %s must be %s", key, expected);
+}
+
+static int read_labels(dn_model *m, const json_t *v, dn_error *err)
+{
+    size_t n = json_array_size(v);
+    if (!json_is_array(v) || n > (size_t)(m->info.n_classes ? m->info.n_classes : 1 << 20))
+        return bad_extra(err, "labels", "a list of at most as many names as the network has classes");
+    m->labels = calloc(n + 1, sizeof *m->labels);
+    if (!m->labels)
+        return dn_fail(err, DN_E_MEMORY, "labels", "out of memory");
+    for (size_t i = 0; i < n; i++) {
+        m->labels[i] = json_string_value(json_array_get(v, i));
+        if (!m->labels[i] || !*m->labels[i] || strlen(m->labels[i]) > DN_LABEL_MAX)
+            return bad_extra(err, "labels", "a list of names of 1 to 64 bytes");
+    }
+    m->info.labels = m->labels;
+    m->info.n_labels = (int)n;
+    return 0;
+}
+
+static int read_null_label(dn_model *m, const json_t *v, dn_error *err)
+{
+    if (!json_is_integer(v) || json_integer_value(v) < 0 || json_integer_value(v) >= m->info.n_classes)
+        return bad_extra(err, "null_label", "a class of the network");
+    m->info.null_label = (int)json_integer_value(v);
+    return 0;
+}
+
+static int read_range(dn_model *m, const json_t *v, dn_error *err)
+{
+    double lo = json_number_value(json_array_get(v, 0)), hi = json_number_value(json_array_get(v, 1));
+    if (json_array_size(v) != 2 || !(lo < hi))
+        return bad_extra(err, "range", "[low, high] with low < high");
+    m->info.range[0] = lo;
+    m->info.range[1] = hi;
+    return 0;
+}
+
+static int read_sizes(dn_model *m, const json_t *v, dn_error *err)
+{
+    if (!json_is_array(v) || json_array_size(v) > DN_SIZES_MAX)
+        return bad_extra(err, "sizes", "a list of at most 32 [height, width]");
+    for (size_t i = 0; i < json_array_size(v); i++) {
+        const json_t *size = json_array_get(v, i);
+        for (int k = 0; k < 2; k++) {
+            json_int_t d = json_integer_value(json_array_get(size, (size_t)k));
+            if (json_array_size(size) != 2 || d < 1 || d > 8192 || d % m->info.size_multiple)
+                return bad_extra(err, "sizes", "a list of [height, width], each a multiple of the network's");
+            m->info.sizes[i][k] = (int)d;
+        }
+    }
+    m->info.n_sizes = (int)json_array_size(v);
+    return 0;
+}
+
+static int read_description(dn_model *m, const json_t *v, dn_error *err)
+{
+    if (!json_is_string(v))
+        return bad_extra(err, "description", "a string");
+    m->info.description = json_string_value(v);
+    return 0;
+}
+
+static int read_defaults(dn_model *m, const json_t *v, dn_error *err)
+{
+    if (!json_is_object(v))
+        return bad_extra(err, "defaults", "an object of request fields");
+    m->info.defaults = v;
+    return 0;
+}
+
+static const struct { const char *name; int (*read)(dn_model *m, const json_t *v, dn_error *err); } extras[] = {
+    { "labels", read_labels }, { "null_label", read_null_label },   { "range", read_range },
+    { "sizes", read_sizes },   { "description", read_description }, { "defaults", read_defaults },
+};
+
+static int read_extra(dn_model *m, const char *key, const json_t *v, dn_error *err)
+{
+    for (size_t i = 0; i < sizeof extras / sizeof *extras; i++)
+        if (!strcmp(key, extras[i].name))
+            return extras[i].read(m, v, err);
+    return dn_fail(err, DN_E_UNSUPPORTED, key, "denoised.json: key \"%.60s\" is not supported", key);
+}
+
+static int read_extras(dn_model *m, const char *dir, dn_error *err)
+{
+    if (!exists(dir, "denoised.json"))
+        return 0;
+    int rc = dn_json_load(&m->extra, dir, "denoised.json", CONFIG_BYTES_MAX, err);
+    const char *key;
+    json_t *v;
+    if (!rc)
+        json_object_foreach(m->extra, key, v)
+            if ((rc = read_extra(m, key, v, err)))
+                break;
+    return rc;
+}
+
+/* Without sample_size the first of `sizes` is the model's own. */
+static int settle_size(dn_model *m, dn_error *err)
+{
+    dn_model_info *info = &m->info;
+    if (!info->height && info->n_sizes) {
+        info->height = info->sizes[0][0];
+        info->width = info->sizes[0][1];
+    }
+    if (info->height < 1 || info->height % info->size_multiple || info->width % info->size_multiple)
+        return dn_fail(err, DN_E_INVALID, "sample_size",
+                       "config.json: sample_size must be given (or `sizes` in denoised.json), in multiples of %d", info->size_multiple);
+    return 0;
+}
+
+/* ---- weights ---- */
+
+dn_program *dn_model_program(const dn_model *m, int height, int width)
+{
+    dn_program *p = dn_program_new();
+    if (!p)
+        return NULL;
+    int block = dn_block_add(p, "unet");
+    m->arch->build(m->config, p, block, height, width);
+    dn_program_prune(p);
+    return p;
+}
+
+/* The checkpoint's shape of a parameter. */
+static dn_shape file_shape(const dn_param *q)
+{
+    const int64_t *d = q->shape.dim;
+    switch (q->form) {
+    case DN_PARAM_LINEAR:
+        return dn_shape(d[1], d[0]);
+    case DN_PARAM_CONV:
+        return dn_shape(d[3], d[2], d[0], d[1]);
+    case DN_PARAM_PLAIN:
+        break;
+    }
+    return q->shape;
+}
+
+static void print_dims(char *out, size_t size, const int64_t *dim, int rank)
+{
+    size_t n = 0;
+    out[0] = 0;
+    for (int i = 0; i < rank && n < size - 24; i++)
+        n += (size_t)snprintf(out + n, size - n, "%s%lld", i ? "," : "", (long long)dim[i]);
+}
+
+/* File order [rows, cols] transposed: here [cols, rows]. */
+static void transpose(float *dst, const float *src, int64_t rows, int64_t cols)
+{
+    for (int64_t i = 0; i < rows; i++)
+        for (int64_t j = 0; j < cols; j++)
+            dst[j * rows + i] = src[i * cols + j];
+}
+
+/* [K,C,kh,kw] -> [kh,kw,C,K] is a transpose within [K, (C, kh*kw)] and of (C, kh*kw). */
+static void to_channels_last(float *dst, const float *src, const dn_shape *ours)
+{
+    int64_t taps = ours->dim[0] * ours->dim[1], c = ours->dim[2], k = ours->dim[3];
+    for (int64_t o = 0; o < k; o++)
+        for (int64_t i = 0; i < c; i++)
+            for (int64_t t = 0; t < taps; t++)
+                dst[(t * c + i) * k + o] = src[(o * c + i) * taps + t];
+}
+
+static void store(float *dst, const float *src, const dn_param *q)
+{
+    if (q->form == DN_PARAM_LINEAR)
+        transpose(dst, src, q->shape.dim[1], q->shape.dim[0]);
+    else if (q->form == DN_PARAM_CONV)
+        to_channels_last(dst, src, &q->shape);
+    else
+        memcpy(dst, src, sizeof *dst * (size_t)dn_shape_count(&q->shape));
+}
+
+static int load_param(dn_model *m, const dn_checkpoint *c, const dn_param *q, float *scratch, dn_error *err)
+{
+    const dn_tensor *t = dn_checkpoint_find(c, q->name);
+    char want[80], got[80];
+    dn_shape shape = file_shape(q);
+    print_dims(want, sizeof want, shape.dim, shape.rank);
+    if (!t)
+        return dn_fail(err, DN_E_FORMAT, q->name, "the checkpoint has no tensor %s [%s]", q->name, want);
+    print_dims(got, sizeof got, t->dim, t->rank);
+    if (t->rank != shape.rank || memcmp(t->dim, shape.dim, sizeof(int64_t) * (size_t)shape.rank))
+        return dn_fail(err, DN_E_FORMAT, q->name, "%s: tensor %s is [%s], the config asks for [%s]", t->file, q->name, got, want);
+    int rc = dn_checkpoint_read(c, t, scratch, err);
+    if (!rc)
+        store(m->weights + q->offset, scratch, q);
+    return rc;
+}
+
+static bool known_param(const dn_block *b, const char *name)
+{
+    for (int i = 0; i < b->n_params; i++)
+        if (!strcmp(b->param[i].name, name))
+            return true;
+    return !strcmp(name, "time_proj.W"); /* NCSN++ files carry time_proj.weight twice */
+}
+
+static int check_superfluous(const dn_checkpoint *c, const dn_block *b, dn_error *err)
+{
+    for (int i = 0; i < dn_checkpoint_count(c); i++) {
+        const dn_tensor *t = dn_checkpoint_tensor(c, i);
+        char dims[80];
+        print_dims(dims, sizeof dims, t->dim, t->rank);
+        if (!known_param(b, t->name))
+            return dn_fail(err, DN_E_FORMAT, t->name, "%s: tensor %.100s [%s] belongs to no layer of the config", t->file, t->name, dims);
+    }
+    return 0;
+}
+
+static int64_t largest_param(const dn_block *b)
+{
+    int64_t most = 1;
+    for (int i = 0; i < b->n_params; i++)
+        if (dn_shape_count(&b->param[i].shape) > most)
+            most = dn_shape_count(&b->param[i].shape);
+    return most;
+}
+
+static int fill_block(dn_model *m, const dn_checkpoint *c, const dn_block *b, dn_error *err)
+{
+    float *scratch = malloc(sizeof *scratch * (size_t)largest_param(b));
+    m->weights = aligned_alloc(64, sizeof *m->weights * (size_t)b->count);
+    int rc = scratch && m->weights ? 0 : dn_fail(err, DN_E_MEMORY, NULL, "out of memory for %lld weights", (long long)b->count);
+    if (!rc)
+        memset(m->weights, 0, sizeof *m->weights * (size_t)b->count);
+    for (int i = 0; i < b->n_params && !rc; i++) {
+        rc = load_param(m, c, &b->param[i], scratch, err);
+        m->info.parameters += dn_shape_count(&b->param[i].shape);
+    }
+    free(scratch);
+    m->info.bytes = sizeof *m->weights * (size_t)b->count;
+    return rc;
+}
+
+static int load_weights(dn_model *m, const char *dir, const char *component, dn_error *err)
+{
+    dn_program *p = dn_model_program(m, m->info.height, m->info.width);
+    if (!p)
+        return dn_fail(err, DN_E_MEMORY, NULL, "out of memory");
+    dn_checkpoint *c = NULL;
+    int rc = p->error.code;
+    if (rc && err)
+        *err = p->error;
+    rc = rc ? rc : dn_checkpoint_open(&c, dir, component, err);
+    rc = rc ? rc : check_superfluous(c, &p->block[0], err);
+    rc = rc ? rc : fill_block(m, c, &p->block[0], err);
+    if (!rc)
+        dn_sha256_hex(m->info.hash, m->weights, m->info.bytes);
+    dn_checkpoint_close(c);
+    dn_program_free(p);
+    return rc;
+}
+
+int dn_model_load(dn_model **out, const char *dir, dn_error *err)
+{
+    dn_model *m = calloc(1, sizeof *m);
+    if (!m)
+        return dn_fail(err, DN_E_MEMORY, NULL, "out of memory");
+    m->info = (dn_model_info){ .pipeline = "", .description = "", .null_label = -1, .range = { -1, 1 } };
+    const char *component;
+    int rc = find_component(m, dir, &component, err);
+    rc = rc ? rc : read_architecture(m, dir, component, err);
+    rc = rc ? rc : read_scheduler(m, dir, err);
+    rc = rc ? rc : read_extras(m, dir, err);
+    rc = rc ? rc : settle_size(m, err);
+    rc = rc ? rc : load_weights(m, dir, component, err);
+    if (rc)
+        dn_model_free(m);
+    else
+        *out = m;
+    return rc;
+}
+
+void dn_model_free(dn_model *m)
+{
+    if (!m)
+        return;
+    for (int i = 0; i < m->n_forms; i++)
+        free(m->form[i].data);
+    free(m->form);
+    free(m->weights);
+    free(m->labels);
+    free(m->config);
+    dn_scheduler_config_free((dn_scheduler_config *)m->info.scheduler);
+    json_decref(m->extra);
+    json_decref(m->config_json);
+    json_decref(m->index);
+    free(m);
+}
+
+const dn_model_info *dn_model_info_of(const dn_model *m) { return &m->info; }
+
+int dn_model_label(const dn_model *m, const char *name)
+{
+    for (int i = 0; i < m->info.n_labels; i++)
+        if (!strcasecmp(m->info.labels[i], name))
+            return i;
+    return -1;
+}
+
+bool dn_model_size_ok(const dn_model *m, int height, int width)
+{
+    if (height == m->info.height && width == m->info.width)
+        return true;
+    for (int i = 0; i < m->info.n_sizes; i++)
+        if (m->info.sizes[i][0] == height && m->info.sizes[i][1] == width)
+            return true;
+    return false;
+}
+
+/* ---- packed forms ---- */
+
+static const void *find_form(const dn_model *m, const dn_form *f)
+{
+    for (int i = 0; i < m->n_forms; i++)
+        if (m->form[i].param == f->param && !strcmp(m->form[i].key, f->key))
+            return m->form[i].data;
+    return NULL;
+}
+
+int dn_model_form(dn_model *m, const dn_form *f, const dn_param *q, const void **data, size_t *made, dn_error *err)
+{
+    *data = find_form(m, f);
+    if (*data)
+        return 0;
+    void *packed = aligned_alloc(64, (f->bytes + 63) / 64 * 64);
+    if (!packed || dn_grow(&m->form, m->n_forms, &m->forms_cap, sizeof *m->form)) {
+        free(packed);
+        return dn_fail(err, DN_E_MEMORY, q->name, "out of memory for packed weights");
+    }
+    f->pack(packed, m->weights + q->offset, &q->shape);
+    m->form[m->n_forms++] = (dn_packed){ f->param, f->key, packed };
+    *data = packed;
+    *made += f->bytes;
+    return 0;
+}

@@ -1,0 +1,34 @@
+/* model_internal.h - what engine/device sees of a dn_model. */
+#ifndef DN_MODEL_INTERNAL_H
+#define DN_MODEL_INTERNAL_H
+
+#include "arch.h"
+#include "backend.h"
+#include "memory.h"
+
+/* A packed form of one parameter of a model. */
+typedef struct dn_packed {
+    int param;
+    const char *key;
+    void *data;
+} dn_packed;
+
+struct dn_model {
+    dn_model_info info;
+    const dn_arch *arch;
+    dn_arch_info arch_info;
+    void *config;
+    float *weights;              /* one block, in registration order */
+    const char **labels;         /* into `extra` */
+    struct json_t *index, *config_json, *extra;
+    dn_packed *form;             /* grown on the slow thread only; entries never change */
+    int n_forms, forms_cap;
+};
+
+/* The network recorded for one size, pruned. NULL: out of memory; other failures are in p->error. The caller frees it. */
+dn_program *dn_model_program(const dn_model *m, int height, int width);
+
+/* The packed form of a parameter, made if nobody asked for it before (then *made grows by its bytes). Slow thread only. */
+int dn_model_form(dn_model *m, const dn_form *f, const dn_param *q, const void **data, size_t *made, dn_error *err);
+
+#endif

@@ -1,0 +1,273 @@
+/* openapi.c - the OpenAPI 3.1 document: paths from the table of routes, schemas from the tables of fields. */
+#include "proto.h"
+
+#include <ctype.h>
+#include <string.h>
+
+enum { SCHEMAS_MAX = 64, STATUSES_MAX = 40 };
+
+/* What a route adds to its row in DN_ROUTES: the query, the JSON that it takes and gives, further media types, the
+ * refusals that can happen there besides those of every route, and request headers that change the answer. */
+struct operation {
+    const dn_fields *query, *body, *answer, *accepted;
+    const char *also_gives[4];
+    int errors[12];
+    const struct header *headers; /* up to one without a name */
+};
+
+struct header {
+    const char *name, *help;
+};
+
+/* clang-format off */
+static const struct header generate_headers[] = {
+    { "Prefer", "respond-async: answer 202 at once; the request runs on whoever disconnects." },
+    { "Accept", "The envelope: JSON, text/event-stream, or the bare body, which must agree with output.format." },
+    { NULL, NULL },
+};
+static const struct header events_headers[] = { { "Last-Event-ID", "Go on after this event." }, { NULL, NULL } };
+
+static const struct operation operations[DN_ROUTE_COUNT] = {
+    [DN_ROUTE_GENERATE] = { .body = &dn_generate_fields, .answer = &dn_result_fields, .accepted = &dn_request_info_fields,
+        .also_gives = { "text/event-stream", "image/png", "application/x-npy", "application/x-safetensors" },
+        .errors = { DN_H_MODEL_NOT_FOUND, DN_H_NOT_ACCEPTABLE, DN_H_CANCELLED, DN_H_LENGTH, DN_H_TOO_LARGE, DN_H_MEDIA, DN_H_IMPOSSIBLE,
+                    DN_H_QUEUE_FULL, DN_H_INTERNAL, DN_H_DRAINING },
+        .headers = generate_headers },
+    [DN_ROUTE_DENOISE] = { .query = &dn_denoise_query_fields,
+        .errors = { DN_H_MODEL_NOT_FOUND, DN_H_NOT_ACCEPTABLE, DN_H_CANCELLED, DN_H_LENGTH, DN_H_TOO_LARGE, DN_H_MEDIA, DN_H_IMPOSSIBLE,
+                    DN_H_QUEUE_FULL, DN_H_INTERNAL, DN_H_DRAINING } },
+    [DN_ROUTE_REQUESTS] = { .query = &dn_requests_query_fields, .answer = &dn_request_list_fields },
+    [DN_ROUTE_REQUEST] = { .answer = &dn_request_info_fields, .errors = { DN_H_NOT_FOUND, DN_H_EXPIRED } },
+    [DN_ROUTE_REQUEST_CANCEL] = { .answer = &dn_request_info_fields, .errors = { DN_H_NOT_FOUND, DN_H_EXPIRED } },
+    [DN_ROUTE_REQUEST_IMAGE] = { .also_gives = { "application/x-npy", "application/x-safetensors" },
+        .errors = { DN_H_NOT_FOUND, DN_H_CONFLICT, DN_H_EXPIRED } },
+    [DN_ROUTE_REQUEST_EVENTS] = { .errors = { DN_H_NOT_FOUND, DN_H_EXPIRED }, .headers = events_headers },
+    [DN_ROUTE_MODELS] = { .answer = &dn_model_list_fields },
+    [DN_ROUTE_MODEL] = { .answer = &dn_model_card_fields, .errors = { DN_H_MODEL_NOT_FOUND } },
+    [DN_ROUTE_MODEL_LOAD] = { .query = &dn_load_query_fields, .answer = &dn_model_card_fields, .accepted = &dn_model_card_fields,
+        .errors = { DN_H_MODEL_NOT_FOUND, DN_H_CONFLICT, DN_H_MODEL_FAILED, DN_H_MEMORY } },
+    [DN_ROUTE_MODEL_UNLOAD] = { .query = &dn_unload_query_fields, .answer = &dn_model_card_fields, .accepted = &dn_model_card_fields,
+        .errors = { DN_H_MODEL_NOT_FOUND, DN_H_CONFLICT } },
+    [DN_ROUTE_STATUS] = { .answer = &dn_status_fields, .also_gives = { "text/event-stream" } },
+    [DN_ROUTE_HEALTHZ] = { .answer = &dn_health_fields },
+    [DN_ROUTE_READYZ] = { .answer = &dn_health_fields, .errors = { DN_H_NOT_READY } },
+    [DN_ROUTE_DRAIN] = { .answer = &dn_health_fields },
+};
+
+/* Refusals that every route can give. */
+static const int common_errors[] = { DN_H_INVALID, DN_H_UNAUTHORIZED, DN_H_FORBIDDEN, DN_H_TIMEOUT };
+
+/* Schemas that are the data of events only: nothing refers to them by table. */
+static const dn_fields *const event_schemas[] = { &dn_event_queued_fields, &dn_event_progress_fields, &dn_event_preview_fields,
+                                                  &dn_event_done_fields, &dn_error_fields };
+/* clang-format on */
+
+struct schemas {
+    const dn_fields *v[SCHEMAS_MAX];
+    int n;
+};
+
+/* The table and all it refers to, each once. */
+static void collect(struct schemas *s, const dn_fields *t)
+{
+    if (!t)
+        return;
+    for (int i = 0; i < s->n; i++)
+        if (s->v[i] == t)
+            return;
+    if (s->n == SCHEMAS_MAX)
+        return;
+    s->v[s->n++] = t;
+    for (int i = 0; i < t->n; i++)
+        collect(s, t->v[i].sub);
+}
+
+static void write_string(dn_buf *b, const char *key, const char *value)
+{
+    dn_buf_printf(b, "\"%s\":", key);
+    dn_buf_json_string(b, value);
+}
+
+static void write_lower(dn_buf *b, const char *word)
+{
+    for (; *word; word++)
+        dn_buf_add(b, (char[]){ (char)tolower((unsigned char)*word) }, 1);
+}
+
+static void write_ref(dn_buf *b, const char *name) { dn_buf_printf(b, "{\"$ref\":\"#/components/schemas/%s\"}", name); }
+
+/* "media/type":{"schema":...} */
+static void write_media(dn_buf *b, const char *type, const dn_fields *t)
+{
+    dn_buf_printf(b, "\"%s\":{\"schema\":", type);
+    if (t)
+        write_ref(b, t->name);
+    else if (!strncmp(type, "text/", 5))
+        dn_buf_puts(b, "{\"type\":\"string\"}");
+    else
+        dn_buf_puts(b, "{}");
+    dn_buf_puts(b, "}");
+}
+
+static void write_path_params(dn_buf *b, const char *path, int *n)
+{
+    for (const char *s = strchr(path, '{'); s; s = strchr(s + 1, '{'))
+        dn_buf_printf(b, "%s{\"name\":\"%.*s\",\"in\":\"path\",\"required\":true,\"schema\":{\"type\":\"string\"}}",
+                      (*n)++ ? "," : "", (int)strcspn(s + 1, "}"), s + 1);
+}
+
+static void write_params(dn_buf *b, const dn_route *r, const struct operation *o)
+{
+    const dn_fields *query = o->query;
+    int n = 0;
+    dn_buf_puts(b, ",\"parameters\":[");
+    write_path_params(b, r->path, &n);
+    for (int i = 0; query && i < query->n; i++) {
+        dn_buf_printf(b, "%s{\"name\":\"%s\",\"in\":\"query\",\"schema\":", n++ ? "," : "", query->v[i].name);
+        dn_field_schema(&query->v[i], b);
+        dn_buf_puts(b, "}");
+    }
+    for (const struct header *h = o->headers; h && h->name; h++) {
+        dn_buf_printf(b, "%s{\"name\":\"%s\",\"in\":\"header\",\"schema\":{\"type\":\"string\"},", n++ ? "," : "",
+                      h->name);
+        write_string(b, "description", h->help);
+        dn_buf_puts(b, "}");
+    }
+    dn_buf_puts(b, "]");
+}
+
+static void write_answer(dn_buf *b, const dn_route *r, const struct operation *o)
+{
+    dn_buf_puts(b, "\"200\":{\"description\":\"Done.\",\"content\":{");
+    write_media(b, r->gives, o->answer);
+    for (int i = 0; i < 4 && o->also_gives[i]; i++) {
+        dn_buf_puts(b, ",");
+        write_media(b, o->also_gives[i], NULL);
+    }
+    dn_buf_puts(b, "}}");
+    if (!o->accepted)
+        return;
+    dn_buf_puts(b, ",\"202\":{\"description\":\"Accepted; Location says where to look.\",\"content\":{");
+    write_media(b, "application/json", o->accepted);
+    dn_buf_puts(b, "}}");
+}
+
+static void write_error(dn_buf *b, int id, int seen[], int *n)
+{
+    int status = dn_http_code_status(id);
+    for (int i = 0; i < *n; i++)
+        if (seen[i] == status)
+            return;
+    seen[(*n)++] = status;
+    dn_buf_printf(b, ",\"%d\":{\"$ref\":\"#/components/responses/E%d\"}", status, status);
+}
+
+static void write_operation(dn_buf *b, int route)
+{
+    const dn_route *r = &dn_routes[route];
+    const struct operation *o = &operations[route];
+    int seen[STATUSES_MAX], n = 0;
+    static const char *const ids[] = {
+#define X(id, ...) #id,
+        DN_ROUTES(X)
+#undef X
+    };
+    dn_buf_puts(b, "{");
+    dn_buf_puts(b, "\"operationId\":\"");
+    write_lower(b, ids[route]);
+    dn_buf_puts(b, "\",");
+    write_string(b, "summary", r->summary);
+    write_params(b, r, o);
+    if (r->takes) {
+        dn_buf_puts(b, ",\"requestBody\":{\"required\":true,\"content\":{");
+        write_media(b, r->takes, o->body);
+        dn_buf_puts(b, "}}");
+    }
+    dn_buf_puts(b, ",\"responses\":{");
+    write_answer(b, r, o);
+    for (size_t i = 0; i < sizeof common_errors / sizeof *common_errors; i++)
+        write_error(b, common_errors[i], seen, &n);
+    for (int i = 0; o->errors[i]; i++)
+        write_error(b, o->errors[i], seen, &n);
+    dn_buf_puts(b, "}}");
+}
+
+/* Routes of one path stand together in the document, at the place of the first. */
+static void write_paths(dn_buf *b)
+{
+    for (int i = 0, n = 0; i < DN_ROUTE_COUNT; i++) {
+        int first = 0;
+        while (strcmp(dn_routes[first].path, dn_routes[i].path))
+            first++;
+        if (first < i)
+            continue;
+        dn_buf_printf(b, "%s\"%s\":{", n++ ? "," : "", dn_routes[i].path);
+        for (int k = i, m = 0; k < DN_ROUTE_COUNT; k++) {
+            if (strcmp(dn_routes[k].path, dn_routes[i].path))
+                continue;
+            dn_buf_puts(b, m++ ? ",\"" : "\"");
+            write_lower(b, dn_routes[k].method);
+            dn_buf_puts(b, "\":");
+            write_operation(b, k);
+        }
+        dn_buf_puts(b, "}");
+    }
+}
+
+static void write_schemas(dn_buf *b)
+{
+    struct schemas s = { .n = 0 };
+    for (int i = 0; i < DN_ROUTE_COUNT; i++) {
+        collect(&s, operations[i].body);
+        collect(&s, operations[i].answer);
+        collect(&s, operations[i].accepted);
+    }
+    for (size_t i = 0; i < sizeof event_schemas / sizeof *event_schemas; i++)
+        collect(&s, event_schemas[i]);
+    for (int i = 0; i < s.n; i++) {
+        dn_buf_printf(b, "\"%s\":", s.v[i]->name);
+        dn_fields_schema(s.v[i], b);
+        dn_buf_puts(b, ",");
+    }
+    dn_buf_puts(
+        b, "\"ErrorBody\":{\"type\":\"object\",\"properties\":{\"error\":{\"$ref\":\"#/components/schemas/Error\"}},"
+           "\"required\":[\"error\"]}");
+}
+
+/* One response for each status that the table of errors knows, with its codes. */
+static void write_responses(dn_buf *b)
+{
+    int n = 0;
+    for (int status = 400; status < 600; status++) {
+        dn_buf codes;
+        dn_buf_init(&codes, 4096);
+        for (int id = 1; id < DN_H_COUNT; id++)
+            if (dn_http_code_status(id) == status)
+                dn_buf_printf(&codes, "%s%s", codes.len ? ", " : "Codes: ", dn_http_code_name(id));
+        if (codes.len) {
+            dn_buf_printf(b, "%s\"E%d\":{", n++ ? "," : "", status);
+            write_string(b, "description", codes.data);
+            dn_buf_puts(b, ",\"content\":{\"application/json\":{\"schema\":");
+            write_ref(b, "ErrorBody");
+            dn_buf_puts(b, "}}}");
+        }
+        dn_buf_fini(&codes);
+    }
+}
+
+void dn_openapi_write(dn_buf *b, const char *version)
+{
+    dn_buf_puts(b, "{\"openapi\":\"3.1.0\",\"info\":{\"title\":\"denoised\",");
+    write_string(b, "description", "Samples diffusion models; requests of all clients share batches.");
+    dn_buf_puts(b, ",");
+    write_string(b, "version", version);
+    dn_buf_puts(b, "},\"security\":[{},{\"token\":[]}],\"paths\":{");
+    write_paths(b);
+    dn_buf_puts(
+        b,
+        "},\"components\":{\"securitySchemes\":{\"token\":{\"type\":\"http\",\"scheme\":\"bearer\"}},\"responses\":{");
+    write_responses(b);
+    dn_buf_puts(b, "},\"schemas\":{");
+    write_schemas(b);
+    dn_buf_puts(b, "}}}");
+}

@@ -1,0 +1,116 @@
+"""One peer of the engine on a U-Net forward: peers.py KIND MODEL_FOLDER THREADS, commands on stdin as forward_server takes them.
+
+KIND is eager, channels_last, onnxruntime or openvino. Each peer lives in a process of its own: the spinning thread pools
+of several runtimes in one process slow each other three times.
+"""
+import json
+import os
+import sys
+import tempfile
+import time
+import warnings
+
+warnings.filterwarnings("ignore")
+
+
+def build(kind, folder, threads):
+    """A function (x, t, labels) -> anything that runs one forward, and the model."""
+    import torch
+    from diffusers import UNet2DModel
+
+    torch.set_num_threads(threads)
+    where = folder + "/unet" if os.path.isdir(folder + "/unet") else folder
+    model = UNet2DModel.from_pretrained(where, low_cpu_mem_usage=False).eval()
+
+    def call(x, t, y):
+        return model(x, t, class_labels=y, return_dict=False)[0]
+
+    if kind == "eager":
+        return call, model
+    if kind == "channels_last":
+        model.to(memory_format=torch.channels_last)
+        return (lambda x, t, y: call(x.to(memory_format=torch.channels_last), t, y)), model
+
+    path = tempfile.gettempdir() + "/denoised-bench-%s.onnx" % os.path.basename(os.path.abspath(folder))
+    if not os.path.exists(path):
+        export(model, path)
+    if kind == "onnxruntime":
+        return onnxruntime(path, threads), model
+    return openvino(path, threads), model
+
+
+def export(model, path):
+    import torch
+
+    class Wrapper(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = model
+
+        def forward(self, x, t, y=None):
+            return self.model(x, t, class_labels=y, return_dict=False)[0]
+
+    batch = torch.export.Dim("B", min=1, max=64)
+    example = [v for v in inputs(model, 2) if v is not None]
+    shapes = ({0: batch},) * len(example)
+    torch.onnx.export(Wrapper(), tuple(example), path, dynamo=True, dynamic_shapes=shapes, optimize=True)
+
+
+def onnxruntime(path, threads):
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    names = [i.name for i in session.get_inputs()]
+    return lambda *a: session.run(None, dict(zip(names, [v.numpy() for v in a if v is not None])))
+
+
+def openvino(path, threads):
+    import openvino as ov
+
+    core = ov.Core()
+    core.set_property("CPU", {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"})
+    compiled = {}
+
+    def run(*a):
+        a = [v for v in a if v is not None]
+        n = a[0].shape[0]
+        if n not in compiled:
+            model = core.read_model(path)
+            model.reshape({i.any_name: ov.PartialShape(list(v.shape)) for i, v in zip(model.inputs, a)})
+            compiled[n] = core.compile_model(model, "CPU")
+        return compiled[n]([v.numpy() for v in a])[0]
+
+    return run
+
+
+def inputs(model, n):
+    import torch
+
+    c = model.config
+    size = c.sample_size if isinstance(c.sample_size, (list, tuple)) else (c.sample_size, c.sample_size)
+    labels = torch.randint(0, c.num_class_embeds, (n,)) if c.num_class_embeds else None
+    return torch.randn(n, c.in_channels, *size), torch.randint(0, 1000, (n,)), labels
+
+
+def main():
+    kind, folder, threads = sys.argv[1], sys.argv[2], int(sys.argv[3])
+    import torch
+
+    run, model = build(kind, folder, threads)
+    with torch.inference_mode():
+        for line in sys.stdin:
+            _, n, seconds = line.split()
+            args, times = inputs(model, int(n)), []
+            run(*args)
+            end = time.time() + float(seconds)
+            while time.time() < end or len(times) < 3:
+                start = time.perf_counter()
+                run(*args)
+                times.append((time.perf_counter() - start) * 1e3)
+            print("R" + json.dumps(times), flush=True)
+
+
+if __name__ == "__main__":
+    main()
