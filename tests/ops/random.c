@@ -11,7 +11,7 @@
 #include <cmocka.h>
 #include "agree.h"
 
-enum { PROGRAMS = 200, MAPS_MAX = 64, ROWS = 5 };
+enum { PROGRAMS = 120, MAPS_MAX = 64, ROWS = 5 };
 
 static const dn_val none = DN_NONE;
 

@@ -1,5 +1,5 @@
-/* elementwise_avx2.c - see elementwise.h. A value is a set of runs of contiguous floats: a plane of eight channels, or a
- * whole dense row. Each operation is one loop over a run, made from a table of expressions. */
+/* elementwise_avx2.c - see elementwise.h. A value is a set of runs of contiguous floats: a plane of eight channels, or
+ * a whole dense row. Each operation is one loop over a run, made from a table of expressions. */
 #include "elementwise.h"
 #include "elementwise_lanes.h"
 
@@ -16,16 +16,16 @@ typedef struct run {
 typedef void (*run_fn)(const run *r);
 
 /* Loads of a ragged end never touch what is beyond it. */
-#define RUN(name, expression)                                                                                          \
-    static void name(const run *r)                                                                                     \
-    {                                                                                                                  \
-        const __m256 p = r->p, q = r->q, keep = _mm256_castsi256_ps(r->keep);                                          \
-        (void)p, (void)q;                                                                                              \
-        for (int64_t i = 0; i < r->n; i += DN_LANES) {                                                                 \
-            __m256i inside = lanes_mask(r->n - i);                                                                     \
-            __m256 x = _mm256_maskload_ps(r->x + i, inside);                                                           \
-            _mm256_maskstore_ps(r->y + i, inside, _mm256_and_ps(keep, expression));                                    \
-        }                                                                                                              \
+#define RUN(name, expression)                                                       \
+    static void name(const run *r)                                                  \
+    {                                                                               \
+        const __m256 p = r->p, q = r->q, keep = _mm256_castsi256_ps(r->keep);       \
+        (void)p, (void)q;                                                           \
+        for (int64_t i = 0; i < r->n; i += DN_LANES) {                              \
+            __m256i inside = lanes_mask(r->n - i);                                  \
+            __m256 x = _mm256_maskload_ps(r->x + i, inside);                        \
+            _mm256_maskstore_ps(r->y + i, inside, _mm256_and_ps(keep, expression)); \
+        }                                                                           \
     }
 #define ABS(v) _mm256_andnot_ps(_mm256_set1_ps(-0.0f), v)
 RUN(run_silu, dn_v_silu(x))
@@ -112,7 +112,10 @@ static void run_all(dn_pool *pool, run_fn fn, const dn_elementwise_args *a)
 
 bool dn_unary_has_kernel(enum dn_unary kind) { return unary_runs[kind] != NULL; }
 
-void dn_unary_run(dn_pool *pool, enum dn_unary kind, const dn_elementwise_args *a) { run_all(pool, unary_runs[kind], a); }
+void dn_unary_run(dn_pool *pool, enum dn_unary kind, const dn_elementwise_args *a)
+{
+    run_all(pool, unary_runs[kind], a);
+}
 
 void dn_binary_run(dn_pool *pool, enum dn_binary kind, const dn_elementwise_args *a)
 {

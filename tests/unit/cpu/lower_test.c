@@ -23,8 +23,13 @@ static void resblock(dn_nn *m, const int *c)
 {
     dn_val x = dn_nn_conv(m, "first", picture(m, c[0], c[1], 3), c[2], 3, 1, 1);
     dn_val emb = dn_unary(m->p, DN_SILU, dn_input(m->p, "emb", DN_F32, dn_shape(24)));
-    dn_resnet r = { .channels = c[3], .groups = c[4], .eps = 1e-5, .act = c[7], .scale_shift = c[5],
-                    .output_scale_factor = c[5] ? 1.5 : 1, .resample = c[6] };
+    dn_resnet r = { .channels = c[3],
+                    .groups = c[4],
+                    .eps = 1e-5,
+                    .act = c[7],
+                    .scale_shift = c[5],
+                    .output_scale_factor = c[5] ? 1.5 : 1,
+                    .resample = c[6] };
     dn_output(m->p, "out", dn_nn_resnet(m, "block", &r, x, emb));
 }
 
@@ -67,8 +72,9 @@ static void small_unet(dn_nn *m, const int *c)
 static void input_gradient(dn_nn *m, const int *c)
 {
     dn_val x = picture(m, c[0], c[1], c[2]);
-    dn_resnet r = { .channels = c[2], .groups = c[3], .eps = 1e-5, .act = DN_SILU, .output_scale_factor = 1,
-                    .resample = c[4] };
+    dn_resnet r = {
+        .channels = c[2], .groups = c[3], .eps = 1e-5, .act = DN_SILU, .output_scale_factor = 1, .resample = c[4]
+    };
     dn_val emb = dn_input(m->p, "emb", DN_F32, dn_shape(6)), grad;
     dn_val h = dn_nn_attention(m, "attention", dn_nn_resnet(m, "block", &r, x, emb), c[2], c[3], 1e-5, 1);
     h = dn_concat(m->p, (dn_val[]){ h, h }, 2);
@@ -178,8 +184,8 @@ static void agrees_with_ref(void **state)
 static void check_bits(const spec *s, const dn_program *p, const float *block, const char *name)
 {
     const batch others[] = {
-        { .n = ROWS, .threads = 1 }, { .n = ROWS, .threads = 3 }, { .n = ROWS, .threads = 2, .apart = true },
-        { .n = ROWS, .rows_max = 7 }, { .n = 1, .first = 2 }, { .n = 1, .first = 1, .rows_max = 4 },
+        { .n = ROWS, .threads = 1 },          { .n = ROWS, .threads = 3 }, { .n = ROWS, .threads = 2, .apart = true },
+        { .n = ROWS, .rows_max = 7 },         { .n = 1, .first = 2 },      { .n = 1, .first = 1, .rows_max = 4 },
         { .n = 2, .first = 1, .threads = 2 },
     };
     int64_t n, m;
@@ -212,7 +218,8 @@ static void fuses_a_resblock(void **state)
     int steps = l->n_steps;
     dn_lowered_free(l);
     dn_program_free(p);
-    assert_true(steps <= 9); /* first conv with its conversion, silu(emb), time_emb_proj, 2 norms, 2 convs, the output */
+    assert_true(steps <=
+                9); /* first conv with its conversion, silu(emb), time_emb_proj, 2 norms, 2 convs, the output */
 }
 
 int main(void)
