@@ -84,13 +84,9 @@ int dn_json_load_at(json_t **out, int dirfd, const char *file, size_t limit, dn_
     else
         rc = dn_source_load(&text, &src, 0, (size_t)src.size, err);
     if (rc == 0)
-<<<<<<< HEAD
-        rc = dn_json_text(out, (const char *)text, (size_t)src.size, file, err);
-=======
         blank_infinities((char *)text, (size_t)src.size);
     if (rc == 0)
-        rc = dn_json_parse(out, (const char *)text, (size_t)src.size, file, err);
->>>>>>> main
+        rc = dn_json_text(out, (const char *)text, (size_t)src.size, file, err);
     free(text);
     dn_source_close(&src);
     return rc;
