@@ -38,7 +38,7 @@ static int check_limits(const char *text, size_t len, const char *file, dn_error
     return 0;
 }
 
-int dn_json_parse(json_t **out, const char *text, size_t len, const char *file, dn_error *err)
+int dn_json_text(json_t **out, const char *text, size_t len, const char *file, dn_error *err)
 {
     int rc = check_limits(text, len, file, err);
     if (rc != 0)
@@ -86,7 +86,7 @@ int dn_json_load_at(json_t **out, int dirfd, const char *file, size_t limit, dn_
     if (rc == 0)
         blank_infinities((char *)text, (size_t)src.size);
     if (rc == 0)
-        rc = dn_json_parse(out, (const char *)text, (size_t)src.size, file, err);
+        rc = dn_json_text(out, (const char *)text, (size_t)src.size, file, err);
     free(text);
     dn_source_close(&src);
     return rc;
