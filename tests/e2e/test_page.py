@@ -290,6 +290,7 @@ def test_models_are_loaded_and_unloaded(ready, d):
     ready.wait("return document.querySelectorAll('.run').length === 1")
     ready.wait_run()
     assert d.model("plain")["state"] == "loaded"
+    d.post("/models/plain/unload?wait=true")
 
 
 # ---- errors ----
