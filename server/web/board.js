@@ -1,5 +1,5 @@
 // board.js - the daemon at this moment: the rows of the last step and who shares them, the queue, the models.
-import { $, bytes, duration, el, keyed, setText, show } from './dom.js';
+import { $, bytes, duration, el, keyed, plural, setText, show } from './dom.js';
 import { tagOf } from './state.js';
 
 const HISTORY = 48; // columns: steps that were seen, two a second
@@ -56,10 +56,11 @@ function drawHistory(svg, columns) {
 function updateDevice(node, device, busy) {
   const { columns, moved } = addColumn(device, busy);
   const [name, strip, svg, note] = node.children;
-  setText(name, `${device.name} · ${device.threads} thread${device.threads === 1 ? '' : 's'}`);
+  setText(name, `${device.name} · ${plural(device.threads, 'thread')}`);
   drawStrip(strip, device, moved);
   drawHistory(svg, columns);
-  setText(note, device.rows ? `${moved ? '' : 'idle; last step: '}${device.rows} row${device.rows === 1 ? '' : 's'} of ${device.model} in ${duration(device.step_ms)}` : 'no step yet');
+  const step = `${plural(device.rows, 'row')} of ${device.model} in ${duration(device.step_ms)}`;
+  setText(note, device.rows ? `${moved ? '' : 'idle; last step: '}${step}` : 'no step yet');
 }
 
 // ---- queue ----

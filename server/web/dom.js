@@ -33,7 +33,7 @@ export function announce(text) {
   setText($('live'), text);
 }
 
-// Make `list` have one child per item, kept by key so that focus survives; make(item) builds, update(node, item) fills.
+// One child of `list` per item, kept by key so that focus survives; make(item) builds, update(node, item) fills.
 export function keyed(list, items, keyOf, make, update) {
   const had = new Map([...list.children].map((node) => [node.dataset.key, node]));
   let at = list.firstElementChild;
@@ -54,6 +54,8 @@ export function keyed(list, items, keyOf, make, update) {
   for (const node of had.values())
     node.remove();
 }
+
+export const plural = (n, word) => `${n} ${word}${n === 1 ? '' : 's'}`;
 
 export function duration(ms) {
   if (ms < 950)

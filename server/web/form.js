@@ -204,7 +204,7 @@ const isFixed = (schema) => schema.enum?.length === 1 || (schema.minimum !== und
 
 // [path, schema] of every field, objects that the document describes taken apart.
 function flatten(spec, schema, prefix = '') {
-  const resolve = (s) => (s.$ref ? { ...spec.components.schemas[s.$ref.split('/').pop()] } : s);
+  const resolve = (s) => (s.$ref ? spec.components.schemas[s.$ref.split('/').pop()] : s);
   return Object.entries(schema.properties).flatMap(([name, property]) => {
     const path = prefix + name;
     const s = resolve(property);

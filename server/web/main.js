@@ -184,13 +184,9 @@ function onFailure(run, e) {
 // The server is asked, so that it answers how it ended; when it cannot be, leaving cancels as well.
 async function cancel(run) {
   run.cancelButton.disabled = true;
-  try {
-    if (!run.id)
-      throw new Error('it has no id yet');
-    await request(`requests/${encodeURIComponent(run.id)}`, { method: 'DELETE' });
-  } catch {
+  const asked = run.id && request(`requests/${encodeURIComponent(run.id)}`, { method: 'DELETE' });
+  if (!(await asked?.catch(() => null)))
     run.controller.abort();
-  }
 }
 
 function reuse(body) {
@@ -208,7 +204,8 @@ const quote = (text) => `'${text.replaceAll("'", "'\\''")}'`;
 // The same request without the page's previews; one PNG is written to a file.
 function curlOf({ preview_every: _, ...body }) {
   const url = new URL('generate', document.baseURI).href;
-  const one = (body.n ?? 1) === 1 && !body.output;
+  const { n, output } = { ...form.card(body.model)?.defaults, ...body };
+  const one = (n ?? 1) === 1 && !output;
   const lines = [`curl ${quote(url)}`, `-H 'Content-Type: application/json'`];
   if (hasToken())
     lines.push(`-H "Authorization: Bearer $DENOISED_TOKEN"`);

@@ -24,7 +24,7 @@ export function tagOf(id) {
   return tag;
 }
 
-// ---- recent pictures, newest first: { request, seed, label, b64 } ----
+// ---- recent pictures, newest first: { request, seed, b64 } ----
 
 const RECENT = 'denoised.recent';
 const RECENT_MAX = 48;

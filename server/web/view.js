@@ -2,14 +2,15 @@
 //
 // A run is one POST /generate that is streamed. It has a tile per picture, whose previews are kept so that a finished run
 // can be looked through step by step.
-import { $, announce, calm, duration, el, setText, show } from './dom.js';
+import { $, announce, calm, duration, el, plural, setText, show } from './dom.js';
 import { recentPictures, remember, single, tagOf } from './state.js';
 
 const PREVIEW_CHARS_MAX = 16e6; // of one run
 
 const pngUrl = (b64) => `data:image/png;base64,${b64}`;
 const safeName = (text) => String(text).replace(/[^A-Za-z0-9._-]+/g, '-').slice(0, 60);
-const plural = (n, word) => `${n} ${word}${n === 1 ? '' : 's'}`;
+// Of a small picture one sees the pixels.
+const onload = ({ target }) => target.classList.toggle('pixels', target.naturalWidth <= 128);
 
 function fileOf(image) {
   const bytes = Uint8Array.from(atob(image.b64), (c) => c.charCodeAt(0));
@@ -47,8 +48,7 @@ class Tile {
     this.previews = [];
     this.canvas = el('canvas', { class: 'picture', width: card?.width ?? 32, height: card?.height ?? 32, 'aria-hidden': 'true' });
     drawNoise(this.canvas, index * 7919 + 17);
-    this.image = el('img', { class: 'picture', alt: '', hidden: true });
-    this.image.addEventListener('load', () => this.image.classList.toggle('pixels', this.image.naturalWidth <= 128));
+    this.image = el('img', { class: 'picture', alt: '', hidden: true, onload });
     this.caption = el('figcaption');
     this.node = el('figure', {}, this.canvas, this.image, this.caption);
   }
@@ -71,7 +71,7 @@ class Tile {
   finish(image, reuse) {
     const { request } = this.run;
     const grid = request.output?.layout === 'grid';
-    const what = grid ? `${describe(request, 0, image.seed)} and following` : describe(request, image.index, image.seed);
+    const what = describe(request, image.index, image.seed) + (grid ? ' and following' : '');
     const png = image.content_type === 'image/png';
     this.final = image;
     if (png)
@@ -93,7 +93,7 @@ class Tile {
 
 export class Run {
   constructor(request, card, { cancel, reuse }) {
-    Object.assign(this, { request, card, reuse, chars: 0, state: 'running', tiles: [], steps: 0, step: 0 });
+    Object.assign(this, { request, card, reuse, chars: 0, state: 'running', tiles: [], step: 0 });
     this.dot = el('span', { class: 'tag', 'aria-hidden': 'true' });
     this.title = el('h3', {}, [request.model, [request.class_label ?? []].flat().slice(0, 3).join(', ')].filter(Boolean).join(' · ') || 'Picture');
     this.status = el('p', { class: 'status' }, 'Asking …');
@@ -137,7 +137,7 @@ export class Run {
   progress({ step, steps, eta_ms: eta }) {
     if (step < steps / 2 !== this.step < steps / 2)
       announce(`Half done, step ${step} of ${steps}.`);
-    Object.assign(this, { step, steps });
+    this.step = step;
     this.bar.max = steps;
     this.bar.value = step;
     setText(this.status, `Step ${step} of ${steps}, ${duration(eta)} left`);
@@ -179,8 +179,8 @@ export class Run {
     this.node.dataset.state = state;
     show(this.bar, false);
     this.cancelButton.remove();
-    remember(this.tiles.map((t) => t.final).filter((image) => image?.content_type === 'image/png').map((image) => (
-      { request: single(this.request, image), seed: image.seed, label: labelOf(this.request, image.index), b64: image.b64 })));
+    const pictures = this.tiles.map((t) => t.final).filter((image) => image?.content_type === 'image/png');
+    remember(pictures.map((image) => ({ request: single(this.request, image), seed: image.seed, b64: image.b64 })));
   }
 
   // Preview k of every picture, or the picture itself.
@@ -205,7 +205,8 @@ export function addRun(run) {
   runs.unshift(run);
   $('runs').prepend(run.node);
   show($('empty'), false);
-  if ($('stage').getBoundingClientRect().top > innerHeight * 0.6 || $('stage').getBoundingClientRect().bottom < 0)
+  const { top, bottom } = $('stage').getBoundingClientRect();
+  if (top > innerHeight * 0.6 || bottom < 0)
     run.node.scrollIntoView({ block: 'start', behavior: calm() ? 'auto' : 'smooth' });
 }
 
@@ -226,10 +227,8 @@ export function drawRecent(reuse) {
   const pictures = recentPictures();
   show($('recent'), pictures.length > 0);
   $('recent-list').replaceChildren(...pictures.map((p) => {
-    const what = [p.request.model, p.label, `seed ${p.seed}`].filter((s) => s !== undefined).join(', ');
-    const image = el('img', { src: pngUrl(p.b64), alt: '', loading: 'lazy' });
-    image.addEventListener('load', () => image.classList.toggle('pixels', image.naturalWidth <= 128));
+    const what = describe(p.request, 0, p.seed);
     return el('li', {}, el('button', { type: 'button', title: what, 'aria-label': `Make again: ${what}`, onclick: () => reuse(p.request) },
-      image, el('span', {}, String(p.seed))));
+      el('img', { src: pngUrl(p.b64), alt: '', loading: 'lazy', onload }), el('span', {}, String(p.seed))));
   }));
 }
