@@ -34,7 +34,8 @@ def models(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def d(models):
-    with serving(models, "--load", "tiny") as daemon:
+    # the duration of a step shall not decide how many rows it has
+    with serving(models, "--load", "tiny", "--step-ms", "5000") as daemon:
         daemon.base = "http://%s:%d" % daemon.address
         yield daemon
 
@@ -64,7 +65,9 @@ def page(browser):
 @pytest.fixture
 def ready(page, d):
     page.open(d.base)
-    return page
+    yield page
+    for left in d.ask("GET", "/status").json()["requests"]:
+        d.ask("DELETE", "/requests/" + left["id"])
 
 
 def press(page, *keys):
