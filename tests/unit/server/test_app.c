@@ -280,8 +280,11 @@ static void on_tick(uv_timer_t *timer)
 static void stream_slow(open_call *oc)
 {
     oc->timer = malloc(sizeof *oc->timer);
-    if (!oc->timer)
+    if (!oc->timer) {
+        dn_stream_close(oc->stream);
+        forget(oc);
         return;
+    }
     oc->timer->data = oc;
     uv_timer_init(dn_loop_uv(oc->app->server->loop), oc->timer);
     uv_timer_start(oc->timer, on_tick, 20, 20);
