@@ -169,7 +169,7 @@ def test_eviction(models):
     """Room for two: the one that was used longest ago goes, never one that is in use."""
     with serving(models, "--load", "plain,tiny") as d:
         both = sum(v for k, v in d.memory().items() if k != "limit")
-    with serving(models, "--load", "none", "--memory", str(both + (3 << 20))) as d:
+    with serving(models, "--load", "none", "--memory", str(both + (4 << 20))) as d:
         d.result(**PLAIN)
         d.result(**TINY)
         d.result(**PLAIN)  # tiny is the older one now
@@ -182,7 +182,7 @@ def test_eviction(models):
                d.submit(**dict(PLAIN, model="misc", class_label=0, steps=1000, n=16))]
         wait_running(d, 2)
         assert states(d)["plain"] == "loaded"
-        assert d.shas(**TINY)
+        assert d.shas(**TINY)  # evicts spoilt, which is idle
         assert states(d)["spoilt"] == "available" and states(d)["plain"] == states(d)["tiny"] == "loaded"
         for id in ids:
             d.ask("DELETE", "/requests/" + id)
