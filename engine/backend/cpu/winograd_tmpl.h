@@ -333,10 +333,9 @@ static void panel_task(void *arg, int64_t from, int64_t to, int thread)
     }
 }
 
-/* Run `n` items, split into pieces of the chunk where n alone gives the threads too little to share. */
-static void run_parts(winograd *w, dn_task task, int n)
+/* Run `n` items, split into pieces of the chunk where n alone is less than `wanted`. */
+static void run_parts(winograd *w, dn_task task, int n, int wanted)
 {
-    int threads = dn_pool_threads(w->call->pool), wanted = threads > 1 ? threads * TASKS_PER_THREAD : 1;
     w->parts = (int)min64(ceil_div(wanted, n), ceil_div(w->count, TILE_ROWS));
     dn_pool_run(w->call->pool, task, w, (int64_t)n * w->parts, 1);
 }
@@ -361,10 +360,12 @@ static void run(const dn_conv_call *call, int m, enum weights weights)
     w.v_block = w.chunk * LANES;
     w.v_plane = w.c_blocks * w.v_block + PAD;
     const int64_t all = (int64_t)w.tiles * call->n;
+    /* Several tasks per thread even out their speeds; but each piece of a panel transforms its weights again. */
+    const int threads = dn_pool_threads(call->pool), spread = threads > 1 ? threads * TASKS_PER_THREAD : 1;
     for (w.first = 0; w.first < all; w.first += w.count) {
         w.count = (int)min64(w.chunk, all - w.first);
-        run_parts(&w, input_task, w.c_blocks);
-        run_parts(&w, panel_task, w.panels);
+        run_parts(&w, input_task, w.c_blocks, spread);
+        run_parts(&w, panel_task, w.panels, weights == TRANSFORMED ? spread : threads);
     }
 }
 
