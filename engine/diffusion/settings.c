@@ -162,7 +162,7 @@ static int refuse(dn_error *err, int code, const char *who, enum dn_key k, const
 {
     char param[64];
     snprintf(param, sizeof param, "%s%s", who, keys[k].name);
-    return dn_fail(err, code, param, "%s %s", keys[k].name, what);
+    return dn_fail(err, code, param, "%s%s %s", *who ? "" : "scheduler_config.json: ", keys[k].name, what);
 }
 
 static int parse_number(dn_setting *out, const json_t *j, const char *who, enum dn_key k, dn_error *err)
@@ -378,7 +378,8 @@ int dn_scheduler_config_sampler(const dn_scheduler_config *c, dn_error *err)
     }
     for (size_t i = 0; i < sizeof later_classes / sizeof *later_classes; i++)
         if (!strcmp(c->class_name, later_classes[i])) {
-            dn_fail(err, DN_E_UNSUPPORTED, "sampler", "the checkpoint's own scheduler, %s, belongs to a later version", c->class_name);
+            dn_fail(err, DN_E_UNSUPPORTED, "sampler", "the checkpoint's own scheduler, %s, belongs to a later version",
+                    c->class_name);
             return -1;
         }
     dn_fail(err, DN_E_UNSUPPORTED, "sampler", "the checkpoint's own scheduler, %s, is not known", c->class_name);

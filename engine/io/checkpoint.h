@@ -42,7 +42,7 @@ const dn_tensor *dn_checkpoint_find(const dn_checkpoint *c, const char *name); /
  * failure. `t` is one of c's. Types other than those named in dn_tensor_dtype: DN_E_UNSUPPORTED. */
 int dn_checkpoint_read(const dn_checkpoint *c, const dn_tensor *t, float *dst, dn_error *err);
 
-/* Parse a JSON file of at most `limit` bytes, an object; duplicate keys are refused. *out is the caller's (json_decref). */
+/* Parse a JSON file of at most `limit` bytes, an object; duplicate keys are refused, Python's bare Infinity is null. *out is the caller's (json_decref). */
 int dn_json_load(struct json_t **out, const char *dir, const char *file, size_t limit, dn_error *err);
 
 #endif

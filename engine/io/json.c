@@ -38,7 +38,7 @@ static int check_limits(const char *text, size_t len, const char *file, dn_error
     return 0;
 }
 
-int dn_json_parse(json_t **out, const char *text, size_t len, const char *file, dn_error *err)
+int dn_json_text(json_t **out, const char *text, size_t len, const char *file, dn_error *err)
 {
     int rc = check_limits(text, len, file, err);
     if (rc != 0)
@@ -57,6 +57,20 @@ int dn_json_parse(json_t **out, const char *text, size_t len, const char *file, 
     return 0;
 }
 
+/* Python writes infinities as bare words (diffusers' lambda_min_clipped): they become null, "not given". */
+static void blank_infinities(char *text, size_t len)
+{
+    static const char word[] = "Infinity";
+    for (size_t i = 0; i < len;) {
+        size_t minus = text[i] == '-', n = sizeof word - 1 + minus;
+        if (i + n <= len && !memcmp(text + i + minus, word, sizeof word - 1)) {
+            memset(text + i, ' ', n);
+            memcpy(text + i, "null", 4);
+        }
+        i = text[i] == '"' ? skip_string(text, i, len) : i + 1;
+    }
+}
+
 int dn_json_load_at(json_t **out, int dirfd, const char *file, size_t limit, dn_error *err)
 {
     dn_source src;
@@ -70,7 +84,9 @@ int dn_json_load_at(json_t **out, int dirfd, const char *file, size_t limit, dn_
     else
         rc = dn_source_load(&text, &src, 0, (size_t)src.size, err);
     if (rc == 0)
-        rc = dn_json_parse(out, (const char *)text, (size_t)src.size, file, err);
+        blank_infinities((char *)text, (size_t)src.size);
+    if (rc == 0)
+        rc = dn_json_text(out, (const char *)text, (size_t)src.size, file, err);
     free(text);
     dn_source_close(&src);
     return rc;

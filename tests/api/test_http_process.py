@@ -167,7 +167,9 @@ def test_a_stderr_that_nobody_reads_does_not_hold_up_the_loop(tmp_path):
         text = proc.stderr.read().decode()
         assert proc.wait(10) == 0
         lost = sum(int(n) for n in re.findall(r"event=log_lost lines=(\d+)", text))
-        assert lost > 0 and lost + text.count("event=request") == 3600
+        written = text.count("event=") - text.count("event=log_lost")
+        # 3600 requests, and stopping, draining, drained, stopped, some of which may be among the lost
+        assert lost > 0 and lost + written == 3604
     finally:
         if proc.poll() is None:
             proc.kill()

@@ -310,7 +310,9 @@ def test_waiting_costs_no_cpu(start):
     half = daemon.client()
     half.send(post("{}")[:-1])
     half.sock.shutdown(socket.SHUT_WR)
-    time.sleep(0.3)
-    before = daemon.cpu_s()
-    time.sleep(1)
-    assert daemon.cpu_s() - before < 0.3
+    for _ in range(10):  # what there is to do is done some time; a busy loop never ends
+        before = daemon.cpu_s()
+        time.sleep(0.5)
+        if daemon.cpu_s() - before < 0.1:
+            return
+    pytest.fail("it never came to rest")

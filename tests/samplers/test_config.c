@@ -4,6 +4,7 @@
 #include <setjmp.h>
 #include <cmocka.h>
 #include "run.h"
+#include "settings.h"
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -155,6 +156,8 @@ static void check_file(const char *text, int code, const char *param)
     if (got != code || (code && strcmp(err.param, param)))
         fail_msg("%s: code %s, param %s: %s", text, dn_error_name(got), err.param, err.message);
     assert_true(!!c == !code);
+    if (code == DN_E_INVALID || code == DN_E_RANGE)
+        assert_non_null(strstr(err.message, "scheduler_config.json"));
     dn_scheduler_config_free(c);
     json_decref(j);
 }
@@ -234,6 +237,45 @@ static double first_timestep(const char *file, const char *request, int sampler)
     dn_table_fini(&t);
     dn_scheduler_config_free(c);
     return first;
+}
+
+/* The constructors' defaults where the classes of diffusers differ. */
+static void test_constructor_defaults(void **state)
+{
+    (void)state;
+    static const struct {
+        int sampler;
+        double first, last, spacing, clip, alpha_to_one, solver; /* NAN: the class has no such key */
+        int schedule;
+    } want[] = {
+        { DN_SAMPLER_DDPM, 1e-4, 0.02, DN_SPACING_LEADING, 1, NAN, NAN, DN_BETA_LINEAR },
+        { DN_SAMPLER_DDIM, 1e-4, 0.02, DN_SPACING_LEADING, 1, 1, NAN, DN_BETA_LINEAR },
+        { DN_SAMPLER_DPMPP2M, 1e-4, 0.02, DN_SPACING_LINSPACE, NAN, NAN, DN_SOLVER_MIDPOINT, DN_BETA_LINEAR },
+        { DN_SAMPLER_EULER, 1e-4, 0.02, DN_SPACING_LINSPACE, NAN, NAN, NAN, DN_BETA_LINEAR },
+        { DN_SAMPLER_EULER_ANCESTRAL, 1e-4, 0.02, DN_SPACING_LINSPACE, NAN, NAN, NAN, DN_BETA_LINEAR },
+        { DN_SAMPLER_HEUN, 0.00085, 0.012, DN_SPACING_LINSPACE, 0, NAN, NAN, DN_BETA_LINEAR },
+        { DN_SAMPLER_UNIPC, 1e-4, 0.02, DN_SPACING_LINSPACE, NAN, NAN, DN_SOLVER_BH2, DN_BETA_LINEAR },
+        { DN_SAMPLER_PNDM, 1e-4, 0.02, DN_SPACING_LEADING, NAN, 0, NAN, DN_BETA_LINEAR },
+        { DN_SAMPLER_LCM, 0.00085, 0.012, NAN, 0, NAN, NAN, DN_BETA_SCALED_LINEAR },
+    };
+    for (size_t i = 0; i < sizeof want / sizeof *want; i++) {
+        dn_scheduler_config *c = config_of("{}", NULL);
+        dn_settings s;
+        enum dn_sampler_kind kind;
+        assert_int_equal(dn_settings_resolve(&s, &kind, c, want[i].sampler, NULL), 0);
+        assert_int_equal(kind, want[i].sampler);
+        assert_int_equal(dn_int(&s, beta_schedule), want[i].schedule);
+        const double pairs[][2] = { { dn_num(&s, beta_start), want[i].first },
+                                    { dn_num(&s, beta_end), want[i].last },
+                                    { dn_num(&s, timestep_spacing), want[i].spacing },
+                                    { dn_num(&s, clip_sample), want[i].clip },
+                                    { dn_num(&s, set_alpha_to_one), want[i].alpha_to_one },
+                                    { dn_num(&s, solver_type), want[i].solver } };
+        for (size_t k = 0; k < sizeof pairs / sizeof *pairs; k++)
+            if (!isnan(pairs[k][1]))
+                assert_float_equal(pairs[k][0], pairs[k][1], 0);
+        dn_scheduler_config_free(c);
+    }
 }
 
 /* from_config: an absent key takes the default of the class that samples, a given one sticks. */
@@ -359,63 +401,65 @@ static void test_bad_params(void **state)
     check_refused("{\"thresholding\":true}", &p, DN_E_IMPOSSIBLE, "scheduler.thresholding");
 }
 
+/* Single keys of test_any_combination. */
+static const char *const any_keys[] = {
+    "\"num_train_timesteps\":1",
+    "\"num_train_timesteps\":2",
+    "\"num_train_timesteps\":17",
+    "\"beta_start\":0.9",
+    "\"beta_end\":0.9",
+    "\"beta_schedule\":\"cosine\"",
+    "\"beta_schedule\":\"laplace\"",
+    "\"beta_schedule\":\"exp\"",
+    "\"trained_betas\":[0,0]",
+    "\"rescale_betas_zero_snr\":true",
+    "\"prediction_type\":\"v_prediction\"",
+    "\"prediction_type\":\"sample\"",
+    "\"prediction_type\":\"flow_prediction\"",
+    "\"timestep_spacing\":\"trailing\"",
+    "\"timestep_spacing\":\"linspace\"",
+    "\"steps_offset\":1",
+    "\"steps_offset\":9999",
+    "\"thresholding\":true",
+    "\"solver_type\":\"heun\"",
+    "\"solver_type\":\"bh1\"",
+    "\"solver_order\":3",
+    "\"solver_order\":1",
+    "\"lower_order_final\":false",
+    "\"euler_at_final\":true",
+    "\"predict_x0\":false",
+    "\"disable_corrector\":[0,2]",
+    "\"lambda_min_clipped\":-5",
+    "\"lambda_min_clipped\":100",
+    "\"final_sigmas_type\":\"sigma_min\"",
+    "\"use_karras_sigmas\":true",
+    "\"use_exponential_sigmas\":true",
+    "\"use_beta_sigmas\":true",
+    "\"use_lu_lambdas\":true",
+    "\"use_flow_sigmas\":true",
+    "\"flow_shift\":1000",
+    "\"shift\":0.001",
+    "\"use_dynamic_shifting\":true",
+    "\"mu\":-10",
+    "\"time_shift_type\":\"linear\"",
+    "\"shift_terminal\":0.9",
+    "\"sigma_min\":1e-6",
+    "\"sigma_max\":1e6",
+    "\"interpolation_type\":\"log_linear\"",
+    "\"timestep_type\":\"continuous\"",
+    "\"s_churn\":1e6",
+    "\"skip_prk_steps\":true",
+    "\"original_inference_steps\":1",
+    "\"timestep_scaling\":0.001",
+    "\"invert_sigmas\":true",
+    "\"stochastic_sampling\":true",
+};
+
 /* Random keys, right and absurd, in random company: a table of finite numbers, or an error that names a field. */
 static void test_any_combination(void **state)
 {
     (void)state;
-    static const char *const keys[] = {
-        "\"num_train_timesteps\":1",
-        "\"num_train_timesteps\":2",
-        "\"num_train_timesteps\":17",
-        "\"beta_start\":0.9",
-        "\"beta_end\":0.9",
-        "\"beta_schedule\":\"cosine\"",
-        "\"beta_schedule\":\"laplace\"",
-        "\"beta_schedule\":\"exp\"",
-        "\"trained_betas\":[0,0]",
-        "\"rescale_betas_zero_snr\":true",
-        "\"prediction_type\":\"v_prediction\"",
-        "\"prediction_type\":\"sample\"",
-        "\"prediction_type\":\"flow_prediction\"",
-        "\"timestep_spacing\":\"trailing\"",
-        "\"timestep_spacing\":\"linspace\"",
-        "\"steps_offset\":1",
-        "\"steps_offset\":9999",
-        "\"thresholding\":true",
-        "\"solver_type\":\"heun\"",
-        "\"solver_type\":\"bh1\"",
-        "\"solver_order\":3",
-        "\"solver_order\":1",
-        "\"lower_order_final\":false",
-        "\"euler_at_final\":true",
-        "\"predict_x0\":false",
-        "\"disable_corrector\":[0,2]",
-        "\"lambda_min_clipped\":-5",
-        "\"lambda_min_clipped\":100",
-        "\"final_sigmas_type\":\"sigma_min\"",
-        "\"use_karras_sigmas\":true",
-        "\"use_exponential_sigmas\":true",
-        "\"use_beta_sigmas\":true",
-        "\"use_lu_lambdas\":true",
-        "\"use_flow_sigmas\":true",
-        "\"flow_shift\":1000",
-        "\"shift\":0.001",
-        "\"use_dynamic_shifting\":true",
-        "\"mu\":-10",
-        "\"time_shift_type\":\"linear\"",
-        "\"shift_terminal\":0.9",
-        "\"sigma_min\":1e-6",
-        "\"sigma_max\":1e6",
-        "\"interpolation_type\":\"log_linear\"",
-        "\"timestep_type\":\"continuous\"",
-        "\"s_churn\":1e6",
-        "\"skip_prk_steps\":true",
-        "\"original_inference_steps\":1",
-        "\"timestep_scaling\":0.001",
-        "\"invert_sigmas\":true",
-        "\"stochastic_sampling\":true",
-    };
-    enum { KEYS = sizeof keys / sizeof *keys, TRIES = 6000 };
+    enum { KEYS = sizeof any_keys / sizeof *any_keys, TRIES = 6000 };
     static const int steps[] = { 1, 2, 3, 4, 7, 17, 50 };
     uint64_t random = 88172645463325252ull;
     int planned = 0;
@@ -424,7 +468,7 @@ static void test_any_combination(void **state)
         for (int k = 0; k < KEYS; k++) {
             random ^= random << 13, random ^= random >> 7, random ^= random << 17;
             if (random % KEYS < 3)
-                snprintf(text + strlen(text), sizeof text - strlen(text), "%s%s", text[1] ? "," : "", keys[k]);
+                snprintf(text + strlen(text), sizeof text - strlen(text), "%s%s", text[1] ? "," : "", any_keys[k]);
         }
         strcat(text, "}");
         dn_scheduler_config *c = config_of(text, NULL); /* as a file: keys of other classes are dropped */
@@ -478,6 +522,7 @@ int main(void)
         cmocka_unit_test(test_copy_is_independent),
         cmocka_unit_test(test_files),
         cmocka_unit_test(test_classes),
+        cmocka_unit_test(test_constructor_defaults),
         cmocka_unit_test(test_class_defaults),
         cmocka_unit_test(test_bad_plans),
         cmocka_unit_test(test_bad_params),

@@ -303,6 +303,44 @@ static void test_flow_sigmas(void **state)
     }
 }
 
+/* The last sigma of a stretched flow is shift_terminal, the first stays. */
+static void test_shift_terminal(void **state)
+{
+    (void)state;
+    static const struct {
+        int sampler;
+        const char *config;
+    } flows[] = { { DN_SAMPLER_FLOW_EULER, "{\"shift_terminal\":0.1,\"shift\":3}" },
+                  { DN_SAMPLER_UNIPC, "{\"shift_terminal\":0.1,\"flow_shift\":3,\"use_flow_sigmas\":true,"
+                                      "\"prediction_type\":\"flow_prediction\"}" } };
+    for (int k = 0; k < 2; k++) {
+        dn_table t = { 0 };
+        assert_int_equal(plan_status(&t, flows[k].config, flows[k].sampler, 8, NULL), 0);
+        assert_float_equal(-t.entry[0].c_o, 1, 2e-6);
+        assert_float_equal(-t.entry[7].c_o, 0.1, 1e-6);
+        assert_true(-t.entry[3].c_o > 0.6);
+        dn_table_fini(&t);
+    }
+}
+
+/* DDPM draws wherever t > 0: with a trailing spacing on the last step too. */
+static void test_ddpm_last_noise(void **state)
+{
+    (void)state;
+    dn_schedule s = schedule_of("{}", DN_SAMPLER_DDPM);
+    dn_table t = { 0 };
+    const char *trailing = "{\"timestep_spacing\":\"trailing\",\"variance_type\":\"fixed_large\"}";
+    assert_int_equal(plan_status(&t, trailing, DN_SAMPLER_DDPM, 10, NULL), 0);
+    assert_float_equal(t.entry[9].timestep, 99, 0);
+    assert_float_equal(t.entry[9].x.a[DN_B_Z], sqrt(1 - s.abar[99]), 1e-6);
+    dn_table_fini(&t);
+    assert_int_equal(plan_status(&t, "{\"variance_type\":\"fixed_large\"}", DN_SAMPLER_DDPM, 10, NULL), 0);
+    assert_float_equal(t.entry[9].timestep, 0, 0);
+    assert_float_equal(t.entry[9].x.a[DN_B_Z], 0, 0);
+    dn_table_fini(&t);
+    dn_schedule_fini(&s);
+}
+
 /* A continuous Euler network is told log(sigma) / 4. */
 static void test_continuous_timesteps(void **state)
 {
@@ -333,6 +371,8 @@ int main(void)
         cmocka_unit_test(test_sigma_bounds),
         cmocka_unit_test(test_flow_sigmas),
         cmocka_unit_test(test_continuous_timesteps),
+        cmocka_unit_test(test_shift_terminal),
+        cmocka_unit_test(test_ddpm_last_noise),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -74,6 +74,7 @@ static void line_run(const few_in *g, const float *a, const float *w, const sink
     const int Wo = g->call->shape.Wo;
     for (int x = 0, n; x < Wo; x += n, a += n * g->step, at += n) {
         n = tile_rows(Wo - x);
+        /* clang-format off */
         switch (n) {
         case 1: outputs(1, g, a, w, to, at); break;
         case 2: outputs(2, g, a, w, to, at); break;
@@ -82,6 +83,7 @@ static void line_run(const few_in *g, const float *a, const float *w, const sink
         case 5: outputs(5, g, a, w, to, at); break;
         default: outputs(6, g, a, w, to, at); break;
         }
+        /* clang-format on */
     }
 }
 
@@ -128,7 +130,10 @@ static void run(const dn_conv_call *call)
     }
 }
 
-static size_t workspace(const dn_conv_shape *s, int rows_max) { return (size_t)(group_of(s, rows_max) * image_bytes(s)); }
+static size_t workspace(const dn_conv_shape *s, int rows_max)
+{
+    return (size_t)(group_of(s, rows_max) * image_bytes(s));
+}
 
 static size_t form_bytes(const dn_shape *w)
 {

@@ -24,10 +24,7 @@ typedef struct implicit {
     int count, parts;
 } implicit;
 
-static int k_blocks_of(const dn_conv_shape *s)
-{
-    return s->kh * s->kw * ceil_div(s->C, LANES);
-}
+static int k_blocks_of(const dn_conv_shape *s) { return s->kh * s->kw * ceil_div(s->C, LANES); }
 
 static int part_begin(const implicit *g, int part) { return (int)((int64_t)g->count * part / g->parts); }
 

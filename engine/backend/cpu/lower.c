@@ -5,8 +5,8 @@
 
 enum { ALIGN = 64, PLANE_PAD = 64, ROWS_MIN = 4, ROWS_MAX = 8 };
 
-/* Winograd's form is four times the parameter. A network of 90 million parameters still gets it; in a larger one the
- * weights are transformed on the way, which costs some percent and gives the same bits. */
+/* Packed weights stand beside the plain ones, one to four times their size. Networks that would need more than this
+ * read the plain weights instead, which costs some percent and gives the same bits. */
 static const int64_t conv_forms_max = (int64_t)3 << 29;
 
 /* clang-format off */
@@ -119,9 +119,15 @@ static int run_to_dense(const dn_run *run, const dn_step *step)
 static void convert(dn_lower_state *s, dn_val v, dn_step_fn fn, int from, int to)
 {
     conversion c = { dn_value_positions(s->p, v), dn_value_channels(s->p, v) };
-    dn_step step = { .fn = fn, .attr = dn_lower_attr(s, &c, sizeof c), .in = { from }, .n_in = 1, .out = { to },
-                     .n_out = 1, .workspace = -1 };
-    dn_lower_step(s, step, s->now, s->now - 1);
+    dn_step step = { .fn = fn,
+                     .attr = dn_lower_attr(s, &c, sizeof c),
+                     .in = { from },
+                     .n_in = 1,
+                     .out = { to },
+                     .n_out = 1,
+                     .workspace = -1 };
+    int last = s->now < s->p->n_ops ? s->now : s->p->n_ops - 1;
+    dn_lower_step(s, step, last + 1, last); /* it computes no op */
 }
 
 int dn_lower_dense(dn_lower_state *s, dn_val v)
@@ -161,8 +167,8 @@ int dn_lower_form(dn_lower_state *s, dn_val v, dn_form form)
     int n = s->rc ? -1 : dn_form_add(s->l, form);
     if (n < 0)
         return dn_lower_fail(s, DN_E_MEMORY, "out of memory while lowering a program");
-    return add_place(s, (dn_place){ .memory = DN_IN_FORM, .block = n, .bytes = (int64_t)form.bytes, .inside = -1,
-                                    .val = v });
+    return add_place(
+        s, (dn_place){ .memory = DN_IN_FORM, .block = n, .bytes = (int64_t)form.bytes, .inside = -1, .val = v });
 }
 
 void *dn_lower_attr(dn_lower_state *s, const void *attr, size_t bytes)
@@ -298,7 +304,7 @@ static void look_around(dn_lower_state *s)
     }
 }
 
-/* Concatenation by placement: the blocked place of every input that begins at a whole block lies inside the result's. */
+/* Concatenation by placement: the blocked place of each input that begins at a whole block lies inside the result's. */
 static void find_homes(dn_lower_state *s)
 {
     const dn_program *p = s->p;
@@ -344,8 +350,9 @@ static bool get_tables(dn_lower_state *s)
     return s->made && s->op_state;
 }
 
-/* Measured (docs/SPEED.md): rows share each reading of the weights, so four are better than one even when activations leave
- * the cache; up to eight are, while those of the largest layer stay in it. One, where four would take too much memory. */
+/* Measured (docs/SPEED.md): rows share each reading of the weights, so four are better than one even when activations
+ * leave the cache; up to eight are, while those of the largest layer stay in it. One, where four would take too much
+ * memory. */
 int dn_cpu_rows_default(const dn_program *p)
 {
     const int64_t cached = 6500000, affordable = 64000000;

@@ -15,9 +15,9 @@ typedef struct dn_lower_state {
     dn_lowered *l;
     const dn_program *p;
     dn_error *err;
-    int rc;         /* sticky */
-    int *root;      /* [n_values] the value whose storage this one is */
-    int *dense;     /* [n_values] places of roots, -1: none yet */
+    int rc;     /* sticky */
+    int *root;  /* [n_values] the value whose storage this one is */
+    int *dense; /* [n_values] places of roots, -1: none yet */
     int *blocked;
     int *home;      /* [n_values] of roots: the concat op whose output the blocked place lies in, -1: none */
     int *home_at;   /* ... at this channel */

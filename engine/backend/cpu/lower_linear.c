@@ -1,5 +1,5 @@
-/* lower_linear.c - convolutions and linear layers with what follows them: bias, time embedding, residual, scale, SiLU in
- * one step. */
+/* lower_linear.c - convolutions and linear layers with what follows them: bias, time embedding, residual, scale, SiLU
+ * in one step. */
 #include "lower.h"
 
 /* What a chain of ops adds to a linear op; see dn_epilogue. */
@@ -9,7 +9,7 @@ typedef struct tail {
     dn_val residual;
     float scale;
     bool silu;
-    int last;        /* the last op swallowed */
+    int last; /* the last op swallowed */
 } tail;
 
 enum { IN_X, IN_WEIGHTS, IN_BIAS, IN_ROW_BIAS, IN_RESIDUAL, N_IN };
@@ -179,16 +179,26 @@ static dn_conv_shape shape_of(const dn_program *p, const dn_op *op)
 {
     const int64_t *x = p->value[op->in[0]].shape.dim, *w = p->value[op->in[1]].shape.dim;
     const int64_t *y = p->value[op->out[0]].shape.dim;
-    return (dn_conv_shape){ .C = (int)x[2], .K = (int)y[2], .H = (int)x[0], .W = (int)x[1], .Ho = (int)y[0],
-                            .Wo = (int)y[1], .kh = (int)w[0], .kw = (int)w[1], .stride = op->attr.conv.stride,
-                            .pad_top = op->attr.conv.pad[DN_TOP], .pad_left = op->attr.conv.pad[DN_LEFT] };
+    return (dn_conv_shape){ .C = (int)x[2],
+                            .K = (int)y[2],
+                            .H = (int)x[0],
+                            .W = (int)x[1],
+                            .Ho = (int)y[0],
+                            .Wo = (int)y[1],
+                            .kh = (int)w[0],
+                            .kw = (int)w[1],
+                            .stride = op->attr.conv.stride,
+                            .pad_top = op->attr.conv.pad[DN_TOP],
+                            .pad_left = op->attr.conv.pad[DN_LEFT] };
 }
 
 static int weights_of(dn_lower_state *s, dn_val w, const dn_conv_kernel *kernel)
 {
     if (!kernel->form_key)
         return dn_lower_dense(s, w);
-    dn_form form = { .key = kernel->form_key, .bytes = kernel->form_bytes(&s->p->value[w].shape), .pack = kernel->pack };
+    dn_form form = { .key = kernel->form_key,
+                     .bytes = kernel->form_bytes(&s->p->value[w].shape),
+                     .pack = kernel->pack };
     return dn_lower_form(s, w, form);
 }
 

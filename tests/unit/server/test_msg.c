@@ -49,8 +49,8 @@ static void *send_all(void *arg)
     return NULL;
 }
 
-static void run_senders(pthread_t threads[SENDERS], sender senders[SENDERS], dn_mailbox *box, dn_loop *loop, int *next_of,
-                        int *total)
+static void run_senders(pthread_t threads[SENDERS], sender senders[SENDERS], dn_mailbox *box, dn_loop *loop,
+                        int *next_of, int *total)
 {
     for (int i = 0; i < SENDERS; i++) {
         senders[i] = (sender){ box, loop, i, next_of, total };
