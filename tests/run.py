@@ -118,6 +118,20 @@ def check_size():
     return collections.Counter(failed=len(problems)) if problems else collections.Counter(passed=1)
 
 
+def check_tables():
+    """The tables of the pages, each after a comment <!-- denoised-tables NAME -->, are what the program prints."""
+    total = collections.Counter()
+    for page in sorted(ROOT.glob("docs/*.md")) + [ROOT / "README.md"]:
+        text = page.read_text() if page.exists() else ""
+        for name, table in re.findall(r"^<!-- denoised-tables (\w+) -->\n((?:\|.*\n)*)", text, re.M):
+            printed = subprocess.run([ROOT / "build" / "proto" / "denoised-tables", name], capture_output=True, text=True)
+            good = printed.returncode == 0 and printed.stdout == table
+            total["passed" if good else "failed"] += 1
+            if not good:
+                print("FAILED: %s: replace its table by what `build/proto/denoised-tables %s` prints" % (page.name, name))
+    return total
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--slow", action="store_true", help="run the slow suite too")
@@ -132,6 +146,7 @@ def main():
         prepare(build)
         built = time.monotonic()
         total += meson_test(build, [s for s in build.without if not (options.slow and s == "slow")])
+        total += check_tables() if build.folder == "build" else {}
         print("%s: built in %.0f s, tested in %.0f s" % (build.folder, built - started, time.monotonic() - built))
     print("%d passed, %d failed, %d skipped" % tuple(total[k] for k in ("passed", "failed", "skipped")))
     return 1 if total["failed"] or options.no_skip and total["skipped"] else 0
