@@ -88,9 +88,6 @@ static int check_descriptors(dn_http *http, dn_error *err)
     return 0;
 }
 
-/* Without tokens everyone who can connect may do everything: only this machine may connect. */
-static bool loopback_only(const dn_http_options *o) { return !o->auth && !o->insecure; }
-
 int dn_http_new(dn_http **out, const dn_http_options *o, dn_error *err)
 {
     if (o->n_listen < 1 || o->n_listen > DN_LISTEN_MAX)
@@ -106,7 +103,7 @@ int dn_http_new(dn_http **out, const dn_http_options *o, dn_error *err)
     for (int i = 0; i < o->n_listen && !rc; i++) {
         dn_listener *l = &http->listeners[i];
         l->http = http;
-        rc = dn_listener_open(l, o->listen[i], loopback_only(o), err);
+        rc = dn_listener_open(l, o->listen[i], err);
         http->n_listeners += rc == 0;
     }
     if (!rc)
@@ -115,14 +112,6 @@ int dn_http_new(dn_http **out, const dn_http_options *o, dn_error *err)
         dn_http_free(http);
     else
         *out = http;
-    return rc;
-}
-
-int dn_http_check(const dn_http_options *o, dn_error *err)
-{
-    int rc = 0;
-    for (int i = 0; i < o->n_listen && !rc; i++)
-        rc = dn_listener_check(o->listen[i], loopback_only(o), err);
     return rc;
 }
 
@@ -137,7 +126,7 @@ void dn_http_bind(dn_http *http, const dn_endpoint *endpoints, size_t n, void *o
 static int start_listener(dn_listener *l, dn_error *err)
 {
     l->mhd = MHD_start_daemon(MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0, NULL, NULL, dn_call_handle, l,
-                              MHD_OPTION_EXTERNAL_LOGGER, dn_http_pages_log, NULL, /* first: it hears of the others */
+                              MHD_OPTION_EXTERNAL_LOGGER, dn_http_pages_log, l, /* first: it hears of the others */
                               MHD_OPTION_LISTEN_SOCKET, l->fd,
                               MHD_OPTION_CONNECTION_LIMIT, (unsigned)l->http->o.connections_max,
                               MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)DN_CONN_MEMORY,

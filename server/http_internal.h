@@ -111,8 +111,7 @@ struct dn_http {
 };
 
 /* http_listen.c */
-int dn_listener_open(dn_listener *l, const char *address, bool loopback_only, dn_error *err);
-int dn_listener_check(const char *address, bool loopback_only, dn_error *err);
+int dn_listener_open(dn_listener *l, const char *address, dn_error *err);
 void dn_listener_close(dn_listener *l);
 
 /* http.c: have MHD run again soon. After a connection was closed (at its limit MHD adds the listening socket one run late) and

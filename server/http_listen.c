@@ -52,34 +52,18 @@ static void remove_stale(const struct sockaddr_un *addr)
     close(fd);
 }
 
-static int unix_address(struct sockaddr_un *addr, const char *path, dn_error *err)
-{
-    *addr = (struct sockaddr_un){ .sun_family = AF_UNIX };
-    if (!*path || strlen(path) >= sizeof addr->sun_path)
-        return dn_fail(err, DN_E_RANGE, "listen", "unix:%s: a socket's path is 1 to %zu bytes", path,
-                       sizeof addr->sun_path - 1);
-    strcpy(addr->sun_path, path);
-    return 0;
-}
-
 static int open_unix(dn_listener *l, const char *path, dn_error *err)
 {
-    struct sockaddr_un addr;
-    int rc = unix_address(&addr, path, err);
-    if (rc)
-        return rc;
+    struct sockaddr_un addr = { .sun_family = AF_UNIX };
+    if (!*path || strlen(path) >= sizeof addr.sun_path)
+        return dn_fail(err, DN_E_RANGE, "listen", "unix:%s: a socket's path is 1 to %zu bytes", path,
+                       sizeof addr.sun_path - 1);
+    strcpy(addr.sun_path, path);
     remove_stale(&addr);
     if (listen_on(&l->fd, AF_UNIX, (struct sockaddr *)&addr, sizeof addr) != 0)
         return fail_errno(err, l->address);
     l->unix_path = strdup(path);
     return 0;
-}
-
-static bool is_loopback(const struct sockaddr *addr)
-{
-    if (addr->sa_family == AF_INET)
-        return ntohl(((const struct sockaddr_in *)addr)->sin_addr.s_addr) >> 24 == 127;
-    return addr->sa_family == AF_INET6 && IN6_IS_ADDR_LOOPBACK(&((const struct sockaddr_in6 *)addr)->sin6_addr);
 }
 
 /* The address with the port that was really bound. */
@@ -95,34 +79,17 @@ static void name_address(dn_listener *l)
     snprintf(l->address, sizeof l->address, "http://%s%s%s:%s", v6 ? "[" : "", host, v6 ? "]" : "", port);
 }
 
-/* Find the address, and apply the rule about loopback. */
-static int resolve(struct addrinfo **out, const char *address, bool loopback_only, dn_error *err)
+static int open_tcp(dn_listener *l, const char *address, dn_error *err)
 {
     char host[80], port_text[16];
     int port;
     if (!dn_host_split(address, host, sizeof host, &port) || port < 0)
         return dn_fail(err, DN_E_INVALID, "listen", "%s: not host:port, [v6]:port or unix:/path", address);
     snprintf(port_text, sizeof port_text, "%d", port);
-    struct addrinfo hints = { .ai_flags = AI_PASSIVE | AI_NUMERICSERV, .ai_socktype = SOCK_STREAM }, *found;
+    struct addrinfo hints = { .ai_flags = AI_NUMERICSERV, .ai_socktype = SOCK_STREAM }, *found;
     int rc = getaddrinfo(host, port_text, &hints, &found);
     if (rc)
         return dn_fail(err, DN_E_INVALID, "listen", "%s: %s", address, gai_strerror(rc));
-    if (loopback_only && !is_loopback(found->ai_addr)) {
-        freeaddrinfo(found);
-        return dn_fail(err, DN_E_INVALID, "listen",
-                       "%s: others can reach this address: it needs --token-file (or --insecure, which lets everyone in)",
-                       address);
-    }
-    *out = found;
-    return 0;
-}
-
-static int open_tcp(dn_listener *l, const char *address, bool loopback_only, dn_error *err)
-{
-    struct addrinfo *found;
-    int rc = resolve(&found, address, loopback_only, err);
-    if (rc)
-        return rc;
     if (listen_on(&l->fd, found->ai_family, found->ai_addr, found->ai_addrlen) != 0)
         rc = fail_errno(err, address);
     else
@@ -131,25 +98,13 @@ static int open_tcp(dn_listener *l, const char *address, bool loopback_only, dn_
     return rc;
 }
 
-int dn_listener_open(dn_listener *l, const char *address, bool loopback_only, dn_error *err)
+int dn_listener_open(dn_listener *l, const char *address, dn_error *err)
 {
     l->fd = -1;
     snprintf(l->address, sizeof l->address, "%s", address);
     if (strncmp(address, "unix:", 5) == 0)
         return open_unix(l, address + 5, err);
-    return open_tcp(l, address, loopback_only, err);
-}
-
-int dn_listener_check(const char *address, bool loopback_only, dn_error *err)
-{
-    struct sockaddr_un unused;
-    if (strncmp(address, "unix:", 5) == 0)
-        return unix_address(&unused, address + 5, err);
-    struct addrinfo *found;
-    int rc = resolve(&found, address, loopback_only, err);
-    if (!rc)
-        freeaddrinfo(found);
-    return rc;
+    return open_tcp(l, address, err);
 }
 
 void dn_listener_close(dn_listener *l)

@@ -6,6 +6,7 @@
  * object in place of the HTML. We never call that function ourselves. Should a libmicrohttpd ever bind it internally, its
  * HTML would be seen again, and tests/api would fail. */
 #include "http_internal.h"
+#include "http_parse.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -16,10 +17,24 @@ static const struct { unsigned status; int id; } pages[] = {
     { 413, DN_H_TOO_LARGE }, { 414, DN_H_URI }, { 431, DN_H_HEADERS }, { 500, DN_H_INTERNAL },
 };
 
+/* A Content-Length that is none: MHD 0.9.75 sends the header of its refusal twice, so it must not come to that. It does not
+ * say whose; it is the one head that has just become complete with such a length. */
+static void refuse_bad_length(dn_listener *l)
+{
+    for (dn_conn *conn = l->http->conns; conn; conn = conn->next) {
+        const char *length = conn->listener == l && conn->state == DN_CONN_HEAD
+                                 ? MHD_lookup_connection_value(conn->mhd, MHD_HEADER_KIND, "Content-Length")
+                                 : NULL;
+        if (length && !dn_is_length(length))
+            dn_conn_refuse(conn, DN_H_BAD_HEADER, "Content-Length is not a number of bytes");
+    }
+}
+
 void dn_http_pages_log(void *cls, const char *fmt, va_list args)
 {
-    (void)cls;
-    if (strncmp(fmt, "Error processing request", 24) == 0)
+    if (strstr(fmt, "Content-Length"))
+        refuse_bad_length(cls);
+    else if (strncmp(fmt, "Error processing request", 24) == 0)
         announced = va_arg(args, unsigned);
 }
 

@@ -31,6 +31,12 @@ bool dn_is_visible(const char *s)
     return true;
 }
 
+bool dn_is_length(const char *s)
+{
+    size_t digits = strspn(s, "0123456789");
+    return digits >= 1 && digits <= 18 && !s[digits];
+}
+
 static int hex(char c)
 {
     if (c >= '0' && c <= '9')

@@ -11,6 +11,7 @@ bool dn_is_token(const char *s);
 bool dn_is_request_id(const char *s);
 /* Every byte is visible ASCII. */
 bool dn_is_visible(const char *s);
+bool dn_is_length(const char *s); /* a Content-Length: 1 to 18 digits */
 /* Undo %XX (and + in a query) in place. false: a bad escape, or a control character comes of it. */
 bool dn_percent_decode(char *s, bool plus);
 /* "name[:port]" or "[v6][:port]": the name in lower case without brackets, port -1 if absent. false: malformed. */

@@ -134,18 +134,13 @@ static int check_framing(dn_call *call)
     if (length && coding)
         return dn_http_fail(&call->refusal, DN_H_BAD_HEADER, "Content-Length",
                             "Content-Length and Transfer-Encoding exclude each other");
-    call->has_body = coding != NULL;
     if (coding && strcasecmp(coding, "chunked") != 0)
         return dn_http_fail(&call->refusal, DN_H_BAD_HEADER, "Transfer-Encoding", "Transfer-Encoding can only be chunked");
     if (!length)
         return 0;
-    size_t digits = strspn(length, "0123456789");
-    if (digits == 0 || digits > 18 || length[digits]) {
-        call->has_body = true;
+    if (!dn_is_length(length))
         return dn_http_fail(&call->refusal, DN_H_BAD_HEADER, "Content-Length", "Content-Length is not a number of bytes");
-    }
     call->body_announced = strtoull(length, NULL, 10);
-    call->has_body = call->body_announced > 0;
     return 0;
 }
 
@@ -197,7 +192,7 @@ static const dn_asset *find_asset(const dn_call *call)
 
 static int find_asset_route(dn_call *call)
 {
-    strcpy(call->hit.allow, "GET");
+    strcpy(call->hit.allow, "GET, HEAD");
     if (strcmp(call->method, "GET") != 0 && !call->options)
         return dn_http_fail(&call->refusal, DN_H_METHOD, NULL, "%s is read with GET", call->path);
     call->route = DN_ROUTE_PAGE;
@@ -216,6 +211,9 @@ static int find_route(dn_call *call)
     }
     if (rc)
         return rc;
+    for (int i = 0; i < call->hit.n_args; i++)
+        if (!dn_percent_decode(call->hit.arg[i], false))
+            return dn_http_fail(&call->refusal, DN_H_INVALID, NULL, "the path has a malformed escape or a control character");
     call->route = call->hit.route;
     call->endpoint = call->http->endpoints[call->route];
     if (!call->endpoint)
@@ -279,12 +277,19 @@ static int check_accept(dn_call *call)
     return 0;
 }
 
-/* Framing comes first, because what it says decides whether there is a body to skip. */
+/* What libmicrohttpd takes for a body, whatever we think of the head. */
+static bool announces_body(struct MHD_Connection *c)
+{
+    const char *length = MHD_lookup_connection_value(c, MHD_HEADER_KIND, "Content-Length");
+    return MHD_lookup_connection_value(c, MHD_HEADER_KIND, "Transfer-Encoding") || (length && strspn(length, "0") != strlen(length));
+}
+
 static int (*const rules[])(dn_call *) = { collect_fields, check_framing, parse_uri,      check_host, check_origin,
                                            find_route,     check_token,   check_draining, check_body, check_accept };
 
 void dn_call_check(dn_call *call, const char *method)
 {
+    call->has_body = announces_body(call->conn->mhd);
     call->options = strcmp(method, "OPTIONS") == 0;
     const char *meant = strcmp(method, "HEAD") == 0 ? "GET" : method;
     call->method = dn_arena_strndup(call->arena, meant, strnlen(meant, 32));

@@ -13,7 +13,6 @@ typedef struct dn_http_options {
     const dn_auth *auth;              /* NULL: no tokens, everyone is `local` and admin */
     const char *const *listen;        /* "127.0.0.1:8760", "[::1]:0", "localhost:80", "unix:/path" */
     int n_listen;
-    bool insecure;                    /* listen beyond loopback without tokens */
     const char *const *host_names;    /* Hosts beside loopback */
     int n_host_names;
     const char *const *cors_origins;  /* Origins beside our own, "https://app.example" */
@@ -33,10 +32,8 @@ typedef struct dn_http_options {
     (&(dn_http_options){ .connections_max = 4096, .header_ms = 10000, .body_ms = 30000, .idle_ms = 75000,              \
                          .stall_ms = 60000, .ping_ms = 15000, .bodies_max = 256 << 20, __VA_ARGS__ })
 
-/* Bind all addresses and check the rule about loopback; nothing is accepted yet. Strings and arrays of *o must stay. */
+/* Bind all addresses (which may need a token is proto's rule, daemon_config.c); nothing is accepted yet. Strings and arrays of *o must stay. */
 int dn_http_new(dn_http **out, const dn_http_options *o, dn_error *err);
-/* The same checks of the addresses, without binding them. */
-int dn_http_check(const dn_http_options *o, dn_error *err);
 /* Let these endpoints (the table must stay) answer; `owner` is what dn_call_app gives to their handlers. */
 void dn_http_bind(dn_http *http, const dn_endpoint *endpoints, size_t n, void *owner);
 int dn_http_start(dn_http *http, dn_error *err); /* accept */

@@ -79,7 +79,7 @@ static dn_http_options http_options_of(const dn_daemon *d)
 {
     const dn_config *c = &d->config;
     return *dn_http_options(.loop = d->loop, .auth = d->auth, .listen = c->listen.v, .n_listen = c->listen.n,
-                            .insecure = c->insecure, .host_names = c->host_names.v, .n_host_names = c->host_names.n,
+                            .host_names = c->host_names.v, .n_host_names = c->host_names.n,
                             .cors_origins = c->cors_origin.v, .n_cors_origins = c->cors_origin.n, .assets = dn_web_assets,
                             .n_assets = dn_web_n_assets, .done = dn_ops_record, .done_arg = (void *)(uintptr_t)d);
 }
@@ -197,9 +197,6 @@ static int check(dn_daemon *d)
 {
     dn_error err = { 0 };
     int rc = load_auth(d, &err);
-    dn_http_options options = http_options_of(d);
-    if (!rc)
-        rc = dn_http_check(&options, &err);
     if (!rc)
         rc = dn_app_check(&d->config, &err);
     dn_auth_free(d->auth);

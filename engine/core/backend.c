@@ -11,7 +11,7 @@ void dn_lowered_free(dn_lowered *l)
 {
     if (!l)
         return;
-    dn_arena_free(l->mem);
+    dn_heap_free(l->mem);
     free(l->place);
     free(l->step);
     free(l->form);
@@ -75,7 +75,7 @@ int dn_form_add(dn_lowered *l, dn_form form)
     return l->n_forms++;
 }
 
-void *dn_lowered_alloc(dn_lowered *l, size_t bytes) { return dn_arena_alloc(&l->mem, bytes); }
+void *dn_lowered_alloc(dn_lowered *l, size_t bytes) { return dn_heap_alloc(&l->mem, bytes); }
 
 static double now_ms(void)
 {

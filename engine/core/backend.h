@@ -61,7 +61,7 @@ struct dn_lowered {
     int n_forms, forms_cap;
     int *value_place;    /* [n_values] the dense channels-last place of inputs, outputs (others -1) */
     size_t arena_bytes;  /* set by the planner */
-    struct dn_arena_chunk *mem; /* attrs */
+    struct dn_heap_chunk *mem; /* attrs */
 };
 
 /* One execution of a lowered program for n <= rows_max rows. Filled by the caller; plain data. */

@@ -4,20 +4,20 @@
 
 enum { CHUNK_BYTES = 16 << 10 };
 
-struct dn_arena_chunk {
-    struct dn_arena_chunk *next;
+struct dn_heap_chunk {
+    struct dn_heap_chunk *next;
     size_t used, size;
     _Alignas(max_align_t) char data[];
 };
 
-void *dn_arena_alloc(struct dn_arena_chunk **a, size_t bytes)
+void *dn_heap_alloc(struct dn_heap_chunk **a, size_t bytes)
 {
     size_t need = (bytes + sizeof(max_align_t) - 1) / sizeof(max_align_t) * sizeof(max_align_t);
     if (need < bytes)
         return NULL;
     if (!*a || (*a)->size - (*a)->used < need) {
         size_t size = need > CHUNK_BYTES ? need : CHUNK_BYTES;
-        struct dn_arena_chunk *c = calloc(1, sizeof *c + size);
+        struct dn_heap_chunk *c = calloc(1, sizeof *c + size);
         if (!c)
             return NULL;
         c->size = size;
@@ -29,17 +29,17 @@ void *dn_arena_alloc(struct dn_arena_chunk **a, size_t bytes)
     return p;
 }
 
-char *dn_arena_string(struct dn_arena_chunk **a, const char *s)
+char *dn_heap_string(struct dn_heap_chunk **a, const char *s)
 {
     size_t n = strlen(s) + 1;
-    char *copy = dn_arena_alloc(a, n);
+    char *copy = dn_heap_alloc(a, n);
     return copy ? memcpy(copy, s, n) : NULL;
 }
 
-void dn_arena_free(struct dn_arena_chunk *a)
+void dn_heap_free(struct dn_heap_chunk *a)
 {
     while (a) {
-        struct dn_arena_chunk *next = a->next;
+        struct dn_heap_chunk *next = a->next;
         free(a);
         a = next;
     }

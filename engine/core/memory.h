@@ -4,11 +4,11 @@
 
 #include <stddef.h>
 
-struct dn_arena_chunk;
+struct dn_heap_chunk;
 /* Zeroed, aligned for anything; NULL when memory is out. *a starts as NULL. */
-void *dn_arena_alloc(struct dn_arena_chunk **a, size_t bytes);
-char *dn_arena_string(struct dn_arena_chunk **a, const char *s);
-void dn_arena_free(struct dn_arena_chunk *a); /* NULL is fine */
+void *dn_heap_alloc(struct dn_heap_chunk **a, size_t bytes);
+char *dn_heap_string(struct dn_heap_chunk **a, const char *s);
+void dn_heap_free(struct dn_heap_chunk *a); /* NULL is fine */
 
 /* Room for one more element of `size` in *array, doubling *cap. Returns 0, or -1 when memory is out. */
 int dn_grow(void *array, int count, int *cap, size_t size);

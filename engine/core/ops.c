@@ -15,7 +15,7 @@ static const char *keep_scope(dn_program *p)
 {
     if (p->n_ops && p->op[p->n_ops - 1].scope && !strcmp(p->op[p->n_ops - 1].scope, p->scope))
         return p->op[p->n_ops - 1].scope;
-    return dn_arena_string(&p->mem, p->scope);
+    return dn_heap_string(&p->mem, p->scope);
 }
 
 dn_val dn_op_add(dn_program *p, enum dn_op_kind kind, const dn_val *in, int n_in, const dn_attr *attr,
@@ -226,7 +226,7 @@ dn_val dn_copy(dn_program *p, const dn_val *in, const dn_copy_part *part, int n,
 {
     if (n < 1 || n > DN_IN_MAX || bad(p, "copy", in, n))
         return dn_program_fail(p, DN_E_INTERNAL, "copy: %d inputs", n);
-    dn_copy_part *own = dn_arena_alloc(&p->mem, sizeof *own * (size_t)n);
+    dn_copy_part *own = dn_heap_alloc(&p->mem, sizeof *own * (size_t)n);
     if (!own)
         return dn_program_fail(p, DN_E_MEMORY, "out of memory");
     for (int i = 0; i < n; i++) {

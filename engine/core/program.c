@@ -45,7 +45,7 @@ void dn_program_free(dn_program *p)
         return;
     for (int i = 0; i < p->n_blocks; i++)
         free(p->block[i].param);
-    dn_arena_free(p->mem);
+    dn_heap_free(p->mem);
     free(p->value);
     free(p->op);
     free(p);
@@ -99,7 +99,7 @@ dn_val dn_value_add(dn_program *p, dn_shape shape, enum dn_kind kind, enum dn_dt
 
 static const char *keep_name(dn_program *p, const char *name)
 {
-    char *copy = dn_arena_string(&p->mem, name);
+    char *copy = dn_heap_string(&p->mem, name);
     if (!copy)
         dn_program_fail(p, DN_E_MEMORY, "out of memory");
     return copy;

@@ -165,7 +165,7 @@ typedef struct dn_program {
     int n_blocks;
     dn_error error; /* sticky; code 0 while all is well */
     char scope[DN_NAME_MAX];
-    struct dn_arena_chunk *mem; /* names, copy parts */
+    struct dn_heap_chunk *mem; /* names, copy parts */
 } dn_program;
 
 dn_program *dn_program_new(void); /* NULL: out of memory */

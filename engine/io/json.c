@@ -38,7 +38,7 @@ static int check_limits(const char *text, size_t len, const char *file, dn_error
     return 0;
 }
 
-int dn_json_parse(json_t **out, const char *text, size_t len, const char *file, dn_error *err)
+int dn_json_text(json_t **out, const char *text, size_t len, const char *file, dn_error *err)
 {
     int rc = check_limits(text, len, file, err);
     if (rc != 0)
@@ -70,7 +70,7 @@ int dn_json_load_at(json_t **out, int dirfd, const char *file, size_t limit, dn_
     else
         rc = dn_source_load(&text, &src, 0, (size_t)src.size, err);
     if (rc == 0)
-        rc = dn_json_parse(out, (const char *)text, (size_t)src.size, file, err);
+        rc = dn_json_text(out, (const char *)text, (size_t)src.size, file, err);
     free(text);
     dn_source_close(&src);
     return rc;

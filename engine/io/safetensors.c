@@ -123,7 +123,7 @@ static int load_header(json_t **out, uint64_t *data_start, const dn_source *src,
     rc = dn_source_load(&text, src, LENGTH_BYTES, (size_t)len, err);
     if (rc != 0)
         return rc;
-    rc = dn_json_parse(out, (const char *)text, (size_t)len, src->name, err);
+    rc = dn_json_text(out, (const char *)text, (size_t)len, src->name, err);
     free(text);
     *data_start = LENGTH_BYTES + len;
     return rc;

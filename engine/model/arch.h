@@ -54,6 +54,6 @@ typedef struct dn_config_key {
 } dn_config_key;
 
 /* Lay the keys of `json` over the struct; keys that it has not keep the struct's values, unknown keys are ignored. */
-int dn_config_read(void *config, const dn_config_key *keys, int n, const struct json_t *json, dn_error *err);
+int dn_arch_read(void *config, const dn_config_key *keys, int n, const struct json_t *json, dn_error *err);
 
 #endif

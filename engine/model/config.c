@@ -84,7 +84,7 @@ static int read_key(char *at, const dn_config_key *k, const json_t *v, dn_error 
     return DN_E_INTERNAL;
 }
 
-int dn_config_read(void *config, const dn_config_key *keys, int n, const json_t *json, dn_error *err)
+int dn_arch_read(void *config, const dn_config_key *keys, int n, const json_t *json, dn_error *err)
 {
     for (int i = 0; i < n; i++) {
         const json_t *v = json_object_get(json, keys[i].name);

@@ -96,7 +96,7 @@ static int parse(void **out, const json_t *json, dn_error *err)
     int rc = DN_E_MEMORY;
     if (c && copy) {
         *c = defaults;
-        rc = dn_config_read(c, keys, sizeof keys / sizeof *keys, copy, err);
+        rc = dn_arch_read(c, keys, sizeof keys / sizeof *keys, copy, err);
         rc = rc ? rc : check(c, err);
     }
     json_decref(copy);

@@ -111,9 +111,14 @@ class Client:
         self.sock.close()
 
 
+def environment(extra=None):
+    """Ours without DENOISED_BIN and its like: an unknown DENOISED_* variable stops the daemon's start."""
+    return dict({k: v for k, v in os.environ.items() if not k.startswith("DENOISED_")}, **(extra or {}))
+
+
 class Daemon:
     def __init__(self, binary, args, env=None):
-        full = dict(os.environ, ASAN_OPTIONS="abort_on_error=0", **(env or {}))
+        full = environment(env)
         self.proc = subprocess.Popen([binary] + list(args), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=full)
         self.log, self.addresses, self.clients = [], [], []
         self.seen = threading.Condition()
@@ -213,6 +218,21 @@ def start():
     for daemon in daemons:
         if daemon.proc.returncode is None:
             daemon.stop()
+
+
+@pytest.fixture
+def start_fails():
+    """start_fails(*args): it must not start, and ends by itself; what it said on stderr."""
+
+    def run(*args, listen="127.0.0.1:0"):
+        done = subprocess.run([os.environ["DENOISED_BIN"], "--listen", listen] + list(args), capture_output=True, timeout=20,
+                              env=environment())
+        text = done.stderr.decode(errors="replace")
+        assert done.returncode in (1, 2), (done.returncode, text)
+        assert "listening" not in text and "Sanitizer" not in text and "runtime error" not in text, text
+        return text
+
+    return run
 
 
 @pytest.fixture(scope="module")

@@ -82,7 +82,7 @@ static void depth(void **state)
         blob_str(&b, "}");
         json_t *root = NULL;
         dn_error err = { 0 };
-        int rc = dn_json_parse(&root, (char *)b.p, b.len, "x.json", &err);
+        int rc = dn_json_text(&root, (char *)b.p, b.len, "x.json", &err);
         if (over)
             assert_error(&err, rc, DN_E_LIMIT, "x.json", "x.json, line 2: nested");
         else

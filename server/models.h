@@ -1,0 +1,103 @@
+/* models.h - the models of --models: what is known, what is loaded, who uses it.
+ *
+ * A model is read and packed on the slow lane, its networks (one per size) are adopted by every worker at a step boundary,
+ * and given back the same way before it is freed. Whoever has a request admitted on it holds it; only a model that nobody
+ * holds can be evicted or finish unloading. One load at a time, in the order they were asked for. */
+#ifndef DN_SERVER_MODELS_H
+#define DN_SERVER_MODELS_H
+
+#include "app_parts.h"
+
+typedef struct dn_known dn_known; /* a known model */
+
+/* A model's network at one size. */
+typedef struct dn_net_use {
+    dn_link link;
+    dn_known *known;
+    uint64_t id;
+    int height, width;
+    dn_net *net;                     /* NULL while it is made */
+    bool ready;                      /* every worker has it */
+    int n_away;                      /* adoptions under way */
+    bool lost;                       /* a worker could not take it */
+    double price_ms[DN_DEVICES_MAX]; /* list price per row */
+    dn_link waiters;
+} dn_net_use;
+
+struct dn_known {
+    dn_link load_link;               /* in the queue of loads */
+    char name[DN_NAME_LEN_MAX + 1];
+    char *dir;
+    int64_t file_bytes;              /* of its weight files: the estimate before it is read */
+    enum dn_model_state state;
+    dn_error error;                  /* of DN_MODEL_FAILED */
+    bool start;                      /* of the start set */
+    bool stay;                       /* of "all that fit": nothing is evicted for it */
+    int64_t asked_ms;                /* when its load was asked for */
+    dn_model *model;                 /* DN_MODEL_LOADED and UNLOADING; while loading, until all workers have it */
+    const dn_model_info *info;
+    int64_t weights, forms, arena;   /* bytes, of held[] */
+    dn_link nets, waiters, calls;
+    int holders;                     /* requests */
+    int busy;                        /* lane work and adoptions under way */
+    bool dropped;                    /* unloading: the workers have been asked */
+    uint64_t used;                   /* order of the last use */
+    int label;                       /* of the metrics */
+};
+
+/* Somebody who needs a network. */
+typedef struct dn_waiter {
+    dn_link link;
+    int height, width;               /* 0: the model's own */
+    /* Once, unless dn_waiter_leave comes first: `net`, or NULL and *err. */
+    void (*ready)(struct dn_waiter *waiter, dn_net_use *net, const dn_http_error *err);
+} dn_waiter;
+
+/* Scan the folder; begin to load the start set. */
+int dn_models_open(dn_app *app, dn_error *err);
+void dn_models_close(dn_app *app); /* the workers have stopped */
+bool dn_models_started(const dn_models *m); /* the start set is there, or has failed */
+
+/* By "name" or "name@version"; NULL: the only one (loaded, or known). Returns 0 or a DN_H code. */
+int dn_models_find(dn_known **out, dn_models *m, const char *name, dn_http_error *err);
+int dn_models_count(const dn_models *m);
+dn_known *dn_models_at(dn_models *m, int i);
+dn_net_use *dn_models_net(dn_models *m, uint64_t id); /* NULL: none (any more) */
+
+/* 0: the waiter will be told. A DN_H code: refused at once. `*out` is not NULL: it is there, nothing will be told. */
+int dn_models_want(dn_app *app, dn_known *k, dn_waiter *waiter, dn_net_use **out, dn_http_error *err);
+void dn_waiter_leave(dn_waiter *waiter);
+void dn_known_hold(dn_app *app, dn_known *k);
+void dn_known_release(dn_app *app, dn_known *k);
+
+/* Ask for a load or an unload. 0 (or it is so already), or a DN_H code. */
+int dn_models_load(dn_app *app, dn_known *k, dn_http_error *err);
+int dn_models_unload(dn_app *app, dn_known *k, dn_http_error *err);
+void dn_models_adopted(dn_app *app, dn_adoption *adoption);
+/* `call` is answered when the model's state is settled. */
+int dn_models_await(dn_known *k, dn_call *call);
+/* Make room for `bytes`, by evicting idle models (not `keep`) if need be. 0: it fits now. 1: it will when what is being
+ * unloaded is gone. -1: it does not. */
+int dn_models_make_room(dn_app *app, int64_t bytes, const dn_known *keep);
+
+/* A card of what is known; borrowed strings. `size` (DN_SIZES_MAX) and `version` are scratch that it points into. */
+typedef struct dn_card_scratch {
+    dn_size size[DN_SIZES_MAX];
+    dn_model_version version;
+} dn_card_scratch;
+void dn_known_card(const dn_known *k, dn_model_card *card, dn_card_scratch *scratch);
+
+/* models_load.c: the queue of loads, adoption, freeing */
+struct dn_models {
+    dn_known *known; /* by name */
+    int n;
+    dn_link loads;
+    dn_known *loading; /* at its head, at work */
+    int n_start;       /* of the start set, still to come */
+    uint64_t order, net_id;
+};
+void dn_known_enqueue(dn_app *app, dn_known *k);
+dn_net_use *dn_known_make_net(dn_app *app, dn_known *k, int height, int width);
+void dn_known_settle(dn_app *app, dn_known *k); /* unloading and nobody left: go on with it */
+
+#endif

@@ -1,0 +1,655 @@
+/* requests.c - the life of a request on the loop, and what is kept of it afterwards. */
+#include "requests.h"
+
+#include "requests_rows.h"
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <time.h>
+
+enum { BUCKETS = 4096, GONE_MAX = 16384, KEPT_MAX = 16384 };
+
+struct dn_requests {
+    dn_link all; /* oldest first */
+    dn_link by_id[BUCKETS], by_run[BUCKETS];
+    uint64_t last_run;
+    int active, kept;
+    int64_t kept_bytes;
+    /* ids of what is no longer kept, a ring */
+    unsigned char gone[GONE_MAX][DN_REQUEST_ID_LEN / 2];
+    int n_gone, gone_at;
+};
+
+static double unix_now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_REALTIME, &t);
+    return t.tv_sec + 1e-9 * t.tv_nsec;
+}
+
+/* ---- ids ---------------------------------------------------------------------------------------------------- */
+
+/* The 16 bytes of an id; false when it is none. */
+static bool id_bytes(unsigned char out[DN_REQUEST_ID_LEN / 2], const char *id)
+{
+    if (strlen(id) != DN_REQUEST_ID_LEN || strspn(id, "0123456789abcdef") != DN_REQUEST_ID_LEN)
+        return false;
+    for (int i = 0; i < DN_REQUEST_ID_LEN / 2; i++) {
+        char two[3] = { id[2 * i], id[2 * i + 1], 0 };
+        out[i] = (unsigned char)strtoul(two, NULL, 16);
+    }
+    return true;
+}
+
+static dn_link *id_bucket(dn_requests *rs, const unsigned char *b) { return &rs->by_id[(b[0] << 8 | b[1]) % BUCKETS]; }
+
+static int draw_id(char id[DN_REQUEST_ID_LEN + 1], unsigned char b[DN_REQUEST_ID_LEN / 2])
+{
+    if (getrandom(b, DN_REQUEST_ID_LEN / 2, 0) != DN_REQUEST_ID_LEN / 2)
+        return -1;
+    for (int i = 0; i < DN_REQUEST_ID_LEN / 2; i++)
+        sprintf(id + 2 * i, "%02x", b[i]);
+    return 0;
+}
+
+dn_request *dn_request_find(dn_app *app, const char *id)
+{
+    unsigned char b[DN_REQUEST_ID_LEN / 2];
+    if (!id_bytes(b, id))
+        return NULL;
+    DN_LINK_EACH(l, id_bucket(app->requests, b))
+    {
+        dn_request *r = DN_LINK_OF(l, dn_request, by_id);
+        if (!strcmp(r->id, id))
+            return r;
+    }
+    return NULL;
+}
+
+dn_request *dn_request_by_run(dn_app *app, uint64_t run)
+{
+    DN_LINK_EACH(l, &app->requests->by_run[run % BUCKETS])
+    {
+        if (DN_LINK_OF(l, dn_request, by_run)->run == run)
+            return DN_LINK_OF(l, dn_request, by_run);
+    }
+    return NULL;
+}
+
+bool dn_request_forgotten(dn_app *app, const char *id)
+{
+    unsigned char b[DN_REQUEST_ID_LEN / 2];
+    if (!id_bytes(b, id))
+        return false;
+    for (int i = 0; i < app->requests->n_gone; i++) {
+        if (!memcmp(app->requests->gone[i], b, sizeof b))
+            return true;
+    }
+    return false;
+}
+
+static void remember_gone(dn_requests *rs, const char *id)
+{
+    id_bytes(rs->gone[rs->gone_at], id);
+    rs->gone_at = (rs->gone_at + 1) % GONE_MAX;
+    rs->n_gone += rs->n_gone < GONE_MAX;
+}
+
+/* ---- new and free ------------------------------------------------------------------------------------------- */
+
+int dn_requests_open(dn_app *app, dn_error *err)
+{
+    dn_requests *rs = app->requests = calloc(1, sizeof *rs);
+    if (!rs)
+        return dn_fail(err, DN_E_MEMORY, NULL, "no memory for the list of requests");
+    dn_link_init(&rs->all);
+    for (int i = 0; i < BUCKETS; i++) {
+        dn_link_init(&rs->by_id[i]);
+        dn_link_init(&rs->by_run[i]);
+    }
+    return 0;
+}
+
+static void call_gone(void *arg)
+{
+    dn_request *r = arg;
+    r->call = NULL;
+    r->stream = NULL;
+    if (!r->keep_on && !r->async)
+        dn_request_cancel(r);
+}
+
+dn_request *dn_request_new(dn_app *app, dn_call *call)
+{
+    dn_requests *rs = app->requests;
+    dn_request *r = calloc(1, sizeof *r);
+    unsigned char b[DN_REQUEST_ID_LEN / 2];
+    if (!r || !(r->arena = dn_arena_new(DN_REQUEST_BYTES_MAX)) || draw_id(r->id, b)) {
+        if (r)
+            dn_arena_free(r->arena);
+        free(r);
+        return NULL;
+    }
+    r->app = app;
+    r->call = call;
+    r->run = ++rs->last_run;
+    r->weight = 1;
+    strncpy(r->tenant, dn_call_tenant(call), sizeof r->tenant - 1);
+    r->arrived_ms = dn_now_ms();
+    r->created_at = unix_now();
+    dn_link_init(&r->watchers);
+    dn_link_push(&rs->all, &r->link);
+    dn_link_push(id_bucket(rs, b), &r->by_id);
+    dn_link_push(&rs->by_run[r->run % BUCKETS], &r->by_run);
+    rs->active++;
+    dn_call_on_gone(call, call_gone, r);
+    return r;
+}
+
+static int n_encoded(const dn_request *r) { return dn_request_needs_pictures(r) ? r->n : 1; }
+
+static void free_asked(dn_request *r)
+{
+    if (r->rows) {
+        free(r->rows->x);
+        free(r->rows->label_vector);
+    }
+    json_decref(r->json);
+    dn_arena_free(r->arena);
+    r->json = NULL;
+    r->arena = NULL;
+    r->rows = NULL;
+}
+
+static void free_pictures(dn_request *r)
+{
+    for (int k = 0; r->picture && k < r->n; k++)
+        free(r->picture[k]);
+    free(r->picture);
+    r->picture = NULL;
+}
+
+static void request_free(dn_request *r)
+{
+    dn_requests *rs = r->app->requests;
+    dn_link_pop(&r->link);
+    dn_link_pop(&r->by_id);
+    dn_link_pop(&r->by_run);
+    free_asked(r);
+    free_pictures(r);
+    for (int k = 0; r->encoded && k < n_encoded(r); k++)
+        free(r->encoded[k].data);
+    free(r->encoded);
+    free(r->body);
+    dn_request_log_free(r);
+    r->app->budget.held[DN_HOLD_RESULTS] -= r->result_bytes;
+    remember_gone(rs, r->id);
+    free(r);
+}
+
+void dn_requests_close(dn_app *app)
+{
+    dn_requests *rs = app->requests;
+    if (!rs)
+        return;
+    DN_LINK_EACH(l, &rs->all) request_free(DN_LINK_OF(l, dn_request, link));
+    free(rs);
+    app->requests = NULL;
+}
+
+/* ---- counting and walking ----------------------------------------------------------------------------------- */
+
+int dn_requests_active(const dn_app *app) { return app->requests->active; }
+
+dn_request *dn_requests_next(dn_app *app, dn_request *r)
+{
+    dn_link *l = r ? r->link.next : app->requests->all.next;
+    return l == &app->requests->all ? NULL : DN_LINK_OF(l, dn_request, link);
+}
+
+dn_request *dn_requests_prev(dn_app *app, dn_request *r)
+{
+    dn_link *l = r ? r->link.prev : app->requests->all.prev;
+    return l == &app->requests->all ? NULL : DN_LINK_OF(l, dn_request, link);
+}
+
+void dn_requests_count(const dn_app *app, int *running, int *waiting)
+{
+    *running = *waiting = 0;
+    DN_LINK_EACH(l, &app->requests->all)
+    {
+        const dn_request *r = DN_LINK_OF(l, dn_request, link);
+        *running += !r->ended && r->state == DN_STATE_RUNNING;
+        *waiting += !r->ended && r->state == DN_STATE_QUEUED;
+    }
+}
+
+/* ---- what is kept ------------------------------------------------------------------------------------------- */
+
+static int64_t kept_size(const dn_request *r)
+{
+    int64_t bytes = sizeof *r;
+    for (int k = 0; r->encoded && k < n_encoded(r); k++)
+        bytes += sizeof *r->encoded + r->encoded[k].n;
+    for (int i = 0; i < r->n_log; i++)
+        bytes += sizeof *r->log + r->log[i].n;
+    return bytes;
+}
+
+static void hold_result(dn_request *r, int64_t bytes)
+{
+    r->app->budget.held[DN_HOLD_RESULTS] += bytes - r->result_bytes;
+    r->result_bytes = bytes;
+}
+
+static void keep(dn_request *r)
+{
+    dn_requests *rs = r->app->requests;
+    free_asked(r);
+    free_pictures(r);
+    free(r->body);
+    r->body = NULL;
+    hold_result(r, kept_size(r));
+    rs->kept++;
+    rs->kept_bytes += r->result_bytes;
+}
+
+static void drop_kept(dn_request *r)
+{
+    dn_requests *rs = r->app->requests;
+    rs->kept--;
+    rs->kept_bytes -= r->result_bytes;
+    request_free(r);
+}
+
+void dn_requests_trim(dn_app *app)
+{
+    const dn_config *c = app->server.config;
+    dn_requests *rs = app->requests;
+    double now = unix_now();
+    DN_LINK_EACH(l, &rs->all)
+    {
+        dn_request *r = DN_LINK_OF(l, dn_request, link);
+        if (!rs->kept)
+            break;
+        bool over = rs->kept_bytes > c->result_bytes || rs->kept > KEPT_MAX;
+        if (r->ended && (over || now > r->finished_at + c->result_ttl_ms / 1000.0))
+            drop_kept(r);
+    }
+}
+
+/* ---- the end ------------------------------------------------------------------------------------------------ */
+
+static enum dn_reason reason_of(int id)
+{
+    static const struct {
+        int id;
+        enum dn_reason reason;
+    } table[] = {
+        { DN_H_CANCELLED, DN_REASON_CANCELLED },   { DN_H_DEADLINE, DN_REASON_DEADLINE },
+        { DN_H_MEMORY, DN_REASON_MEMORY },         { DN_H_NON_FINITE, DN_REASON_NON_FINITE },
+        { DN_H_BACKEND, DN_REASON_BACKEND },       { DN_H_MODEL_FAILED, DN_REASON_OTHER },
+        { DN_H_INTERNAL, DN_REASON_OTHER },        { DN_H_DRAINING, DN_REASON_OTHER },
+    };
+    for (size_t i = 0; i < sizeof table / sizeof table[0]; i++) {
+        if (table[i].id == id)
+            return table[i].reason;
+    }
+    return DN_REASON_REJECTED;
+}
+
+static void count_failure(const dn_request *r, int id)
+{
+    dn_metrics *m = r->app->server.metrics;
+    int label = r->known ? r->known->label : dn_metrics_label(m, DN_L_MODEL, "none");
+    dn_metrics_add(m, DN_M_REQUESTS_FAILED, label, reason_of(id), 0, 1);
+}
+
+static void state_facts(dn_request *r)
+{
+    dn_call_facts *f = dn_call_facts_of(r->call);
+    f->model = r->known ? r->known->name : NULL;
+    f->reason = r->failure.id ? r->failure.code : NULL;
+    f->rows = (int)r->timing.row_steps;
+    f->queue_ms = r->timing.queue_ms;
+    f->device_ms = r->timing.device_ms;
+}
+
+static void answer(dn_request *r)
+{
+    dn_call *call = r->call;
+    if (!call)
+        return;
+    state_facts(r);
+    r->call = NULL;
+    if (r->state != DN_STATE_SUCCEEDED) {
+        dn_reply_error(call, &r->failure);
+        return;
+    }
+    if (r->answer == DN_ANSWER_BARE) {
+        dn_reply_header(call, "X-Model", "%s", r->model);
+        dn_reply_header(call, "X-Numerics", "%s", r->numerics);
+        if (!r->denoise)
+            dn_reply_header(call, "X-Seed", "%lld", (long long)r->seed);
+    }
+    dn_reply_take(call, 200, r->body_type, r->body, r->body_n, free);
+    r->body = NULL;
+}
+
+static void end(dn_request *r, enum dn_request_state state)
+{
+    dn_requests *rs = r->app->requests;
+    dn_app *app = r->app;
+    dn_known *known = r->holds ? r->known : NULL;
+    bool orphan = !r->call && !r->stream;
+    r->ended = true;
+    r->state = state;
+    r->finished_at = unix_now();
+    rs->active--;
+    if (state == DN_STATE_SUCCEEDED)
+        dn_metrics_observe(app->server.metrics, DN_M_REQUEST_DURATION_SECONDS, 0, (dn_now_ms() - r->arrived_ms) / 1e3);
+    else
+        count_failure(r, r->failure.id);
+    answer(r);
+    dn_request_event_end(r);
+    if (r->async || (r->keep_on && orphan))
+        keep(r);
+    else
+        request_free(r);
+    if (known)
+        dn_known_release(app, known);
+    dn_requests_trim(app);
+    dn_app_idle(app);
+}
+
+void dn_request_refuse(dn_request *r, const dn_http_error *err, double retry_ms)
+{
+    r->failure = *err;
+    if (r->call && retry_ms > 0)
+        dn_reply_header(r->call, "Retry-After", "%d", dn_retry_after_s(retry_ms));
+    end(r, DN_STATE_FAILED);
+}
+
+void dn_request_cancel(dn_request *r)
+{
+    if (r->ended || r->cancelling)
+        return;
+    r->cancelling = true;
+    if (r->waiting) {
+        dn_waiter_leave(&r->waiter);
+        r->waiting = false;
+    }
+    /* out of memory here: the run goes on to its end, and is then cancelled all the same */
+    if (r->on_device)
+        (void)dn_worker_cancel(r->place->worker, r->run);
+    else
+        dn_request_advance(r);
+}
+
+void dn_request_advance(dn_request *r)
+{
+    if (r->ended || r->on_device || r->waiting || r->jobs)
+        return;
+    if (!r->failure.id && r->cancelling)
+        dn_http_fail(&r->failure, DN_H_CANCELLED, NULL, NULL);
+    if (r->failure.id) {
+        end(r, r->failure.id == DN_H_CANCELLED ? DN_STATE_CANCELLED : DN_STATE_FAILED);
+        return;
+    }
+    if (dn_request_needs_body(r) && !r->body_made) {
+        r->body_made = true;
+        if (!dn_request_encode_body(r))
+            return;
+        dn_http_fail(&r->failure, DN_H_MEMORY, NULL, "no memory for the answer");
+        end(r, DN_STATE_FAILED);
+        return;
+    }
+    if (r->answer == DN_ANSWER_BARE && r->call) {
+        r->body = r->encoded[0].data;
+        r->body_n = r->encoded[0].n;
+        r->body_type = dn_format_type(r->format);
+        r->encoded[0].data = NULL;
+    }
+    end(r, DN_STATE_SUCCEEDED);
+}
+
+/* The first that has not ended nor been cancelled (of a model, if not NULL). What is done to it may free any other. */
+static dn_request *first_alive(dn_app *app, const dn_known *k)
+{
+    DN_LINK_EACH(l, &app->requests->all)
+    {
+        dn_request *r = DN_LINK_OF(l, dn_request, link);
+        if (!r->ended && !r->cancelling && (!k || r->known == k))
+            return r;
+    }
+    return NULL;
+}
+
+void dn_requests_cancel_all(dn_app *app, const dn_known *k)
+{
+    for (dn_request *r; (r = first_alive(app, k));)
+        dn_request_cancel(r);
+}
+
+void dn_requests_abort(dn_app *app)
+{
+    for (dn_request *r; (r = first_alive(app, NULL));) {
+        if (!r->failure.id)
+            dn_http_fail(&r->failure, DN_H_DRAINING, NULL, NULL);
+        if (r->call) {
+            dn_call *call = r->call;
+            r->call = NULL;
+            dn_reply_error(call, &r->failure);
+        }
+        dn_request_event_end(r);
+        dn_request_cancel(r);
+    }
+}
+
+/* ---- as others see it --------------------------------------------------------------------------------------- */
+
+const char *dn_format_type(int format)
+{
+    static const char *const types[] = { [DN_FORMAT_PNG] = "image/png", [DN_FORMAT_NPY] = "application/x-npy",
+                                         [DN_FORMAT_SAFETENSORS] = "application/x-safetensors" };
+    return types[format];
+}
+
+/* Requests that stand before it. */
+static int position(dn_request *r)
+{
+    int n = 0;
+    for (dn_request *q = dn_requests_next(r->app, NULL); q && q != r; q = dn_requests_next(r->app, q))
+        n += !q->ended && q->state == DN_STATE_QUEUED;
+    return n;
+}
+
+double dn_request_eta_ms(const dn_request *r)
+{
+    if (!r->place)
+        return 0;
+    dn_forecast f = { .own_ms = r->left_ms };
+    for (dn_request *q = dn_requests_next(r->app, NULL); q; q = dn_requests_next(r->app, q)) {
+        if (q != r && q->place == r->place && q->on_device)
+            dn_forecast_add(&f, q->left_ms);
+    }
+    return dn_forecast_finish_ms(&f, &r->place->figures);
+}
+
+static void image_infos(dn_request *r, dn_request_info *info, dn_info_scratch *s)
+{
+    int n = n_encoded(r);
+    for (int k = 0; k < n; k++) {
+        snprintf(s->urls[k], sizeof s->urls[k], "/requests/%s/images/%d", r->id, k);
+        s->images[k] = (dn_image){ DN_HAS_ALL, .index = k, .seed = r->seed + k, .url = s->urls[k],
+                                   .content_type = dn_format_type(r->format),
+                                   .sha256 = *r->encoded[k].sha256 ? r->encoded[k].sha256 : NULL };
+    }
+    info->images = (dn_items){ s->images, n };
+}
+
+void dn_request_info_of(dn_request *r, dn_request_info *info, dn_info_scratch *scratch)
+{
+    bool live = !r->ended;
+    *info = (dn_request_info){ .has = DN_HAS_ALL, .id = r->id, .state = r->state, .model = *r->model ? r->model : NULL,
+                               .numerics = *r->numerics ? r->numerics : NULL, .seed = r->seed, .n = r->n,
+                               .step = r->step, .steps = r->steps, .created_at = r->created_at,
+                               .finished_at = r->finished_at, .timing = r->timing };
+    uint64_t without = live ? DN_BIT(DN_REQUEST_FINISHED_AT) : DN_BIT(DN_REQUEST_POSITION) | DN_BIT(DN_REQUEST_ETA_MS);
+    if (live && r->state == DN_STATE_QUEUED)
+        info->position = position(r);
+    else
+        without |= DN_BIT(DN_REQUEST_POSITION);
+    if (live && r->place)
+        info->eta_ms = dn_request_eta_ms(r);
+    else
+        without |= DN_BIT(DN_REQUEST_ETA_MS);
+    if (!r->place) /* not resolved yet */
+        without |= DN_BIT(DN_REQUEST_SEED) | DN_BIT(DN_REQUEST_N) | DN_BIT(DN_REQUEST_STEP) | DN_BIT(DN_REQUEST_STEPS);
+    if (r->ended && r->state == DN_STATE_SUCCEEDED && r->encoded && (r->async || r->keep_on))
+        image_infos(r, info, scratch);
+    else
+        without |= DN_BIT(DN_REQUEST_IMAGES);
+    if (!r->ended || r->state != DN_STATE_SUCCEEDED)
+        without |= DN_BIT(DN_REQUEST_TIMING);
+    if (r->ended && r->failure.id)
+        info->error = (dn_error_body){ DN_HAS_ALL, r->failure.type, r->failure.code,
+                                       *r->failure.param ? r->failure.param : NULL, r->failure.message };
+    else
+        without |= DN_BIT(DN_REQUEST_ERROR);
+    info->has &= ~without;
+}
+
+/* ---- events of workers -------------------------------------------------------------------------------------- */
+
+static void note_step(dn_place *p, const dn_step *step, dn_app *app)
+{
+    dn_metrics *m = app->server.metrics;
+    p->steps++;
+    p->row_steps += step->rows;
+    p->bytes = step->device_bytes;
+    p->net = step->net;
+    p->rows = step->rows;
+    p->step_ms = step->ms;
+    p->n_shares = 0;
+    dn_metrics_add(m, DN_M_STEPS, 0, 0, 0, 1);
+    dn_metrics_add(m, DN_M_ROW_STEPS, 0, 0, 0, step->rows);
+    dn_metrics_observe(m, DN_M_BATCH_ROWS, 0, step->rows);
+    dn_metrics_observe(m, DN_M_STEP_SECONDS, dn_metrics_rows(step->rows), step->ms / 1e3);
+    dn_metrics_add(m, DN_M_DEVICE_SECONDS, DN_KIND_INFER, 0, 0, step->ms / 1e3);
+    dn_net_use *u = dn_models_net(app->models, step->net);
+    if (u)
+        u->price_ms[dn_worker_index(step->worker)] = step->price_ms;
+}
+
+static void on_share(dn_request *r, const dn_share *share)
+{
+    if (r->state == DN_STATE_QUEUED && !r->ended)
+        r->state = DN_STATE_RUNNING;
+    int64_t rows = share->rows < r->rows_left ? share->rows : r->rows_left;
+    r->rows_left -= rows;
+    r->place->figures.backlog_ms -= rows * r->price_ms;
+    r->left_ms = r->rows_left * r->price_ms;
+    bool moved = share->step > r->step;
+    r->step = share->step;
+    if (moved)
+        dn_request_event_progress(r);
+}
+
+static void on_step(void *arg, dn_step *step)
+{
+    dn_app *app = arg;
+    dn_place *p = &app->place[dn_worker_index(step->worker)];
+    double list_ms = 0;
+    note_step(p, step, app);
+    for (int i = 0; i < step->n_shares; i++) {
+        dn_request *r = dn_request_by_run(app, step->share[i].run);
+        if (!r)
+            continue;
+        list_ms += r->price_ms * step->share[i].rows;
+        on_share(r, &step->share[i]);
+        if (p->n_shares < DN_N_MAX) {
+            memcpy(p->share[p->n_shares].id, r->id, sizeof r->id);
+            p->share[p->n_shares++].rows = step->share[i].rows;
+        }
+    }
+    dn_figures_step(&p->figures, list_ms, step->ms);
+    free(step);
+}
+
+static void on_preview(dn_request *r, dn_picture *picture)
+{
+    if (r->cancelling || r->ended || r->previewing[picture->index] || r->app->closing) {
+        free(picture);
+        return;
+    }
+    if (!r->previewed)
+        dn_metrics_observe(r->app->server.metrics, DN_M_TIME_TO_FIRST_PREVIEW_SECONDS, 0,
+                           (dn_now_ms() - r->arrived_ms) / 1e3);
+    r->previewed = true;
+    (void)dn_request_encode_preview(r, picture); /* without memory there is no preview */
+}
+
+static void on_picture(void *arg, dn_picture *picture)
+{
+    dn_app *app = arg;
+    dn_request *r = dn_request_by_run(app, picture->run);
+    if (!r) {
+        free(picture);
+        return;
+    }
+    if (!picture->final) {
+        on_preview(r, picture);
+        return;
+    }
+    r->picture[picture->index] = picture;
+    r->timing.decode_ms += picture->read_ms;
+    dn_metrics_observe(app->server.metrics, DN_M_DECODE_SECONDS, 0, picture->read_ms / 1e3);
+    dn_metrics_add(app->server.metrics, DN_M_IMAGES, 0, 0, 0, 1);
+    if (r->cancelling || app->closing || !dn_request_needs_pictures(r))
+        return;
+    if (dn_request_encode_picture(r, picture->index) && !r->failure.id)
+        dn_http_fail(&r->failure, DN_H_MEMORY, NULL, "no memory to encode a result");
+}
+
+static void take_timing(dn_request *r, const dn_run *run)
+{
+    r->timing.has = DN_HAS_ALL;
+    r->timing.queue_ms = run->queue_ms;
+    r->timing.steps = r->steps;
+    r->timing.row_steps = run->row_steps;
+    r->timing.batch_rows_mean = run->row_steps ? run->batch_rows_sum / run->row_steps : 0;
+    r->timing.device_ms = run->device_ms;
+    if (run->row_steps)
+        dn_metrics_observe(r->app->server.metrics, DN_M_REQUEST_QUEUE_SECONDS, 0, run->queue_ms / 1e3);
+}
+
+static void on_gone(void *arg, dn_run *run)
+{
+    dn_app *app = arg;
+    dn_request *r = dn_request_by_run(app, run->id);
+    r->on_device = false;
+    r->place->figures.backlog_ms -= r->rows_left * r->price_ms;
+    r->rows_left = 0;
+    r->left_ms = 0;
+    app->budget.held[DN_HOLD_SLOTS] -= r->slot_bytes;
+    r->slot_bytes = 0;
+    take_timing(r, run);
+    if (r->failure.id)
+        ; /* the first reason stands */
+    else if (run->end == DN_RUN_EXPIRED)
+        dn_http_fail(&r->failure, DN_H_DEADLINE, "deadline_ms", "deadline_ms has passed at step %d of %d", r->step,
+                     r->steps);
+    else if (run->end == DN_RUN_FAILED)
+        dn_http_fail_engine(&r->failure, dn_error_name(run->error.code), run->error.param, run->error.message);
+    else if (run->end == DN_RUN_CANCELLED)
+        r->cancelling = true;
+    dn_run_free(run);
+    dn_request_advance(r);
+}
+
+static void on_adopted(void *arg, dn_adoption *adoption) { dn_models_adopted(arg, adoption); }
+
+const dn_worker_events dn_requests_events = { on_step, on_picture, on_gone, on_adopted };

@@ -1,0 +1,497 @@
+/* requests_admit.c - from what was asked to a run on a device: the model's network, every default, label and size, the
+ * sampler's table, the price, and whether it is taken.
+ *
+ * A request whose model is not there waits for it first; it is resolved, priced and admitted when it has come. */
+#include "requests.h"
+#include "requests_rows.h"
+
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* A request in the engine's terms: what all its samples share, and what they do not. */
+typedef struct plan {
+    dn_table table[DN_N_MAX]; /* of POST /generate only the first, which all share */
+    int n_tables;
+    int label[DN_N_MAX];
+    int64_t rows;
+} plan;
+
+static void plan_fini(plan *p)
+{
+    for (int k = 0; k < p->n_tables; k++)
+        dn_table_fini(&p->table[k]);
+    p->n_tables = 0;
+}
+
+static int engine_error(dn_http_error *err, const dn_error *e)
+{
+    return dn_http_fail_engine(err, dn_error_name(e->code), e->param, e->message);
+}
+
+/* ---- how the answer goes out -------------------------------------------------------------------------------- */
+
+/* What Accept asks for must agree with an explicit format; without one it chooses the format. */
+static int agree_on_bare(dn_request *r, dn_http_error *err)
+{
+    for (int f = DN_FORMAT_PNG; f <= DN_FORMAT_SAFETENSORS; f++) {
+        if (strcmp(r->accept, dn_format_type(f)))
+            continue;
+        if (r->in.output.has & DN_BIT(DN_OUTPUT_FORMAT) && r->in.output.format != f)
+            return dn_http_fail(err, DN_H_NOT_ACCEPTABLE, "output.format", "Accept is %s, output.format is %s", r->accept,
+                                dn_format_type(r->in.output.format));
+        if (f == DN_FORMAT_PNG && r->in.n > 1 && r->in.output.layout == DN_LAYOUT_LIST)
+            return dn_http_fail(err, DN_H_NOT_ACCEPTABLE, "n",
+                                "image/png is one picture: n is %lld and output.layout is list", (long long)r->in.n);
+        if (f != DN_FORMAT_PNG && r->in.output.layout == DN_LAYOUT_GRID)
+            return dn_http_fail(err, DN_H_NOT_ACCEPTABLE, "output.layout", "a grid is a PNG, Accept is %s", r->accept);
+        r->in.output.format = f;
+        r->answer = DN_ANSWER_BARE;
+        return 0;
+    }
+    return 0;
+}
+
+static int decide_answer(dn_request *r, dn_http_error *err)
+{
+    if (r->answer == DN_ANSWER_LATER) /* its 202 has gone out */
+        return 0;
+    bool events = !strcmp(r->accept, "text/event-stream");
+    r->answer = DN_ANSWER_JSON;
+    int rc = r->accept_given && !events ? agree_on_bare(r, err) : 0;
+    if (rc)
+        return rc;
+    if (r->answer == DN_ANSWER_BARE && (r->in.stream || r->async))
+        return dn_http_fail(err, DN_H_NOT_ACCEPTABLE, r->in.stream ? "stream" : NULL, "%s cannot be answered as %s",
+                            r->in.stream ? "an event stream" : "an asynchronous request", r->accept);
+    if (r->in.stream || (events && r->accept_given)) {
+        r->answer = DN_ANSWER_EVENTS;
+        r->async = false;
+    } else if (r->async) {
+        r->answer = DN_ANSWER_LATER;
+    }
+    r->keep_on = r->in.on_disconnect == DN_ON_DISCONNECT_CONTINUE;
+    r->eventful = r->answer == DN_ANSWER_EVENTS || r->answer == DN_ANSWER_LATER || r->keep_on;
+    return 0;
+}
+
+/* ---- resolving ---------------------------------------------------------------------------------------------- */
+
+static int number_label(int *out, int64_t number, const dn_known *k, dn_http_error *err)
+{
+    const dn_model_info *i = k->info;
+    int64_t max = i->label_kind == DN_LABEL_EMBED ? i->n_classes - 1 : INT32_MAX;
+    if (number < 0 || number > max)
+        return dn_http_fail(err, DN_H_RANGE, "class_label", "class_label must be 0..%lld, got %lld", (long long)max,
+                            (long long)number);
+    *out = (int)number;
+    return 0;
+}
+
+static int label_of(int *out, const dn_label *l, const dn_known *k, dn_http_error *err)
+{
+    const dn_model_info *i = k->info;
+    if (i->label_kind == DN_LABEL_NONE)
+        return dn_http_fail(err, DN_H_IMPOSSIBLE, "class_label", "%s takes no class label", k->name);
+    if (i->label_kind == DN_LABEL_VECTOR)
+        return dn_http_fail(err, DN_H_IMPOSSIBLE, "class_label", "a label of %s is a vector of %d numbers", k->name,
+                            i->label_dim);
+    if (!l->name)
+        return number_label(out, l->number, k, err);
+    *out = dn_model_label(k->model, l->name);
+    return *out >= 0 ? 0 : dn_http_fail(err, DN_H_CHOICE, "class_label", "%s has no class \"%s\"", k->name, l->name);
+}
+
+static int resolve_labels(dn_request *r, plan *p, dn_http_error *err)
+{
+    const dn_labels *asked = &r->in.class_label;
+    const dn_model_info *i = r->known->info;
+    if (!asked->n && i->label_kind != DN_LABEL_NONE && i->null_label < 0)
+        return dn_http_fail(err, DN_H_IMPOSSIBLE, "class_label", "%s has no null label: name a class", r->known->name);
+    for (int k = 0; k < r->n; k++) {
+        p->label[k] = -1;
+        int rc = asked->n ? label_of(&p->label[k], &asked->v[asked->list ? k : 0], r->known, err) : 0;
+        if (rc)
+            return rc;
+    }
+    return 0;
+}
+
+static int check_guidance(const dn_known *k, double scale, const char *param, dn_http_error *err)
+{
+    if (scale == 1 || k->info->null_label >= 0)
+        return 0;
+    return dn_http_fail(err, DN_H_IMPOSSIBLE, param, "%s has no null label, so there is no guidance", k->name);
+}
+
+/* The sampler's table, from the checkpoint's scheduler with the request's keys over it. */
+static int resolve_table(dn_request *r, plan *p, dn_http_error *err)
+{
+    const dn_generate_request *in = &r->in;
+    const dn_model_info *i = r->known->info;
+    dn_error e = { 0 };
+    dn_scheduler_config *config = dn_scheduler_config_copy(i->scheduler);
+    if (!config)
+        return dn_http_fail(err, DN_H_MEMORY, NULL, "no memory for a scheduler");
+    int rc = in->scheduler ? dn_scheduler_config_overlay(config, in->scheduler, &e) : 0;
+    dn_plan_params params = {
+        .sampler = in->sampler ? dn_sampler_find(in->sampler) : -1, .steps = (int)in->steps,
+        .timesteps = in->timesteps.n ? in->timesteps.v : NULL, .n_timesteps = in->timesteps.n, .eta = in->eta,
+        .temperature = in->temperature,
+        .guidance = { in->guidance.cfg.scale, { in->guidance.cfg.interval[0], in->guidance.cfg.interval[1] },
+                      in->guidance.cfg.rescale, in->guidance.cfg.schedule },
+        .learned_variance = i->learned_variance, .elements = (int64_t)r->height * r->width * r->channels
+    };
+    if (!rc)
+        rc = dn_table_plan(&p->table[0], config, &params, &e);
+    dn_scheduler_config_free(config);
+    if (rc)
+        return engine_error(err, &e);
+    p->n_tables = 1;
+    r->steps = p->table[0].n_steps;
+    p->rows = r->n * dn_table_rows(&p->table[0]);
+    return 0;
+}
+
+/* The model's own defaults lie under the request. */
+static int merge_defaults(dn_request *r, dn_http_error *err)
+{
+    if (!r->known->info->defaults)
+        return 0;
+    struct json_t *merged = dn_generate_merge(r->known->info->defaults, r->json);
+    if (!merged)
+        return dn_http_fail(err, DN_H_MEMORY, NULL, "no memory for the model's defaults");
+    json_decref(r->json);
+    r->json = merged;
+    return dn_generate_parse(&r->in, r->arena, r->json, err);
+}
+
+static int resolve_generate(dn_request *r, plan *p, dn_http_error *err)
+{
+    int rc = merge_defaults(r, err);
+    if (!rc)
+        rc = decide_answer(r, err);
+    if (rc)
+        return rc;
+    r->n = (int)r->in.n;
+    r->format = r->in.output.format;
+    r->layout = r->in.output.layout;
+    r->preview_every = (int)r->in.preview_every;
+    if ((r->format == DN_FORMAT_PNG || r->preview_every) && r->channels > 4)
+        return dn_http_fail(err, DN_H_IMPOSSIBLE, r->format == DN_FORMAT_PNG ? "output.format" : "preview_every",
+                            "%s makes %d channels; a PNG has at most 4", r->known->name, r->channels);
+    rc = check_guidance(r->known, r->in.guidance.cfg.scale, "guidance.cfg.scale", err);
+    if (!rc)
+        rc = resolve_labels(r, p, err);
+    return rc ? rc : resolve_table(r, p, err);
+}
+
+static int check_row_labels(const dn_request *r, dn_http_error *err)
+{
+    const dn_rows *rows = r->rows;
+    const dn_model_info *i = r->known->info;
+    bool vector = i->label_kind == DN_LABEL_VECTOR;
+    if (!rows->labelled && i->label_kind != DN_LABEL_NONE && i->null_label < 0)
+        return dn_http_fail(err, DN_H_IMPOSSIBLE, "class_labels", "%s has no null label: bring class_labels",
+                            r->known->name);
+    if (rows->labelled && vector && (!rows->label_vector || rows->label_dim != i->label_dim))
+        return dn_http_fail(err, DN_H_IMPOSSIBLE, "class_labels", "class_labels of %s are F32 [n,%d]", r->known->name,
+                            i->label_dim);
+    if (rows->label_vector && !vector)
+        return dn_http_fail(err, DN_H_IMPOSSIBLE, "class_labels", "class_labels of %s are I64 [n]", r->known->name);
+    return 0;
+}
+
+static int resolve_denoise(dn_request *r, plan *p, dn_http_error *err)
+{
+    const dn_rows *rows = r->rows;
+    const dn_model_info *i = r->known->info;
+    r->answer = DN_ANSWER_BARE;
+    r->format = DN_FORMAT_SAFETENSORS;
+    r->n = rows->n;
+    r->steps = 1;
+    if (rows->channels != r->channels)
+        return dn_http_fail(err, DN_H_IMPOSSIBLE, "sample", "%s takes %d channels, sample has %d", r->known->name,
+                            r->channels, rows->channels);
+    int rc = check_row_labels(r, err);
+    if (rc)
+        return rc;
+    for (int k = 0; k < rows->n; k++) {
+        dn_label label = { NULL, rows->label[k] };
+        p->label[k] = -1;
+        rc = check_guidance(r->known, rows->scale[k], "guidance_scale", err);
+        if (!rc && rows->labelled && !rows->label_vector)
+            rc = label_of(&p->label[k], &label, r->known, err);
+        dn_error e = { 0 };
+        if (!rc && dn_table_plan_denoise(&p->table[k], rows->timestep[k], rows->scale[k], &e))
+            rc = engine_error(err, &e);
+        if (rc)
+            return rc;
+        p->n_tables++;
+        p->rows += dn_table_rows(&p->table[k]);
+    }
+    return 0;
+}
+
+static int resolve(dn_request *r, const dn_net_use *use, plan *p, dn_http_error *err)
+{
+    const dn_model_info *i = r->known->info;
+    r->height = use->height;
+    r->width = use->width;
+    r->channels = i->channels;
+    r->out_channels = i->out_channels;
+    r->range[0] = i->range[0];
+    r->range[1] = i->range[1];
+    snprintf(r->model, sizeof r->model, "%s@1", r->known->name);
+    snprintf(r->numerics, sizeof r->numerics, "%s", dn_net_numerics(use->net));
+    return r->denoise ? resolve_denoise(r, p, err) : resolve_generate(r, p, err);
+}
+
+/* ---- the run ------------------------------------------------------------------------------------------------ */
+
+static int copy_table(dn_table *out, const dn_table *t)
+{
+    dn_entry *entry = malloc(t->n_entries * sizeof *entry);
+    if (!entry)
+        return DN_E_MEMORY;
+    memcpy(entry, t->entry, t->n_entries * sizeof *entry);
+    *out = *t;
+    out->entry = entry;
+    return 0;
+}
+
+static dn_sample_params params_of(const dn_request *r, const plan *p, int k)
+{
+    const dn_model_info *i = r->known->info;
+    size_t elements = (size_t)r->height * r->width * r->channels;
+    return (dn_sample_params){
+        .height = r->height, .width = r->width, .channels = r->channels, .out_channels = i->out_channels,
+        .seed = (uint64_t)r->seed + k, .label = p->label[k], .label_b = -1, .null_label = i->null_label,
+        .temperature = r->denoise ? 1 : (float)r->in.temperature, .torch_rng = !r->denoise && r->in.rng == DN_RNG_TORCH,
+        .keep_x0 = r->preview_every > 0, .x = r->denoise ? r->rows->x + k * elements : NULL,
+        .label_vector = r->denoise && r->rows->label_vector ? r->rows->label_vector + k * i->label_dim : NULL,
+        .label_dim = r->denoise && r->rows->label_vector ? i->label_dim : 0
+    };
+}
+
+static dn_run *make_run(dn_request *r, const dn_net_use *use, const plan *p)
+{
+    dn_run *run = calloc(1, sizeof *run);
+    if (!run)
+        return NULL;
+    *run = (dn_run){ .id = r->run, .net = use->id, .weight = r->weight, .priority = DN_PRIORITY_NORMAL,
+                     .price_ms = r->price_ms, .arrived_ms = r->arrived_ms, .preview_every = r->preview_every,
+                     .n = r->n };
+    memcpy(run->tenant, r->tenant, sizeof run->tenant);
+    if (!r->denoise) {
+        run->priority = r->in.priority;
+        run->deadline_ms = r->in.deadline_ms ? r->arrived_ms + r->in.deadline_ms : 0;
+    }
+    run->tables = calloc(r->n, sizeof *run->tables);
+    run->params = calloc(r->n, sizeof *run->params);
+    int rc = run->tables && run->params ? 0 : DN_E_MEMORY;
+    for (int k = 0; k < r->n && !rc; k++) {
+        run->params[k] = params_of(r, p, k);
+        run->params[k].table = &run->tables[k];
+        rc = copy_table(&run->tables[k], &p->table[p->n_tables > 1 ? k : 0]);
+    }
+    r->picture = calloc(r->n, sizeof *r->picture);
+    r->encoded = calloc(r->n, sizeof *r->encoded);
+    if (rc || !r->picture || !r->encoded) {
+        dn_run_free(run);
+        return NULL;
+    }
+    if (r->denoise) {
+        run->read_out = true;
+        run->x = r->rows->x;
+        run->label_vector = r->rows->label_vector;
+        r->rows->x = r->rows->label_vector = NULL;
+    }
+    return run;
+}
+
+/* ---- admission ---------------------------------------------------------------------------------------------- */
+
+static double finish_ms(dn_app *app, dn_place *place, double own_ms)
+{
+    dn_forecast f = { .own_ms = own_ms };
+    for (dn_request *q = dn_requests_next(app, NULL); q; q = dn_requests_next(app, q)) {
+        if (q->place == place && q->on_device)
+            dn_forecast_add(&f, q->left_ms);
+    }
+    return dn_forecast_finish_ms(&f, &place->figures);
+}
+
+/* The device with the earliest predicted finish. */
+static double choose_place(dn_request *r, const dn_net_use *use, int64_t rows)
+{
+    dn_app *app = r->app;
+    double best = 0;
+    for (int i = 0; i < app->n_places; i++) {
+        double ms = finish_ms(app, &app->place[i], rows * use->price_ms[i]);
+        if (!r->place || ms < best) {
+            r->place = &app->place[i];
+            r->price_ms = use->price_ms[i];
+            best = ms;
+        }
+    }
+    return best;
+}
+
+/* Slots; results: floats, encoded bytes, and base64 of them. */
+static int admit_memory(dn_request *r, const plan *p, dn_http_error *err, double *retry_ms)
+{
+    dn_app *app = r->app;
+    size_t elements = (size_t)r->height * r->width * r->channels;
+    int64_t slots = 0, results = (int64_t)(r->n * elements) * (r->format == DN_FORMAT_PNG ? 7 : 14);
+    for (int k = 0; k < r->n; k++) {
+        dn_sample_params params = params_of(r, p, k);
+        params.table = &p->table[p->n_tables > 1 ? k : 0];
+        slots += dn_sample_bytes(&params);
+    }
+    if (slots + results > app->budget.limit)
+        return dn_http_fail(err, DN_H_IMPOSSIBLE, r->denoise ? "sample" : "n", "it takes %lld bytes, --memory is %lld",
+                            (long long)(slots + results), (long long)app->budget.limit);
+    int room = dn_models_make_room(app, slots + results, r->known);
+    if (room) {
+        *retry_ms = room > 0 ? 1000 : dn_queue_excess_ms(&r->place->figures, 1, 0) + 1000;
+        return dn_http_fail(err, DN_H_MEMORY, NULL, "%lld bytes are more than --memory leaves now",
+                            (long long)(slots + results));
+    }
+    r->slot_bytes = slots;
+    r->result_bytes = results;
+    return 0;
+}
+
+static int admit(dn_request *r, const dn_net_use *use, const plan *p, dn_http_error *err, double *retry_ms)
+{
+    const dn_config *c = r->app->server.config;
+    double finish = choose_place(r, use, p->rows), own = p->rows * r->price_ms;
+    double excess = dn_queue_excess_ms(&r->place->figures, own, (double)c->max_queue_ms);
+    if (excess > 0) {
+        *retry_ms = excess;
+        return dn_http_fail(err, DN_H_QUEUE_FULL, NULL, "%.0f ms of work wait already, --max-queue-ms is %lld",
+                            r->place->figures.backlog_ms, (long long)c->max_queue_ms);
+    }
+    double deadline = r->denoise ? 0 : (double)r->in.deadline_ms;
+    double elapsed = (double)(dn_now_ms() - r->arrived_ms);
+    if (deadline > 0 && elapsed + finish > deadline) {
+        dn_forecast alone = { .own_ms = own };
+        if (dn_forecast_finish_ms(&alone, &r->place->figures) <= deadline) /* later it may be met */
+            *retry_ms = elapsed + finish - deadline;
+        return dn_http_fail(err, DN_H_DEADLINE, "deadline_ms", "it would take about %.0f ms, deadline_ms is %.0f",
+                            elapsed + finish, deadline);
+    }
+    return admit_memory(r, p, err, retry_ms);
+}
+
+static void reply_accepted(dn_request *r)
+{
+    dn_request_info info;
+    dn_info_scratch scratch;
+    dn_buf b;
+    size_t n;
+    dn_call *call = r->call;
+    if (!call)
+        return;
+    r->call = NULL;
+    dn_request_info_of(r, &info, &scratch);
+    dn_buf_init(&b, 64 << 10);
+    dn_fields_write(&dn_request_info_fields, &info, &b);
+    char *text = dn_buf_take(&b, &n);
+    dn_call_facts_of(call)->model = r->known->name;
+    dn_reply_header(call, "Location", "/requests/%s", r->id);
+    dn_reply_take(call, 202, "application/json", text, text ? n : 0, free);
+}
+
+/* It is taken. The run is the worker's from here. */
+static void start(dn_request *r, const plan *p, dn_run *run)
+{
+    dn_app *app = r->app;
+    r->rows_left = p->rows;
+    r->left_ms = p->rows * r->price_ms;
+    r->place->figures.backlog_ms += r->left_ms;
+    app->budget.held[DN_HOLD_SLOTS] += r->slot_bytes;
+    app->budget.held[DN_HOLD_RESULTS] += r->result_bytes;
+    r->on_device = true;
+    if (r->answer == DN_ANSWER_LATER) {
+        reply_accepted(r);
+    } else if (r->answer == DN_ANSWER_EVENTS && r->call) {
+        dn_call_facts_of(r->call)->model = r->known->name;
+        r->stream = dn_stream_open(r->call);
+        r->call = NULL; /* without a stream the call has been refused */
+        r->cancelling = !r->stream;
+    }
+    dn_request_event_queued(r);
+    dn_worker_run(r->place->worker, run);
+    if (r->cancelling)
+        (void)dn_worker_cancel(r->place->worker, r->run);
+}
+
+static void go(dn_request *r, dn_net_use *use)
+{
+    plan p = { 0 };
+    dn_http_error err = { 0 };
+    double retry_ms = 0;
+    dn_run *run = NULL;
+    int rc = resolve(r, use, &p, &err);
+    if (!rc)
+        rc = admit(r, use, &p, &err, &retry_ms);
+    if (!rc && !(run = make_run(r, use, &p))) {
+        rc = dn_http_fail(&err, DN_H_MEMORY, NULL, "no memory for its samples");
+        r->result_bytes = 0;
+    }
+    if (rc)
+        dn_request_refuse(r, &err, retry_ms);
+    else
+        start(r, &p, run);
+    plan_fini(&p);
+}
+
+static void net_ready(dn_waiter *waiter, dn_net_use *use, const dn_http_error *err)
+{
+    dn_request *r = dn_container_of(waiter, dn_request, waiter);
+    r->waiting = false;
+    if (use)
+        go(r, use);
+    else
+        dn_request_refuse(r, err, 0);
+}
+
+/* An asynchronous request is accepted before its model has come: what is wrong with it beyond that, it fails of. */
+static void wait_for_model(dn_request *r)
+{
+    r->waiting = true;
+    dn_http_error err = { 0 };
+    int rc = r->denoise ? 0 : decide_answer(r, &err);
+    if (rc) {
+        dn_waiter_leave(&r->waiter);
+        r->waiting = false;
+        dn_request_refuse(r, &err, 0);
+    } else if (r->answer == DN_ANSWER_LATER) {
+        reply_accepted(r);
+    }
+}
+
+void dn_request_begin(dn_request *r)
+{
+    dn_http_error err = { 0 };
+    dn_net_use *use = NULL;
+    const char *name = r->in.model;
+    r->waiter.ready = net_ready;
+    r->waiter.height = r->denoise ? r->rows->height : (int)r->in.height;
+    r->waiter.width = r->denoise ? r->rows->width : (int)r->in.width;
+    int rc = dn_models_find(&r->known, r->app->models, name, &err);
+    if (!rc) {
+        r->holds = true;
+        dn_known_hold(r->app, r->known);
+        rc = dn_models_want(r->app, r->known, &r->waiter, &use, &err);
+    }
+    if (rc)
+        dn_request_refuse(r, &err, 0);
+    else if (use)
+        go(r, use);
+    else
+        wait_for_model(r);
+}

@@ -1,0 +1,97 @@
+/* route_models.c - /models: what is known and loaded; load and unload. */
+#include "models.h"
+#include "requests.h"
+#include "routes_app.h"
+
+#include <stdlib.h>
+
+static dn_known *asked_for(dn_call *call)
+{
+    dn_app *app = dn_call_app(call);
+    dn_known *k = NULL;
+    dn_http_error err = { 0 };
+    if (dn_models_find(&k, app->models, dn_call_arg(call, 0), &err)) {
+        dn_reply_error(call, &err);
+        return NULL;
+    }
+    return k;
+}
+
+static void reply_card(dn_call *call, int status, const dn_known *k)
+{
+    dn_model_card card;
+    dn_card_scratch scratch;
+    dn_known_card(k, &card, &scratch);
+    dn_route_reply(call, status, &dn_model_card_fields, &card);
+}
+
+void dn_route_model(dn_call *call)
+{
+    dn_known *k = asked_for(call);
+    if (k)
+        reply_card(call, 200, k);
+}
+
+void dn_route_models(dn_call *call)
+{
+    dn_app *app = dn_call_app(call);
+    int n = dn_models_count(app->models);
+    dn_model_card *card = calloc(n + 1, sizeof *card);
+    dn_card_scratch *scratch = calloc(n + 1, sizeof *scratch);
+    dn_model_list list = { DN_HAS_ALL, { card, n } };
+    for (int i = 0; card && scratch && i < n; i++)
+        dn_known_card(dn_models_at(app->models, i), &card[i], &scratch[i]);
+    if (card && scratch)
+        dn_route_reply(call, 200, &dn_model_list_fields, &list);
+    else
+        dn_reply_refuse(call, DN_H_MEMORY, NULL, "no memory for the list");
+    free(card);
+    free(scratch);
+}
+
+/* What was asked for is under way, or done already: 202, or the answer when it is settled. */
+static void reply_settled(dn_call *call, dn_known *k, bool wait)
+{
+    bool moving = k->state == DN_MODEL_LOADING || k->state == DN_MODEL_UNLOADING;
+    if (moving && wait) {
+        if (dn_models_await(k, call))
+            dn_reply_refuse(call, DN_H_MEMORY, NULL, "no memory");
+        return;
+    }
+    if (moving)
+        dn_reply_header(call, "Location", "/models/%s", k->name);
+    if (k->state == DN_MODEL_FAILED)
+        dn_reply_refuse(call, k->error.code == DN_E_MEMORY ? DN_H_MEMORY : DN_H_MODEL_FAILED, "model", "%s: %s", k->name,
+                        k->error.message);
+    else
+        reply_card(call, moving ? 202 : 200, k);
+}
+
+void dn_route_model_load(dn_call *call)
+{
+    dn_model_query q;
+    dn_http_error err = { 0 };
+    dn_known *k = dn_route_query(call, &dn_load_query_fields, &q) ? NULL : asked_for(call);
+    if (!k)
+        return;
+    if (dn_models_load(dn_call_app(call), k, &err))
+        dn_reply_error(call, &err);
+    else
+        reply_settled(call, k, q.wait);
+}
+
+void dn_route_model_unload(dn_call *call)
+{
+    dn_model_query q;
+    dn_http_error err = { 0 };
+    dn_known *k = dn_route_query(call, &dn_unload_query_fields, &q) ? NULL : asked_for(call);
+    if (!k)
+        return;
+    if (dn_models_unload(dn_call_app(call), k, &err)) {
+        dn_reply_error(call, &err);
+        return;
+    }
+    if (q.force)
+        dn_requests_cancel_all(dn_call_app(call), k);
+    reply_settled(call, k, q.wait);
+}

@@ -1,0 +1,183 @@
+/* fake_device.c - device.h without arithmetic: a batch sleeps. A sample's x is its seed plus the updates it has had; what
+ * the worker promises (whole entries, one network a batch, only live samples) is asserted here. */
+#include "fake_device.h"
+
+#include <assert.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+struct dn_device {
+    int open;
+};
+
+struct dn_net {
+    double batch_ms, row_ms;
+};
+
+struct dn_sample {
+    dn_sample_params p;
+    dn_table table;
+    int entry, step, updates;
+    unsigned rows;
+    bool live;
+};
+
+struct dn_batch {
+    const dn_net *net;
+    dn_row rows[256];
+    int n;
+};
+
+static atomic_int samples, fail_batches;
+static atomic_int samples_left = -1;
+
+int fake_samples(void) { return samples; }
+void fake_fail_batches(int n) { fail_batches = n; }
+void fake_fail_samples(int n) { samples_left = n; }
+
+dn_net *fake_net_new(double batch_ms, double row_ms)
+{
+    dn_net *n = calloc(1, sizeof *n);
+    assert(n);
+    *n = (dn_net){ batch_ms, row_ms };
+    return n;
+}
+
+void fake_net_free(dn_net *n) { free(n); }
+
+dn_table fake_table(int entries, unsigned rows, int idle)
+{
+    dn_table t = { .entry = calloc(entries, sizeof *t.entry), .n_entries = entries, .init_scale = 1 };
+    assert(t.entry);
+    for (int i = 0; i < entries; i++) {
+        bool none = idle && i % (entries / idle) == 0;
+        t.entry[i].rows = none ? 0 : rows;
+        t.entry[i].flags = DN_STEP_END | (none ? DN_NO_FORWARD : 0);
+        t.n_steps++;
+    }
+    return t;
+}
+
+void dn_table_fini(dn_table *t)
+{
+    if (t) {
+        free(t->entry);
+        *t = (dn_table){ 0 };
+    }
+}
+
+int dn_table_plan_denoise(dn_table *out, double timestep, double guidance_scale, dn_error *err)
+{
+    (void)timestep, (void)guidance_scale, (void)err;
+    *out = fake_table(1, 1, 0);
+    return 0;
+}
+
+int dn_device_open(dn_device **out, const char *spec, dn_error *err)
+{
+    (void)spec, (void)err;
+    *out = calloc(1, sizeof **out);
+    return *out ? 0 : DN_E_MEMORY;
+}
+
+void dn_device_close(dn_device *d)
+{
+    assert(!samples);
+    free(d);
+}
+
+const char *dn_device_name(const dn_device *d) { return d ? "fake" : ""; }
+
+size_t dn_device_bytes(const dn_device *d) { return d ? 1000u * (unsigned)samples : 0; }
+
+int dn_sample_new(dn_sample **out, dn_device *d, const dn_sample_params *p, dn_error *err)
+{
+    (void)d;
+    if (samples_left == 0)
+        return dn_fail(err, DN_E_MEMORY, NULL, "no slot");
+    samples_left -= samples_left > 0;
+    dn_sample *s = calloc(1, sizeof *s);
+    assert(s);
+    s->p = *p;
+    s->table = *p->table;
+    *(dn_table *)p->table = (dn_table){ 0 };
+    s->rows = s->table.n_entries ? s->table.entry[0].rows : 0;
+    s->live = true;
+    samples++;
+    *out = s;
+    return 0;
+}
+
+void dn_sample_free(dn_sample *s)
+{
+    if (!s)
+        return;
+    assert(s->live);
+    s->live = false;
+    dn_table_fini(&s->table);
+    free(s);
+    samples--;
+}
+
+int dn_sample_entry(const dn_sample *s) { return s->entry; }
+int dn_sample_step(const dn_sample *s) { return s->step; }
+bool dn_sample_done(const dn_sample *s) { return s->entry == s->table.n_entries; }
+unsigned dn_sample_rows(const dn_sample *s) { return s->rows; }
+
+void dn_sample_read(const dn_sample *s, enum dn_what what, float *dst)
+{
+    for (int i = 0; i < s->p.height * s->p.width * s->p.channels; i++)
+        dst[i] = what != DN_READ_X0 ? (float)s->p.seed + (float)s->updates : (float)s->step;
+}
+
+static void entry_done(dn_sample *s)
+{
+    s->updates++;
+    s->step += !!(s->table.entry[s->entry].flags & DN_STEP_END);
+    s->entry++;
+    s->rows = dn_sample_done(s) ? 0 : s->table.entry[s->entry].rows;
+}
+
+int dn_sample_update(dn_sample *s)
+{
+    assert(s->live && !dn_sample_done(s) && !s->rows);
+    if (s->p.seed == FAKE_SEED_NON_FINITE && s->updates == 2)
+        return DN_E_NON_FINITE;
+    entry_done(s);
+    while (!dn_sample_done(s) && s->table.entry[s->entry].flags & DN_NO_FORWARD)
+        entry_done(s);
+    return 0;
+}
+
+int dn_batch_begin(dn_batch **out, dn_device *d, const dn_net *net, const dn_row *rows, int n, dn_error *err)
+{
+    (void)d, (void)err;
+    dn_batch *b = calloc(1, sizeof *b);
+    assert(b && n > 0 && n <= 256);
+    b->net = net;
+    b->n = n;
+    memcpy(b->rows, rows, n * sizeof *rows);
+    *out = b;
+    return 0;
+}
+
+int dn_batch_some(dn_batch *b, double max_ms)
+{
+    (void)max_ms;
+    double ms = b->net->batch_ms + b->n * b->net->row_ms;
+    struct timespec t = { (time_t)(ms / 1000), (long)(ms * 1e6) % 1000000000 };
+    nanosleep(&t, NULL);
+    if (fail_batches > 0) {
+        fail_batches--;
+        return -DN_E_BACKEND;
+    }
+    for (int i = 0; i < b->n; i++) {
+        assert(b->rows[i].sample->live && b->rows[i].sample->rows & 1u << b->rows[i].kind);
+        b->rows[i].sample->rows &= ~(1u << b->rows[i].kind);
+    }
+    return 0;
+}
+
+void dn_batch_free(dn_batch *b) { free(b); }

@@ -1,0 +1,340 @@
+/* The worker's thread over a fake device: runs come back once and whole, whatever happens to their neighbours. */
+#include "fake_device.h"
+#include "worker.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+#include <cmocka.h>
+
+enum { RUNS_MAX = 4096 };
+
+/* What the loop has been told; only its thread looks at it. */
+typedef struct world {
+    dn_loop *loop;
+    dn_device *device;
+    dn_worker *worker;
+    dn_net *net[2];
+    int adopted, steps, gone, rows_max_seen, pictures, previews, last_n_shares;
+    double price[2];
+    struct {
+        int end, failed_sample, step, pictures, previews, code;
+        int64_t row_steps;
+        double batch_rows_sum, device_ms;
+        float x[8];
+        bool gone;
+    } run[RUNS_MAX];
+    int cancel_at_step; /* cancel run 1 when this many steps have been told */
+} world;
+
+static void on_step(void *arg, dn_step *s)
+{
+    world *w = arg;
+    w->steps++;
+    w->rows_max_seen = s->rows > w->rows_max_seen ? s->rows : w->rows_max_seen;
+    w->last_n_shares = s->n_shares;
+    int rows = 0;
+    for (int i = 0; i < s->n_shares; i++) {
+        rows += s->share[i].rows;
+        assert_true(s->share[i].step >= w->run[s->share[i].run].step);
+        assert_false(w->run[s->share[i].run].gone);
+        w->run[s->share[i].run].step = s->share[i].step;
+    }
+    assert_int_equal(rows, s->rows);
+    if (w->cancel_at_step && w->steps == w->cancel_at_step)
+        assert_int_equal(dn_worker_cancel(w->worker, 1), 0);
+    free(s);
+}
+
+static void on_picture(void *arg, dn_picture *p)
+{
+    world *w = arg;
+    assert_false(w->run[p->run].gone);
+    if (p->final) {
+        w->run[p->run].pictures++;
+        w->run[p->run].x[p->index] = p->v[0];
+    } else {
+        w->run[p->run].previews++;
+        assert_true(p->v[0] == (float)p->step);
+    }
+    free(p);
+}
+
+static void on_gone(void *arg, dn_run *r)
+{
+    world *w = arg;
+    assert_false(w->run[r->id].gone);
+    w->run[r->id].gone = true;
+    w->run[r->id].end = r->end;
+    w->run[r->id].code = r->error.code;
+    w->run[r->id].failed_sample = r->failed_sample;
+    w->run[r->id].row_steps = r->row_steps;
+    w->run[r->id].batch_rows_sum = r->batch_rows_sum;
+    w->run[r->id].device_ms = r->device_ms;
+    w->gone++;
+    dn_run_free(r);
+}
+
+static void on_adopted(void *arg, dn_adoption *a)
+{
+    world *w = arg;
+    w->adopted++;
+    w->price[a->net_id] = a->price_ms;
+    free(a);
+}
+
+static const dn_worker_events events = { on_step, on_picture, on_gone, on_adopted };
+
+static void pump(world *w, const int *counter, int until)
+{
+    for (int i = 0; *counter < until && i < 20000; i++) {
+        if (!dn_loop_messages(w->loop)) {
+            struct timespec ms = { 0, 500000 };
+            nanosleep(&ms, NULL);
+        }
+    }
+    assert_true(*counter >= until);
+}
+
+static void adopt(world *w, int k, double gflop, bool drop)
+{
+    dn_adoption *a = calloc(1, sizeof *a);
+    *a = (dn_adoption){ .net_id = k, .net = w->net[k], .gflop_per_row = gflop, .drop = drop };
+    a->probe = (dn_sample_params){ .height = 1, .width = 1, .channels = 1, .out_channels = 1 };
+    int before = w->adopted;
+    dn_worker_adopt(w->worker, a);
+    pump(w, &w->adopted, before + 1);
+}
+
+static world *start(dn_sched_limits limits, double batch_ms, double row_ms)
+{
+    world *w = calloc(1, sizeof *w);
+    assert_int_equal(dn_loop_new(&w->loop, NULL), 0);
+    assert_int_equal(dn_device_open(&w->device, "fake", NULL), 0);
+    dn_worker_options o = { .device = w->device, .loop = w->loop, .limits = limits, .events = &events, .arg = w };
+    assert_int_equal(dn_worker_start(&w->worker, &o, NULL), 0);
+    for (int k = 0; k < 2; k++)
+        w->net[k] = fake_net_new(batch_ms, row_ms);
+    adopt(w, 0, 1, false);
+    adopt(w, 1, 3, false);
+    return w;
+}
+
+static void stop(world *w)
+{
+    dn_worker_stop(w->worker);
+    dn_loop_messages(w->loop);
+    dn_worker_free(w->worker);
+    assert_int_equal(fake_samples(), 0);
+    dn_device_close(w->device);
+    dn_loop_free(w->loop);
+    fake_net_free(w->net[0]);
+    fake_net_free(w->net[1]);
+    free(w);
+}
+
+typedef struct order {
+    uint64_t id, seed;
+    int n, entries, idle, net, preview_every;
+    unsigned rows;
+    int64_t deadline_ms;
+} order;
+
+static void submit(world *w, order o)
+{
+    dn_run *r = calloc(1, sizeof *r);
+    *r = (dn_run){ .id = o.id, .net = o.net, .tenant = "local", .weight = 1, .priority = DN_PRIORITY_NORMAL,
+                   .price_ms = 1, .arrived_ms = dn_now_ms(), .deadline_ms = o.deadline_ms,
+                   .preview_every = o.preview_every, .n = o.n };
+    r->params = calloc(o.n, sizeof *r->params);
+    r->tables = calloc(o.n, sizeof *r->tables);
+    for (int k = 0; k < o.n; k++) {
+        r->tables[k] = fake_table(o.entries, o.rows, o.idle);
+        r->params[k] = (dn_sample_params){ .table = &r->tables[k], .height = 1, .width = 1, .channels = 1,
+                                           .out_channels = 1, .seed = o.seed + k };
+    }
+    dn_worker_run(w->worker, r);
+}
+
+static const dn_sched_limits wide = { .rows_max = 64, .step_ms = 1e9 };
+
+static void a_run_comes_back_with_its_results(void **state)
+{
+    (void)state;
+    world *w = start(wide, 0.1, 0);
+    submit(w, (order){ .id = 1, .seed = 10, .n = 3, .entries = 12, .rows = 3, .idle = 4, .preview_every = 3 });
+    pump(w, &w->gone, 1);
+    assert_int_equal(w->run[1].end, DN_RUN_DONE);
+    assert_int_equal(w->run[1].pictures, 3);
+    for (int k = 0; k < 3; k++)
+        assert_true(w->run[1].x[k] == 10 + k + 12);
+    assert_int_equal(w->run[1].row_steps, 3 * 8 * 2);
+    assert_int_equal(w->steps, 8);
+    assert_int_equal(w->run[1].step, 12);
+    assert_true(w->run[1].batch_rows_sum == 48 * 6);
+    assert_int_equal(w->run[1].previews, 3 * 3); /* past 3, 6 and 9; the 12th is the result */
+    stop(w);
+}
+
+static void the_first_network_is_tried_and_the_next_is_priced_by_its_flops(void **state)
+{
+    (void)state;
+    world *w = start(wide, 2, 0);
+    assert_true(w->price[0] >= 2);
+    assert_true(w->price[1] > 2.99 * w->price[0] && w->price[1] < 3.01 * w->price[0]);
+    stop(w);
+}
+
+static void runs_of_different_length_share_batches(void **state)
+{
+    (void)state;
+    world *w = start(wide, 0.2, 0);
+    for (int i = 0; i < 20; i++)
+        submit(w, (order){ .id = 1 + i, .seed = i, .n = 1 + i % 3, .entries = 5 + i, .rows = 1 + 2 * (i & 1) });
+    pump(w, &w->gone, 20);
+    assert_true(w->rows_max_seen > 30);
+    assert_true(w->steps < 60); /* the longest has 24 entries; alone they would take 290 */
+    for (int i = 0; i < 20; i++) {
+        assert_int_equal(w->run[1 + i].end, DN_RUN_DONE);
+        assert_true(w->run[1 + i].x[0] == 2 * i + 5);
+    }
+    stop(w);
+}
+
+static void networks_do_not_mix(void **state)
+{
+    (void)state;
+    world *w = start(wide, 0.1, 0); /* the fake device asserts nothing of it; the policy's test does: here both end */
+    submit(w, (order){ .id = 1, .n = 4, .entries = 20, .rows = 1, .net = 0 });
+    submit(w, (order){ .id = 2, .n = 4, .entries = 20, .rows = 1, .net = 1 });
+    pump(w, &w->gone, 2);
+    assert_int_equal(w->rows_max_seen, 4);
+    assert_int_equal(w->last_n_shares, 1);
+    stop(w);
+}
+
+static void a_non_finite_sample_fails_its_request_alone(void **state)
+{
+    (void)state;
+    world *w = start(wide, 0.2, 0);
+    submit(w, (order){ .id = 1, .seed = FAKE_SEED_NON_FINITE - 1, .n = 4, .entries = 30, .rows = 3 });
+    submit(w, (order){ .id = 2, .seed = 7, .n = 2, .entries = 30, .rows = 3 });
+    pump(w, &w->gone, 2);
+    assert_int_equal(w->run[1].end, DN_RUN_FAILED);
+    assert_int_equal(w->run[1].code, DN_E_NON_FINITE);
+    assert_int_equal(w->run[1].failed_sample, 1);
+    assert_int_equal(w->run[1].step, 2);
+    assert_int_equal(w->run[2].end, DN_RUN_DONE);
+    assert_true(w->run[2].x[1] == 8 + 30);
+    stop(w);
+}
+
+static void a_failed_batch_fails_those_in_it_and_the_worker_goes_on(void **state)
+{
+    (void)state;
+    world *w = start(wide, 0.2, 0);
+    fake_fail_batches(1);
+    submit(w, (order){ .id = 1, .n = 2, .entries = 3, .rows = 1 });
+    pump(w, &w->gone, 1);
+    assert_int_equal(w->run[1].end, DN_RUN_FAILED);
+    assert_int_equal(w->run[1].code, DN_E_BACKEND);
+    submit(w, (order){ .id = 2, .n = 2, .entries = 3, .rows = 1 });
+    pump(w, &w->gone, 2);
+    assert_int_equal(w->run[2].end, DN_RUN_DONE);
+    stop(w);
+}
+
+static void a_slot_that_cannot_be_had_fails_the_run(void **state)
+{
+    (void)state;
+    world *w = start(wide, 0.2, 0);
+    fake_fail_samples(2);
+    submit(w, (order){ .id = 1, .n = 4, .entries = 3, .rows = 1 });
+    pump(w, &w->gone, 1);
+    fake_fail_samples(-1);
+    assert_int_equal(w->run[1].end, DN_RUN_FAILED);
+    assert_int_equal(w->run[1].code, DN_E_MEMORY);
+    assert_int_equal(fake_samples(), 0);
+    stop(w);
+}
+
+static void cancel_takes_effect_at_the_next_boundary(void **state)
+{
+    (void)state;
+    world *w = start(wide, 3, 0);
+    w->cancel_at_step = 5;
+    submit(w, (order){ .id = 1, .n = 2, .entries = 1000, .rows = 1 });
+    submit(w, (order){ .id = 2, .n = 1, .entries = 12, .rows = 1 });
+    pump(w, &w->gone, 2);
+    assert_int_equal(w->run[1].end, DN_RUN_CANCELLED);
+    assert_in_range(w->run[1].row_steps, 2 * 5, 2 * 7);
+    assert_int_equal(w->run[2].end, DN_RUN_DONE);
+    assert_int_equal(dn_worker_cancel(w->worker, 1), 0); /* long gone: nothing happens */
+    stop(w);
+}
+
+static void a_deadline_expires_at_a_boundary(void **state)
+{
+    (void)state;
+    world *w = start(wide, 2, 0);
+    submit(w, (order){ .id = 1, .n = 1, .entries = 100000, .rows = 1, .deadline_ms = dn_now_ms() + 20 });
+    pump(w, &w->gone, 1);
+    assert_int_equal(w->run[1].end, DN_RUN_EXPIRED);
+    stop(w);
+}
+
+static void thousands_of_cancelled_runs_leave_nothing(void **state)
+{
+    (void)state;
+    world *w = start(wide, 0.05, 0);
+    for (int i = 1; i < 2000; i++) {
+        submit(w, (order){ .id = i, .n = 1 + i % 2, .entries = 1000, .rows = 1 });
+        assert_int_equal(dn_worker_cancel(w->worker, i), 0);
+    }
+    pump(w, &w->gone, 1999);
+    for (int i = 1; i < 2000; i++)
+        assert_int_equal(w->run[i].end, DN_RUN_CANCELLED);
+    assert_int_equal(fake_samples(), 0);
+    stop(w);
+}
+
+static void a_stopped_worker_gives_everything_back(void **state)
+{
+    (void)state;
+    world *w = start(wide, 1, 0);
+    for (int i = 1; i <= 5; i++)
+        submit(w, (order){ .id = i, .n = 2, .entries = 100000, .rows = 1 });
+    pump(w, &w->steps, 3);
+    adopt(w, 1, 3, true);
+    dn_worker_stop(w->worker);
+    dn_loop_messages(w->loop);
+    assert_int_equal(w->gone, 5);
+    for (int i = 1; i <= 5; i++)
+        assert_int_equal(w->run[i].end, DN_RUN_CANCELLED);
+    dn_worker_free(w->worker);
+    dn_device_close(w->device);
+    dn_loop_free(w->loop);
+    fake_net_free(w->net[0]);
+    fake_net_free(w->net[1]);
+    free(w);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_run_comes_back_with_its_results),
+        cmocka_unit_test(the_first_network_is_tried_and_the_next_is_priced_by_its_flops),
+        cmocka_unit_test(runs_of_different_length_share_batches),
+        cmocka_unit_test(networks_do_not_mix),
+        cmocka_unit_test(a_non_finite_sample_fails_its_request_alone),
+        cmocka_unit_test(a_failed_batch_fails_those_in_it_and_the_worker_goes_on),
+        cmocka_unit_test(a_slot_that_cannot_be_had_fails_the_run),
+        cmocka_unit_test(cancel_takes_effect_at_the_next_boundary),
+        cmocka_unit_test(a_deadline_expires_at_a_boundary),
+        cmocka_unit_test(thousands_of_cancelled_runs_leave_nothing),
+        cmocka_unit_test(a_stopped_worker_gives_everything_back),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
