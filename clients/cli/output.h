@@ -1,0 +1,31 @@
+/* output.h - where results go: files named by the user, standard output, the terminal. */
+#ifndef DN_CLI_OUTPUT_H
+#define DN_CLI_OUTPUT_H
+
+#include "cli.h"
+#include "show.h"
+
+enum { DN_PATH_MAX = 4096 };
+
+typedef struct dn_output_to {
+    const char *path;   /* -o: may have one %d or %0Nd; "-": standard output; NULL: only shown */
+    bool several;       /* more than one file is expected */
+    bool silent;
+    enum dn_show how;
+    bool forced;        /* --show names it */
+    dn_screen screen;
+    int preview_lines;  /* above the cursor stands a preview of so many lines */
+    int files;
+} dn_output_to;
+
+/* From -o, --show and --quiet. Returns 0, or a dn_exit after a complaint: a bad pattern, a folder that cannot be written, nowhere
+ * to go. */
+int dn_output_init(dn_output_to *o, const dn_args *args);
+/* The file of sample k. 0, or -1 when it does not fit. */
+int dn_output_path(char out[DN_PATH_MAX], const char *pattern, int k, bool several);
+/* Sample k has come: write and show it. Returns 0 or a dn_exit after a complaint. */
+int dn_output_result(dn_output_to *o, int k, const char *content_type, const void *data, size_t n);
+/* A preview of sample k: shown in place of the one before. False when it is not shown. */
+bool dn_output_preview(dn_output_to *o, int k, const void *png, size_t n);
+
+#endif
