@@ -125,6 +125,12 @@ static int check_guidance(const dn_known *k, double scale, const char *param, dn
     return dn_http_fail(err, DN_H_IMPOSSIBLE, param, "%s has no null label, so there is no guidance", k->name);
 }
 
+static double scale_of(const dn_generate_request *in)
+{
+    bool given = in->has & DN_BIT(DN_GENERATE_GUIDANCE) && in->guidance.has & DN_BIT(DN_GUIDANCE_CFG);
+    return given ? in->guidance.cfg.scale : 1;
+}
+
 /* The sampler's table, from the checkpoint's scheduler with the request's keys over it. */
 static int resolve_table(dn_request *r, plan *p, dn_http_error *err)
 {
@@ -139,7 +145,7 @@ static int resolve_table(dn_request *r, plan *p, dn_http_error *err)
         .sampler = in->sampler ? dn_sampler_find(in->sampler) : -1, .steps = (int)in->steps,
         .timesteps = in->timesteps.n ? in->timesteps.v : NULL, .n_timesteps = in->timesteps.n, .eta = in->eta,
         .temperature = in->temperature,
-        .guidance = { in->guidance.cfg.scale, { in->guidance.cfg.interval[0], in->guidance.cfg.interval[1] },
+        .guidance = { scale_of(in), { in->guidance.cfg.interval[0], in->guidance.cfg.interval[1] },
                       in->guidance.cfg.rescale, in->guidance.cfg.schedule },
         .learned_variance = i->learned_variance, .elements = (int64_t)r->height * r->width * r->channels
     };
@@ -181,7 +187,7 @@ static int resolve_generate(dn_request *r, plan *p, dn_http_error *err)
     if ((r->format == DN_FORMAT_PNG || r->preview_every) && r->channels > 4)
         return dn_http_fail(err, DN_H_IMPOSSIBLE, r->format == DN_FORMAT_PNG ? "output.format" : "preview_every",
                             "%s makes %d channels; a PNG has at most 4", r->known->name, r->channels);
-    rc = check_guidance(r->known, r->in.guidance.cfg.scale, "guidance.cfg.scale", err);
+    rc = check_guidance(r->known, scale_of(&r->in), "guidance.cfg.scale", err);
     if (!rc)
         rc = resolve_labels(r, p, err);
     return rc ? rc : resolve_table(r, p, err);
@@ -206,7 +212,6 @@ static int check_row_labels(const dn_request *r, dn_http_error *err)
 static int resolve_denoise(dn_request *r, plan *p, dn_http_error *err)
 {
     const dn_rows *rows = r->rows;
-    const dn_model_info *i = r->known->info;
     r->answer = DN_ANSWER_BARE;
     r->format = DN_FORMAT_SAFETENSORS;
     r->n = rows->n;
@@ -250,24 +255,13 @@ static int resolve(dn_request *r, const dn_net_use *use, plan *p, dn_http_error 
 
 /* ---- the run ------------------------------------------------------------------------------------------------ */
 
-static int copy_table(dn_table *out, const dn_table *t)
-{
-    dn_entry *entry = malloc(t->n_entries * sizeof *entry);
-    if (!entry)
-        return DN_E_MEMORY;
-    memcpy(entry, t->entry, t->n_entries * sizeof *entry);
-    *out = *t;
-    out->entry = entry;
-    return 0;
-}
-
 static dn_sample_params params_of(const dn_request *r, const plan *p, int k)
 {
     const dn_model_info *i = r->known->info;
     size_t elements = (size_t)r->height * r->width * r->channels;
     return (dn_sample_params){
         .height = r->height, .width = r->width, .channels = r->channels, .out_channels = i->out_channels,
-        .seed = (uint64_t)r->seed + k, .label = p->label[k], .label_b = -1, .null_label = i->null_label,
+        .table_shared = true, .seed = (uint64_t)r->seed + k, .label = p->label[k], .label_b = -1, .null_label = i->null_label,
         .temperature = r->denoise ? 1 : (float)r->in.temperature, .torch_rng = !r->denoise && r->in.rng == DN_RNG_TORCH,
         .keep_x0 = r->preview_every > 0, .x = r->denoise ? r->rows->x + k * elements : NULL,
         .label_vector = r->denoise && r->rows->label_vector ? r->rows->label_vector + k * i->label_dim : NULL,
@@ -275,7 +269,8 @@ static dn_sample_params params_of(const dn_request *r, const plan *p, int k)
     };
 }
 
-static dn_run *make_run(dn_request *r, const dn_net_use *use, const plan *p)
+/* Takes the plan's tables. NULL when out of memory. */
+static dn_run *make_run(dn_request *r, const dn_net_use *use, plan *p)
 {
     dn_run *run = calloc(1, sizeof *run);
     if (!run)
@@ -288,19 +283,20 @@ static dn_run *make_run(dn_request *r, const dn_net_use *use, const plan *p)
         run->priority = r->in.priority;
         run->deadline_ms = r->in.deadline_ms ? r->arrived_ms + r->in.deadline_ms : 0;
     }
-    run->tables = calloc(r->n, sizeof *run->tables);
+    run->tables = calloc(p->n_tables, sizeof *run->tables);
     run->params = calloc(r->n, sizeof *run->params);
-    int rc = run->tables && run->params ? 0 : DN_E_MEMORY;
-    for (int k = 0; k < r->n && !rc; k++) {
-        run->params[k] = params_of(r, p, k);
-        run->params[k].table = &run->tables[k];
-        rc = copy_table(&run->tables[k], &p->table[p->n_tables > 1 ? k : 0]);
-    }
     r->picture = calloc(r->n, sizeof *r->picture);
     r->encoded = calloc(r->n, sizeof *r->encoded);
-    if (rc || !r->picture || !r->encoded) {
+    if (!run->tables || !run->params || !r->picture || !r->encoded) {
         dn_run_free(run);
         return NULL;
+    }
+    memcpy(run->tables, p->table, p->n_tables * sizeof *run->tables);
+    run->n_tables = p->n_tables;
+    p->n_tables = 0;
+    for (int k = 0; k < r->n; k++) {
+        run->params[k] = params_of(r, p, k);
+        run->params[k].table = &run->tables[run->n_tables > 1 ? k : 0];
     }
     if (r->denoise) {
         run->read_out = true;
@@ -350,6 +346,8 @@ static int admit_memory(dn_request *r, const plan *p, dn_http_error *err, double
         params.table = &p->table[p->n_tables > 1 ? k : 0];
         slots += dn_sample_bytes(&params);
     }
+    for (int k = 0; k < p->n_tables; k++)
+        slots += p->table[k].n_entries * sizeof(dn_entry);
     if (slots + results > app->budget.limit)
         return dn_http_fail(err, DN_H_IMPOSSIBLE, r->denoise ? "sample" : "n", "it takes %lld bytes, --memory is %lld",
                             (long long)(slots + results), (long long)app->budget.limit);
@@ -406,11 +404,11 @@ static void reply_accepted(dn_request *r)
 }
 
 /* It is taken. The run is the worker's from here. */
-static void start(dn_request *r, const plan *p, dn_run *run)
+static void start(dn_request *r, int64_t rows, dn_run *run)
 {
     dn_app *app = r->app;
-    r->rows_left = p->rows;
-    r->left_ms = p->rows * r->price_ms;
+    r->rows_left = rows;
+    r->left_ms = rows * r->price_ms;
     r->place->figures.backlog_ms += r->left_ms;
     app->budget.held[DN_HOLD_SLOTS] += r->slot_bytes;
     app->budget.held[DN_HOLD_RESULTS] += r->result_bytes;
@@ -445,7 +443,7 @@ static void go(dn_request *r, dn_net_use *use)
     if (rc)
         dn_request_refuse(r, &err, retry_ms);
     else
-        start(r, &p, run);
+        start(r, p.rows, run);
     plan_fini(&p);
 }
 

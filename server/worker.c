@@ -62,7 +62,7 @@ void dn_run_free(dn_run *run)
 {
     if (!run)
         return;
-    for (int k = 0; run->tables && k < run->n; k++)
+    for (int k = 0; run->tables && k < run->n_tables; k++)
         dn_table_fini(&run->tables[k]);
     free(run->tables);
     free(run->params);
@@ -211,7 +211,7 @@ static int make_samples(dn_worker *w, dn_run *run, const queue *q)
     for (int k = 0; k < run->n; k++) {
         run_sample *x = &run->samples[k];
         *x = (run_sample){ .sched = { .request = &run->sched, .queue = &q->sched }, .run = run,
-                           .n_steps = run->tables[k].n_steps };
+                           .n_steps = run->params[k].table->n_steps };
         int rc = dn_sample_new(&x->sample, w->o.device, &run->params[k], &run->error);
         if (rc)
             return rc;

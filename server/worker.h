@@ -31,8 +31,9 @@ typedef struct dn_run {
     int preview_every;      /* sampler steps; 0: no previews */
     bool read_out;          /* the result is the network's output [H,W,out_channels], not x */
     int n;
-    dn_sample_params *params; /* n, malloc'ed; the tables are the samples' as soon as the worker has it */
-    dn_table *tables;         /* n, malloc'ed: what params[k].table points to */
+    dn_sample_params *params; /* n, malloc'ed */
+    dn_table *tables;         /* malloc'ed: what params[k].table points to, shared by the samples */
+    int n_tables;
     float *x;                 /* what params[k].x and label_vector point into, if they bring it; malloc'ed */
     float *label_vector;
 

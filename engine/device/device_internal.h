@@ -45,6 +45,7 @@ struct dn_net {
 struct dn_sample {
     dn_device *device;
     dn_table table;
+    bool table_shared;    /* its entries are not ours */
     dn_slot slot;         /* z, z2, scratch (and x0 unless kept) are lent by the device during an update */
     void *memory;
     size_t bytes;

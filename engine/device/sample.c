@@ -25,7 +25,8 @@ static size_t slot_floats(const dn_sample_params *p)
 
 size_t dn_sample_bytes(const dn_sample_params *p)
 {
-    return sizeof(dn_sample) + sizeof(float) * slot_floats(p) + sizeof(dn_entry) * (size_t)p->table->n_entries +
+    size_t entries = p->table_shared ? 0 : (size_t)p->table->n_entries;
+    return sizeof(dn_sample) + sizeof(float) * slot_floats(p) + sizeof(dn_entry) * entries +
            (p->torch_rng ? sizeof(dn_torch_rng) : 0);
 }
 
@@ -158,7 +159,9 @@ int dn_sample_new(dn_sample **out, dn_device *d, const dn_sample_params *p, dn_e
     lay_out(s, p);
     start(s, p);
     s->table = *p->table;
-    *(dn_table *)p->table = (dn_table){ 0 };
+    s->table_shared = p->table_shared;
+    if (!p->table_shared)
+        *(dn_table *)p->table = (dn_table){ 0 };
     d->slot_bytes += s->bytes;
     *out = s;
     return 0;
@@ -169,7 +172,8 @@ void dn_sample_free(dn_sample *s)
     if (!s)
         return;
     s->device->slot_bytes -= s->bytes;
-    dn_table_fini(&s->table);
+    if (!s->table_shared)
+        dn_table_fini(&s->table);
     free(s->torch);
     free(s->memory);
     free(s);

@@ -38,6 +38,7 @@ const char *dn_net_numerics(const dn_net *n);
 
 typedef struct dn_sample_params {
     const dn_table *table;   /* taken over by value (moved) on success; the caller's stays zeroed */
+    bool table_shared;       /* instead it is only read, and lives longer than the sample */
     int height, width, channels, out_channels;
     uint64_t seed;
     int label;               /* the conditional label; -1: the null label, or none */

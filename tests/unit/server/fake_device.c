@@ -102,7 +102,8 @@ int dn_sample_new(dn_sample **out, dn_device *d, const dn_sample_params *p, dn_e
     assert(s);
     s->p = *p;
     s->table = *p->table;
-    *(dn_table *)p->table = (dn_table){ 0 };
+    if (!p->table_shared)
+        *(dn_table *)p->table = (dn_table){ 0 };
     s->rows = s->table.n_entries ? s->table.entry[0].rows : 0;
     s->live = true;
     samples++;
@@ -116,7 +117,8 @@ void dn_sample_free(dn_sample *s)
         return;
     assert(s->live);
     s->live = false;
-    dn_table_fini(&s->table);
+    if (!s->p.table_shared)
+        dn_table_fini(&s->table);
     free(s);
     samples--;
 }

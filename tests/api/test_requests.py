@@ -1,0 +1,331 @@
+"""Streams, asynchronous requests, cancelling, limits, draining."""
+import json
+import signal
+import time
+
+import pytest
+
+from serving import decoded, make_models, png_read, serving, sha256, together
+
+BASE = {"model": "tiny", "seed": 7, "steps": 6, "class_label": "b", "sampler": "ddim"}
+LONG = {"model": "tiny", "seed": 1, "steps": 1000, "n": 64, "class_label": 0, "sampler": "ddim"}  # half a minute at least
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    return make_models(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="module")
+def d(models):
+    with serving(models) as daemon:
+        yield daemon
+
+
+def begin(d, body, headers=()):
+    """Send POST /generate and leave it open."""
+    client = d.client(60)
+    data = json.dumps(body).encode()
+    lines = ["POST /generate HTTP/1.1", "Host: localhost", "Content-Type: application/json",
+             "Content-Length: %d" % len(data)] + ["%s: %s" % h for h in dict(headers).items()]
+    client.send("\r\n".join(lines).encode() + b"\r\n\r\n" + data)
+    return client
+
+
+def running(d, n=1, timeout=20):
+    """The ids of n requests that run."""
+    end = time.monotonic() + timeout
+    while True:
+        ids = [r["id"] for r in d.ask("GET", "/requests?state=running").json()["requests"]]
+        if len(ids) >= n:
+            return ids
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+# ---- streams ----
+
+
+def test_a_stream_tells_the_whole_story_in_order(d):
+    plain = d.result(**dict(BASE, n=2))
+    for headers, more in (({}, {}), ({"Accept": "text/event-stream"}, {})):
+        body = dict(BASE, n=2, preview_every=2, **more)
+        events = list(d.events(dict(body, stream=True), headers=headers))
+        ids = [e[0] for e in events]
+        names = [e[1] for e in events]
+        assert ids == sorted(set(ids)) and names[0] == "queued" and names[-1] == "done"
+        assert set(names) == {"queued", "progress", "preview", "image", "done"}
+        queued, done = events[0][2], events[-1][2]
+        assert queued["seed"] == 7 and queued["position"] >= 0 and queued["eta_ms"] >= 0 and len(queued["id"]) == 32
+        assert done["model"] == "tiny@1" and done["seed"] == 7 and done["timing"]["row_steps"] == 12
+        steps = [e[2]["step"] for e in events if e[1] == "progress"]
+        assert steps == sorted(set(steps)) and steps[-1] == 6 and all(e[2]["steps"] == 6 for e in events if e[1] == "progress")
+        for e in events:
+            if e[1] == "preview":
+                assert e[2]["step"] in (2, 4) and e[2]["index"] in (0, 1) and png_read(decoded(e[2]))[:3] == (16, 16, 3)
+        images = {e[2]["index"]: e[2] for e in events if e[1] == "image"}
+        assert [images[k]["sha256"] for k in (0, 1)] == [i["sha256"] for i in plain["images"]]
+        assert [decoded(images[k]) for k in (0, 1)] == [decoded(i) for i in plain["images"]]
+
+
+def test_a_stream_ends_with_its_error(d):
+    events = list(d.events({"model": "spoilt", "steps": 5, "stream": True}))
+    assert events[-1][1] == "error" and events[-1][2]["error"]["code"] == "non_finite"
+    with pytest.raises(AssertionError, match="out_of_range"):  # what is known before it begins is an ordinary refusal
+        list(d.events({"model": "tiny", "steps": 0, "stream": True}))
+
+
+# ---- asynchronous requests ----
+
+
+def test_asynchronous_results(d):
+    plain = d.result(**dict(BASE, n=3))
+    id = d.submit(**dict(BASE, n=3))
+    info = d.wait_state(id, "succeeded")
+    assert info["model"] == "tiny@1" and info["numerics"] == plain["numerics"] and info["seed"] == 7 and info["n"] == 3
+    assert info["step"] == info["steps"] == 6 and info["timing"]["row_steps"] == 18
+    assert 0 <= info["finished_at"] - info["created_at"] < 60
+    assert [i["sha256"] for i in info["images"]] == [i["sha256"] for i in plain["images"]]
+    for k, image in enumerate(info["images"]):
+        assert image["url"] == "/requests/%s/images/%d" % (id, k) and image["seed"] == 7 + k and "b64" not in image
+        reply = d.ask("GET", image["url"])
+        assert reply.body == decoded(plain["images"][k]) and reply.headers["content-type"] == "image/png"
+        assert reply.headers["x-seed"] == str(7 + k)
+    assert d.ask("GET", "/requests/%s/images/3" % id).code == "not_found"
+    assert d.ask("GET", "/requests/%s/images/x" % id).code == "not_found"
+    grid = d.wait_state(d.submit(**dict(BASE, n=4, output={"layout": "grid"})), "succeeded")
+    assert png_read(d.ask("GET", grid["images"][0]["url"]).body)[:3] == (32, 32, 3) and len(grid["images"]) == 1
+    bad = d.wait_state(d.submit(model="spoilt", steps=4), "failed")
+    assert bad["error"]["code"] == "non_finite" and "images" not in bad
+
+
+def test_refusals_come_before_the_202(d):
+    for fields, code in (({"steps": 0}, "out_of_range"), ({"class_label": "zebra"}, "unknown_value")):
+        assert d.generate({"Prefer": "respond-async"}, **dict(BASE, **fields)).code == code
+    reply = d.generate({"Prefer": "respond-async", "Accept": "image/png"}, **BASE)
+    assert reply.status == 406
+
+
+def test_events_can_be_read_later_and_resumed(d):
+    id = d.submit(**dict(BASE, n=2, preview_every=2))
+    d.wait_state(id, "succeeded")
+    path = "/requests/%s/events" % id
+    events = list(d.events(path=path))
+    names = [e[1] for e in events]
+    assert names[0] == "queued" and names[-1] == "done" and names.count("image") == 2 and names.count("progress") == 1
+    assert all(e[2]["url"].startswith("/requests/" + id) and "b64" not in e[2] for e in events if e[1] == "image")
+    for at in (0, 1, len(events) - 1, len(events)):
+        last = events[at - 1][0] if at else 0
+        assert list(d.events(path=path, headers={"Last-Event-ID": str(last)})) == events[at:]
+    assert d.ask("GET", path, headers={"Last-Event-ID": "x", "Accept": "text/event-stream"}).code == "bad_header"
+
+
+def test_a_running_request_can_be_watched(d):
+    id = d.submit(**LONG)
+    seen = d.events(path="/requests/%s/events" % id)
+    first = [next(seen) for _ in range(4)]
+    assert first[0][1] == "queued" and {e[1] for e in first[1:]} == {"progress"}
+    d.ask("DELETE", "/requests/" + id)
+    rest = list(seen)
+    assert rest[-1][1] == "error" and rest[-1][2]["error"]["code"] == "cancelled"
+
+
+def test_the_list_of_requests(d):
+    ids = [d.submit(**dict(BASE, seed=s)) for s in range(5)]
+    for id in ids:
+        d.wait_state(id, "succeeded")
+    page = d.ask("GET", "/requests?limit=3&state=succeeded").json()
+    assert [r["id"] for r in page["requests"]] == ids[:1:-1] and page["next"] == ids[2]
+    page = d.ask("GET", "/requests?limit=2&after=" + page["next"]).json()
+    assert [r["id"] for r in page["requests"]] == [ids[1], ids[0]]
+    assert d.ask("GET", "/requests?state=running").json()["requests"] == []
+    for query, code in (("state=lost", "unknown_value"), ("limit=0", "out_of_range"), ("foo=1", "unknown_field"),
+                        ("after=" + "0" * 32, "not_found")):
+        assert d.ask("GET", "/requests?" + query).code == code
+    assert d.ask("GET", "/requests/" + "0" * 32).code == "not_found"
+    assert d.ask("GET", "/requests/nonsense").code == "not_found"
+
+
+# ---- cancelling ----
+
+
+def test_cancel_an_asynchronous_request(d):
+    id = d.submit(**LONG)
+    running(d)
+    info = d.ask("DELETE", "/requests/" + id).json()
+    assert info["state"] == "cancelled" and info["step"] < 1000 and info["error"]["code"] == "cancelled"
+    assert d.ask("DELETE", "/requests/" + id).json() == d.info(id)  # again: nothing happens
+    assert d.memory()["slots"] == 0
+
+
+def test_cancel_a_synchronous_request_by_its_id(d):
+    client = begin(d, LONG)
+    id = running(d)[0]
+    assert d.ask("DELETE", "/requests/" + id).json()["state"] == "cancelled"
+    reply = client.reply()
+    assert reply.status == 409 and reply.code == "cancelled"
+    assert d.ask("GET", "/requests/" + id).code == "expired"  # nothing is kept of it
+
+
+def test_a_vanished_client_cancels_its_own_request_only(d):
+    other = begin(d, dict(BASE, steps=300, n=4))
+    for headers, body in (({}, LONG), ({}, dict(LONG, stream=True))):
+        client = begin(d, body, headers)
+        running(d, 2)
+        client.close()
+        end = time.monotonic() + 10
+        while d.ask("GET", "/status").json()["running"] > 1:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+    assert other.reply().status == 200
+    assert d.memory()["slots"] == 0
+
+
+def test_one_may_run_on_without_its_client(d):
+    client = begin(d, dict(BASE, steps=400, on_disconnect="continue"))
+    id = running(d)[0]
+    client.close()
+    info = d.wait_state(id, "succeeded")
+    assert info["images"][0]["sha256"] == d.sha(**dict(BASE, steps=400))
+    assert sha256(d.ask("GET", info["images"][0]["url"]).body)
+
+
+def test_nothing_grows_by_cancelled_requests(models):
+    with serving(models, "--load", "tiny") as d:
+
+        def cancel_some(n):
+            for _ in range(n):
+                client = begin(d, dict(LONG, n=2, preview_every=5))
+                client.close()
+            d.wait_status(running=0, waiting=0)
+
+        cancel_some(100)
+        before, files = d.rss_kb(), d.fds()
+        cancel_some(300)
+        assert d.rss_kb() - before < 1024 and d.fds() <= files
+        memory = d.memory()
+        assert memory["slots"] == memory["results"] == 0
+
+
+# ---- limits ----
+
+
+def test_old_results_are_gone(models):
+    with serving(models, "--load", "tiny", "--result-ttl", "1s") as d:
+        id = d.submit(**BASE)
+        d.wait_state(id, "succeeded")
+        end = time.monotonic() + 10
+        while d.ask("GET", "/requests/" + id).status == 200:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        for path in ("", "/images/0", "/events"):
+            reply = d.ask("GET", "/requests/" + id + path)
+            assert reply.status == 410 and reply.code == "expired"
+        assert d.memory()["results"] == 0
+
+
+def test_results_are_bounded_by_bytes(models):
+    with serving(models, "--load", "tiny", "--result-bytes", "40000") as d:
+        ids = [d.submit(**dict(BASE, seed=s)) for s in range(20)]
+        d.wait_state(ids[-1], "succeeded")
+        kept = [id for id in ids if d.ask("GET", "/requests/" + id).status == 200]
+        assert kept == ids[-len(kept):] and 0 < len(kept) < 20
+        assert d.memory()["results"] <= 40000
+        assert d.ask("GET", "/requests/" + ids[0]).status == 410
+
+
+def test_the_queue_is_bounded(models):
+    with serving(models, "--load", "tiny", "--max-queue-ms", "2000") as d:
+        first = d.submit(**LONG)  # an idle device takes anything
+        running(d)
+        reply = d.generate(**BASE)
+        assert reply.status == 429 and reply.code == "queue_full"
+        assert int(reply.headers["retry-after"]) >= 1
+        assert d.metrics()['denoised_requests_failed_total{model="tiny",reason="rejected"}'] == 1
+        d.ask("DELETE", "/requests/" + first)
+        assert d.generate(**BASE).status == 200
+
+
+def test_retry_after_is_true(models):
+    with serving(models, "--load", "tiny", "--max-queue-ms", "1000") as d:
+        d.submit(**dict(BASE, steps=1000, n=6))
+        running(d)
+        reply = d.generate(**dict(BASE, steps=1000, n=2))
+        while reply.status == 429:  # each time it says when; it is never asked to wait in vain
+            time.sleep(int(reply.headers["retry-after"]))
+            again = d.generate(**dict(BASE, steps=1000, n=2))
+            assert again.status == 200 or int(again.headers["retry-after"]) <= int(reply.headers["retry-after"])
+            reply = again
+        assert reply.status == 200
+
+
+def test_a_deadline_that_cannot_be_met_is_refused(d):
+    d.result(**BASE)
+    reply = d.generate(**dict(LONG, deadline_ms=50))
+    assert reply.status == 429 and reply.code == "deadline" and reply.json()["error"]["param"] == "deadline_ms"
+    assert "retry-after" not in reply.headers  # not even alone
+    assert d.generate(**dict(BASE, deadline_ms=60000)).status == 200
+
+
+def test_too_large_for_the_memory(models):
+    with serving(models, "--load", "tiny", "--memory", "16M") as d:
+        reply = d.generate(**dict(LONG, steps=1000))
+        assert reply.status == 422 and reply.code == "impossible" and reply.json()["error"]["param"] == "n"
+        assert d.generate(**BASE).status == 200
+
+
+def test_priority(models):
+    """Three alike but for priority share narrow batches: they end in its order."""
+    with serving(models, "--load", "tiny", "--max-rows", "4") as d:
+        body = dict(BASE, n=8, steps=60)
+        ids = {p: d.submit(**dict(body, priority=p)) for p in ("low", "normal", "high")}
+        infos = {p: d.wait_state(id, "succeeded") for p, id in ids.items()}
+        assert infos["high"]["finished_at"] < infos["normal"]["finished_at"] < infos["low"]["finished_at"]
+
+
+def test_tenants_see_their_own(models, tmp_path):
+    tokens = tmp_path / "tokens"
+    tokens.write_text("aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa alice\nbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb bob\n"
+                      "cccccccccccccccccccccccccccccccc root use,admin\n")
+    with serving(models, "--load", "tiny", "--token-file", str(tokens)) as d:
+        who = {n: {"Authorization": "Bearer " + n[0] * 32} for n in ("alice", "bob", "c")}
+        reply = d.generate(dict(who["alice"], Prefer="respond-async"), **BASE)
+        path = reply.headers["location"]
+        assert d.ask("GET", path, headers=who["alice"]).status == 200
+        assert d.ask("GET", path, headers=who["bob"]).code == "forbidden"
+        assert d.ask("DELETE", path, headers=who["bob"]).code == "forbidden"
+        assert d.ask("GET", path, headers=who["c"]).status == 200
+        assert d.ask("GET", "/requests", headers=who["bob"]).json()["requests"] == []
+        assert len(d.ask("GET", "/requests", headers=who["c"]).json()["requests"]) == 1
+        assert d.ask("POST", "/models/tiny/unload", headers=who["bob"]).status == 403
+        assert d.ask("GET", path).status == 401
+
+
+# ---- stopping ----
+
+
+def test_draining_lets_running_work_finish(models):
+    with serving(models, "--load", "tiny") as d:
+        client = begin(d, dict(BASE, steps=300, n=4))
+        running(d)
+        idle = d.client()
+        d.proc.send_signal(signal.SIGTERM)
+        d.wait_log("event=draining")
+        assert idle.ask("POST", "/generate", BASE).code == "draining"
+        reply = client.reply()
+        assert reply.status == 200 and len(reply.json()["images"]) == 4
+        assert d.proc.wait(20) == 0
+
+
+def test_the_end_of_draining(models):
+    with serving(models, "--load", "tiny", "--drain-ms", "200") as d:
+        client = begin(d, LONG)
+        stream = d.events(dict(LONG, stream=True))
+        assert next(stream)[1] == "queued"
+        d.submit(**LONG)
+        running(d, 3)
+        d.proc.send_signal(signal.SIGTERM)
+        reply = client.reply()
+        assert reply.status == 503 and reply.code == "draining"
+        assert list(stream)[-1][2]["error"]["code"] == "draining"
+        assert d.proc.wait(20) == 0
