@@ -99,6 +99,7 @@ int dn_text_columns(const char *text);                  /* of a terminal; wide c
 /* Members of what a server sent, whatever it is: a missing one, or one of another type, is "", 0 or false. */
 const char *dn_json_text(const struct json_t *object, const char *key);
 double dn_json_number(const struct json_t *object, const char *key);
+long dn_json_count(const struct json_t *object, const char *key); /* clamped to 0 .. 10^9 */
 bool dn_json_true(const struct json_t *object, const char *key);
 
 /* The commands. */

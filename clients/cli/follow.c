@@ -35,16 +35,16 @@ static int on_queued(dn_follow *f, const json_t *data)
     if (!dn_id_is_plain(id))
         return broken(f, "queued");
     snprintf(f->id, sizeof f->id, "%s", id);
-    dn_progress_queued(&f->progress, (long)dn_json_number(data, "position"), dn_json_number(data, "eta_ms") / 1e3);
+    dn_progress_queued(&f->progress, dn_json_count(data, "position"), dn_json_number(data, "eta_ms") / 1e3);
     return 0;
 }
 
 static int on_progress(dn_follow *f, const json_t *data)
 {
-    double step = dn_json_number(data, "step"), steps = dn_json_number(data, "steps");
-    if (!(step >= 0 && steps >= 1 && steps <= 1e9 && step <= steps))
+    long step = dn_json_count(data, "step"), steps = dn_json_count(data, "steps");
+    if (!steps || step > steps)
         return broken(f, "progress");
-    dn_progress_step(&f->progress, (long)step, (long)steps, dn_json_number(data, "eta_ms") / 1e3);
+    dn_progress_step(&f->progress, step, steps, dn_json_number(data, "eta_ms") / 1e3);
     return 0;
 }
 
@@ -71,8 +71,8 @@ static int on_preview(dn_follow *f, const json_t *data)
     if (!png)
         return broken(f, "preview");
     dn_progress_clear(&f->progress);
-    if (!dn_output_preview(f->output, k, png, n) && !f->progress.silent && !f->progress.tty)
-        fprintf(stderr, "preview of sample %d after step %.0f\n", k, dn_json_number(data, "step"));
+    if (!dn_output_preview(f->output, k, png, n) && !f->progress.silent)
+        fprintf(stderr, "preview of sample %d after step %ld\n", k, dn_json_count(data, "step"));
     free(png);
     return 0;
 }
@@ -143,14 +143,14 @@ static void take_shares(dn_follow *f, const json_t *shares)
     size_t i;
     json_t *share;
     bool mine = false;
-    double rows = 0;
+    long rows = 0;
     json_array_foreach(shares, i, share)
     {
-        rows += dn_json_number(share, "rows");
+        rows += dn_json_count(share, "rows");
         mine |= !strcmp(dn_json_text(share, "id"), f->id);
     }
-    if (mine && rows > 0 && rows < 1e6)
-        dn_progress_share(&f->progress, (long)rows, (long)json_array_size(shares));
+    if (mine)
+        dn_progress_share(&f->progress, rows, (long)json_array_size(shares));
 }
 
 static int on_status(void *arg, const char *name, const char *id, const char *text, size_t len)

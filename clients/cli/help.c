@@ -28,22 +28,17 @@ static const struct {
 /* `text` broken at blanks, every line but the first indented. `at` is the column where it begins. */
 static void put_wrapped(FILE *out, const char *text, int indent, int at)
 {
+    bool blank = false;
     while (*text) {
         int n = (int)strcspn(text, " \n");
-        if (at > indent && at + n > LINE) {
-            fprintf(out, "\n%*s", indent, "");
-            at = indent;
-        }
-        fprintf(out, "%.*s", n, text);
-        at += n;
+        bool fits = at + blank + n <= LINE;
+        if (n && !fits)
+            fprintf(out, "\n%*s", at = indent, "");
+        at += n ? fprintf(out, "%s%.*s", blank && fits ? " " : "", n, text) : fprintf(out, "%s", blank && *text == ' ' ? " " : "");
         text += n;
-        if (*text == '\n') {
-            fprintf(out, "\n%*s", text[1] ? indent : 0, "");
-            at = indent;
-        } else if (*text) {
-            fputc(' ', out);
-            at++;
-        }
+        blank = *text == ' ';
+        if (*text == '\n')
+            fprintf(out, "\n%*s", at = text[1] == '\n' ? 0 : indent, "");
         text += *text != 0;
     }
     fputc('\n', out);

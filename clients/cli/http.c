@@ -252,6 +252,7 @@ static void detach(dn_client *c, dn_transfer *t)
     if (!t->easy)
         return;
     curl_easy_getinfo(t->easy, CURLINFO_RESPONSE_CODE, &t->status);
+    curl_easy_getinfo(t->easy, CURLINFO_OS_ERRNO, &t->os_errno);
     curl_multi_remove_handle(c->multi, t->easy);
     curl_easy_cleanup(t->easy);
     t->easy = NULL;
@@ -278,6 +279,8 @@ static int outcome(dn_transfer *t)
                                             CURLE_GOT_NOTHING, CURLE_PARTIAL_FILE };
     if (t->result == CURLE_OK || t->stopped)
         return 0;
+    if (t->result == CURLE_COULDNT_CONNECT && t->os_errno)
+        snprintf(t->error, sizeof t->error, "%s", strerror((int)t->os_errno));
     if (!t->error[0])
         snprintf(t->error, sizeof t->error, "%s", curl_easy_strerror(t->result));
     if (t->result == CURLE_WRITE_ERROR)

@@ -46,6 +46,7 @@ typedef struct dn_transfer {
     struct curl_slist *headers;
     char error[CURL_ERROR_SIZE];
     CURLcode result;
+    long os_errno;
     bool finished;
 } dn_transfer;
 

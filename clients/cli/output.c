@@ -203,7 +203,11 @@ int dn_output_result(dn_output_to *o, int k, const char *content_type, const voi
 bool dn_output_preview(dn_output_to *o, int k, const void *png, size_t n)
 {
     int lines;
-    if (o->how == DN_SHOW_NEVER || k || o->files || !show(o, png, n, &lines))
+    if (o->how == DN_SHOW_NEVER)
+        return false;
+    if (k || o->files) /* one place, one sample */
+        return true;
+    if (!show(o, png, n, &lines))
         return false;
     o->preview_lines = isatty(STDOUT_FILENO) ? lines : 0;
     return true;

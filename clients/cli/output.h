@@ -25,7 +25,7 @@ int dn_output_init(dn_output_to *o, const dn_args *args);
 int dn_output_path(char out[DN_PATH_MAX], const char *pattern, int k, bool several);
 /* Sample k has come: write and show it. Returns 0 or a dn_exit after a complaint. */
 int dn_output_result(dn_output_to *o, int k, const char *content_type, const void *data, size_t n);
-/* A preview of sample k: shown in place of the one before. False when it is not shown. */
+/* A preview: those of sample 0 are shown, each in place of the one before. False when previews cannot be shown here. */
 bool dn_output_preview(dn_output_to *o, int k, const void *png, size_t n);
 
 #endif

@@ -58,23 +58,23 @@ static void draw(dn_progress *p)
     char tail[TAIL_MAX], time[24];
     int n = snprintf(tail, sizeof tail, " %ld/%ld  %s left", p->step, p->steps, dn_text_time(time, p->eta_s));
     if (p->rows)
-        n += snprintf(tail + n, sizeof tail - n, "  %ld row%s of %ld request%s", p->rows, p->rows == 1 ? "" : "s",
-                      p->requests, p->requests == 1 ? "" : "s");
-    int width = p->columns - n - 1;
+        snprintf(tail + n, sizeof tail - n, "  %ld row%s of %ld request%s", p->rows, p->rows == 1 ? "" : "s",
+                 p->requests, p->requests == 1 ? "" : "s");
+    int width = p->columns / 2 - 10; /* the same whatever the tail says */
+    width = width < BAR_MIN ? 0 : width < BAR_MAX ? width : BAR_MAX;
     fputs("\r\033[K", p->out);
-    if (width >= BAR_MIN)
-        put_bar(p, width < BAR_MAX ? width : BAR_MAX);
-    fprintf(p->out, "%.*s", p->columns - 1, tail);
+    put_bar(p, width);
+    fprintf(p->out, "%.*s", p->columns - 1 - width, tail);
     p->shown = true;
 }
 
 void dn_progress_step(dn_progress *p, long step, long steps, double eta_s)
 {
     char time[24];
-    if (p->silent || steps < 1 || step < 0)
+    if (p->silent)
         return;
     p->steps = steps;
-    p->step = step < steps ? step : steps;
+    p->step = step;
     p->eta_s = eta_s;
     int tenth = (int)(10.0 * p->step / steps);
     if (p->tty)

@@ -18,6 +18,7 @@ typedef struct dn_progress {
 
 void dn_progress_init(dn_progress *p, FILE *out, bool silent);
 void dn_progress_queued(dn_progress *p, long ahead, double eta_s);
+/* 0 <= step <= steps, steps > 0. */
 void dn_progress_step(dn_progress *p, long step, long steps, double eta_s);
 /* Who shares the batches; shown with the next step. */
 void dn_progress_share(dn_progress *p, long rows, long requests);

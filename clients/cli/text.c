@@ -99,4 +99,10 @@ const char *dn_json_text(const json_t *object, const char *key)
 
 double dn_json_number(const json_t *object, const char *key) { return json_number_value(json_object_get(object, key)); }
 
+long dn_json_count(const json_t *object, const char *key)
+{
+    double v = dn_json_number(object, key);
+    return v >= 1e9 ? 1000000000 : v > 0 ? (long)v : 0;
+}
+
 bool dn_json_true(const json_t *object, const char *key) { return json_is_true(json_object_get(object, key)); }
