@@ -96,6 +96,7 @@ static int on_image(dn_follow *f, const json_t *data)
 static int on_done(dn_follow *f, const json_t *data)
 {
     dn_progress_clear(&f->progress);
+    f->exit = dn_output_finish(f->output);
     dn_follow_summary(f, data);
     f->done = true;
     return 1;

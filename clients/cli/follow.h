@@ -10,7 +10,7 @@ enum { DN_ID_MAX = 80 };
 
 typedef struct dn_follow {
     dn_client *client;
-    dn_output_to *output; /* NULL: results are not looked at */
+    dn_output_to *output;
     dn_progress progress;
     char id[DN_ID_MAX + 1];       /* of the request; "" until it is known */
     char last_event[DN_SSE_NAME_MAX + 1];

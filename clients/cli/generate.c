@@ -203,6 +203,8 @@ int dn_run_generate(dn_args *args)
         rc = check_output(&output, request);
     if (!rc)
         rc = ask(args, later ? NULL : &output, request);
+    if (!later)
+        dn_output_fini(&output);
     json_decref(request);
     return rc;
 }

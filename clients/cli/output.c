@@ -1,5 +1,6 @@
 /* output.c - see output.h. */
 #include "output.h"
+#include "array.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -114,9 +115,10 @@ int dn_output_path(char out[DN_PATH_MAX], const char *pattern, int k, bool sever
     int width;
     bool numbered = false;
     dn_buf_init(&b, DN_PATH_MAX - 1);
-    for (const char *s = pattern; *s; s++)
-        if (number_len(s, &width))
-            numbered = true;
+    for (const char *s = pattern; *s; s++) {
+        numbered |= number_len(s, &width) > 0;
+        s += s[0] == '%' && s[1] == '%';
+    }
     const char *end = numbered || !(several || k) ? NULL : stem_end(pattern);
     for (const char *s = pattern;; s++) {
         if (s == end)
@@ -183,9 +185,34 @@ static bool show(dn_output_to *o, const void *png, size_t n, int *lines)
     return ok;
 }
 
+static int write_result(dn_output_to *o, int k, const void *data, size_t n)
+{
+    int rc = strcmp(o->path, "-") ? write_file(o, k, data, n) : write_stdout(o, data, n);
+    o->files += !rc;
+    return rc;
+}
+
+/* Samples of an array come in order. */
+static int keep_part(dn_output_to *o, int k, const char *content_type, const void *data, size_t n)
+{
+    if (k != o->n_parts || (k && strcmp(content_type, o->part_type))) {
+        dn_complain("sample %d came out of order, or in another format", k);
+        return DN_EXIT_SERVER;
+    }
+    void *copy = malloc(n ? n : 1);
+    if (!copy) {
+        dn_complain("no memory for sample %d", k);
+        return DN_EXIT_FAILED;
+    }
+    memcpy(copy, data, n);
+    o->part[o->n_parts++] = (dn_bytes){ copy, n };
+    snprintf(o->part_type, sizeof o->part_type, "%s", content_type);
+    return 0;
+}
+
 int dn_output_result(dn_output_to *o, int k, const char *content_type, const void *data, size_t n)
 {
-    int lines, rc = 0;
+    int lines;
     if (o->how != DN_SHOW_NEVER && !strcmp(content_type, png_type)) {
         if (show(o, data, n, &lines))
             o->preview_lines = 0;
@@ -194,10 +221,30 @@ int dn_output_result(dn_output_to *o, int k, const char *content_type, const voi
     } else if (o->forced || !o->path) {
         dn_complain("%s cannot be shown%s", content_type, o->path ? "" : "; -o FILE keeps it");
     }
-    if (o->path)
-        rc = strcmp(o->path, "-") ? write_file(o, k, data, n) : write_stdout(o, data, n);
-    o->files += !rc;
+    if (!o->path)
+        return 0;
+    return dn_array_is(content_type) ? keep_part(o, k, content_type, data, n) : write_result(o, k, data, n);
+}
+
+int dn_output_finish(dn_output_to *o)
+{
+    if (o->n_parts < 2)
+        return o->n_parts ? write_result(o, 0, o->part[0].data, o->part[0].len) : 0;
+    dn_buf all;
+    dn_buf_init(&all, SIZE_MAX / 2);
+    int rc = DN_EXIT_SERVER;
+    if (dn_array_join(&all, o->part_type, o->part, o->n_parts))
+        rc = write_result(o, 0, all.data, all.len);
+    else
+        dn_complain("the samples do not make one array");
+    dn_buf_fini(&all);
     return rc;
+}
+
+void dn_output_fini(dn_output_to *o)
+{
+    while (o->n_parts)
+        free((void *)o->part[--o->n_parts].data);
 }
 
 bool dn_output_preview(dn_output_to *o, int k, const void *png, size_t n)

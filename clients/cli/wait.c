@@ -1,4 +1,5 @@
 /* wait.c - `denoise wait ID`: follow an asynchronous request, fetch what it made. */
+#include "array.h"
 #include "follow.h"
 
 #include <jansson.h>
@@ -44,20 +45,21 @@ static int fetch(dn_client *c, dn_output_to *o, const char *id, int k)
 
 static int fetch_all(dn_client *c, dn_output_to *o, const char *id, const json_t *info)
 {
-    size_t n = json_array_size(json_object_get(info, "images"));
+    const json_t *images = json_object_get(info, "images");
+    size_t n = json_array_size(images);
     int rc = 0;
     if (n < 1 || n > DN_N_MAX) {
         dn_complain("the daemon says that it has %zu results", n);
         return DN_EXIT_SERVER;
     }
-    o->several = n > 1;
+    o->several = n > 1 && !dn_array_is(dn_json_text(json_array_get(images, 0), "content_type"));
     if (o->several && o->path && !strcmp(o->path, "-")) {
         dn_complain("-o - has room for one result only, this request has %zu", n);
         return DN_EXIT_USAGE;
     }
     for (int k = 0; !rc && k < (int)n; k++)
         rc = fetch(c, o, id, k);
-    return rc;
+    return rc ? rc : dn_output_finish(o);
 }
 
 /* What became of it. */
@@ -106,5 +108,6 @@ int dn_run_wait(dn_args *args)
         dn_complain("it goes on without you: `denoise wait %s`, `denoise cancel %s`", id, id);
     dn_follow_fini(&f);
     dn_client_fini(&client);
+    dn_output_fini(&output);
     return rc;
 }
