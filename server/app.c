@@ -8,10 +8,11 @@
 #include <denoised/caps.h>
 #include <dirent.h>
 #include <errno.h>
+#include <malloc.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { TICK_MS = 500 };
+enum { TICK_MS = 500, MMAP_BYTES = 128 << 10, ARENAS_MAX = 2 };
 
 /* clang-format off */
 static const dn_endpoint endpoints[] = {
@@ -163,6 +164,10 @@ int dn_app_start(dn_app **out, const dn_server *server, dn_error *err)
     dn_app *app = calloc(1, sizeof *app);
     if (!app)
         return dn_fail(err, DN_E_MEMORY, NULL, "no memory for the app");
+    /* tables, results and bodies come and go: what is larger than this goes back to the system at once, for ever (glibc
+     * would raise its threshold with the first one freed) */
+    mallopt(M_MMAP_THRESHOLD, MMAP_BYTES);
+    mallopt(M_ARENA_MAX, ARENAS_MAX);
     app->server = *server;
     app->started_ms = dn_now_ms();
     app->budget.limit = server->config->memory ? server->config->memory : dn_caps_memory() / 10 * 8;

@@ -252,6 +252,12 @@ static int want_size(dn_app *app, dn_known *k, dn_waiter *w, dn_net_use **out, d
     return 0;
 }
 
+int dn_known_failed(const dn_known *k, dn_http_error *err)
+{
+    return dn_http_fail(err, k->error.code == DN_E_MEMORY ? DN_H_MEMORY : DN_H_MODEL_FAILED, "model", "%s: %s", k->name,
+                        k->error.message);
+}
+
 int dn_models_want(dn_app *app, dn_known *k, dn_waiter *w, dn_net_use **out, dn_http_error *err)
 {
     *out = NULL;
@@ -262,11 +268,13 @@ int dn_models_want(dn_app *app, dn_known *k, dn_waiter *w, dn_net_use **out, dn_
     case DN_MODEL_UNLOADING:
         return dn_http_fail(err, DN_H_CONFLICT, "model", "%s is being unloaded", k->name);
     case DN_MODEL_FAILED:
-        return dn_http_fail(err, DN_H_MODEL_FAILED, "model", "%s: %s", k->name, k->error.message);
+        return dn_known_failed(k, err);
     case DN_MODEL_AVAILABLE:
         if (app->closing)
             return dn_http_fail(err, DN_H_DRAINING, NULL, NULL);
         dn_known_enqueue(app, k);
+        if (k->state == DN_MODEL_FAILED) /* there is no room for it */
+            return dn_known_failed(k, err);
         break;
     case DN_MODEL_LOADING:
         k->stay = false; /* somebody needs it: worth an eviction */

@@ -66,6 +66,7 @@ dn_net_use *dn_models_net(dn_models *m, uint64_t id); /* NULL: none (any more) *
 
 /* 0: the waiter will be told. A DN_H code: refused at once. `*out` is not NULL: it is there, nothing will be told. */
 int dn_models_want(dn_app *app, dn_known *k, dn_waiter *waiter, dn_net_use **out, dn_http_error *err);
+int dn_known_failed(const dn_known *k, dn_http_error *err); /* the refusal that a failed model is */
 void dn_waiter_leave(dn_waiter *waiter);
 void dn_known_hold(dn_app *app, dn_known *k);
 void dn_known_release(dn_app *app, dn_known *k);

@@ -23,8 +23,9 @@ typedef struct load {
     dn_error err;
 } load;
 
-/* What a model and its forms are expected to take before it is read: Winograd's weights are larger than the file's. */
-static int64_t estimate(const dn_known *k) { return 3 * k->file_bytes; }
+/* What a model and its forms are expected to take before it is read: Winograd's forms of 3x3 weights are four times as
+ * large as the weights. */
+static int64_t estimate(const dn_known *k) { return 5 * k->file_bytes; }
 
 static void pump(dn_app *app);
 
@@ -131,7 +132,9 @@ static void answer_calls(dn_known *k)
         size_t n;
         dn_link_pop(&c->link);
         if (k->state == DN_MODEL_FAILED) {
-            dn_reply_refuse(c->call, DN_H_MODEL_FAILED, "model", "%s: %s", k->name, k->error.message);
+            dn_http_error err = { 0 };
+            dn_known_failed(k, &err);
+            dn_reply_error(c->call, &err);
         } else {
             dn_known_card(k, &card, &scratch);
             dn_buf_init(&b, 64 << 10);
@@ -168,8 +171,7 @@ static void load_failed(dn_app *app, dn_known *k)
     k->state = DN_MODEL_FAILED;
     set_holdings(app, k, 0, 0);
     say(k, "model_failed", -1);
-    dn_http_fail(&err, k->error.code == DN_E_MEMORY ? DN_H_MEMORY : DN_H_MODEL_FAILED, "model", "%s: %s", k->name,
-                 k->error.message);
+    dn_known_failed(k, &err);
     tell(&k->waiters, NULL, &err);
     load_over(app, k);
 }
@@ -213,7 +215,7 @@ static void adopted_by_all(dn_app *app, dn_net_use *u)
     if (u->lost) { /* it goes back, and the model with it */
         dn_fail(&k->error, DN_E_MEMORY, NULL, "a device had no memory for it");
         dn_http_error err = { 0 };
-        dn_http_fail(&err, DN_H_MEMORY, "model", "%s: %s", k->name, k->error.message);
+        dn_known_failed(k, &err);
         k->state = DN_MODEL_UNLOADING;
         tell(&u->waiters, NULL, &err);
         tell(&k->waiters, NULL, &err);

@@ -60,11 +60,13 @@ static void reply_settled(dn_call *call, dn_known *k, bool wait)
     }
     if (moving)
         dn_reply_header(call, "Location", "/models/%s", k->name);
-    if (k->state == DN_MODEL_FAILED)
-        dn_reply_refuse(call, k->error.code == DN_E_MEMORY ? DN_H_MEMORY : DN_H_MODEL_FAILED, "model", "%s: %s", k->name,
-                        k->error.message);
-    else
+    dn_http_error err = { 0 };
+    if (k->state != DN_MODEL_FAILED) {
         reply_card(call, moving ? 202 : 200, k);
+        return;
+    }
+    dn_known_failed(k, &err);
+    dn_reply_error(call, &err);
 }
 
 void dn_route_model_load(dn_call *call)

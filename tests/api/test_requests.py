@@ -199,9 +199,11 @@ def test_nothing_grows_by_cancelled_requests(models):
                 client.close()
             d.wait_status(running=0, waiting=0)
 
-        cancel_some(100)
+        cancel_some(200)
+        cancel_some(200)
         before, files = d.rss_kb(), d.fds()
-        cancel_some(300)
+        cancel_some(200)
+        cancel_some(200)
         assert d.rss_kb() - before < 1024 and d.fds() <= files
         memory = d.memory()
         assert memory["slots"] == memory["results"] == 0
@@ -268,10 +270,14 @@ def test_a_deadline_that_cannot_be_met_is_refused(d):
 
 
 def test_too_large_for_the_memory(models):
-    with serving(models, "--load", "tiny", "--memory", "16M") as d:
-        reply = d.generate(**dict(LONG, steps=1000))
-        assert reply.status == 422 and reply.code == "impossible" and reply.json()["error"]["param"] == "n"
-        assert d.generate(**BASE).status == 200
+    with serving(models, "--load", "tiny") as d:
+        d.result(**BASE)
+        held = d.memory()
+    limit = sum(v for k, v in held.items() if k != "limit") + (300 << 10)
+    with serving(models, "--load", "tiny", "--memory", str(limit)) as d:
+        reply = d.generate(**LONG)
+        assert reply.status == 503 and reply.code == "memory" and int(reply.headers["retry-after"]) >= 1
+        assert d.shas(**BASE) and d.memory()["slots"] == d.memory()["results"] == 0
 
 
 def test_priority(models):
