@@ -30,7 +30,7 @@ static void pad(dn_buf *head, size_t prefix, size_t align, const char *last)
     dn_buf_puts(head, last);
 }
 
-/* ---- npy, version 1.0: magic, version, length, a Python dictionary ------------------------------------------------ */
+/* ---- npy 1.0: magic, version, length, a Python dictionary ---------------------------------------------------- */
 
 static size_t npy_head(const uint8_t *p, size_t len)
 {
@@ -60,7 +60,7 @@ static bool npy_rewrite(dn_buf *out, const uint8_t *old, size_t len, int n)
     return ok;
 }
 
-/* ---- safetensors: length, JSON with one tensor -------------------------------------------------------------------- */
+/* ---- safetensors: length, JSON with one tensor --------------------------------------------------------------- */
 
 static size_t st_head(const uint8_t *p, size_t len)
 {
@@ -74,8 +74,10 @@ static bool st_change(json_t *head, int n)
     const char *name;
     json_t *tensor = NULL, *member;
     json_object_foreach(head, name, member)
+    {
         if (strcmp(name, "__metadata__"))
             tensor = member;
+    }
     json_t *shape = json_object_get(tensor, "shape"), *offsets = json_object_get(tensor, "data_offsets");
     json_int_t bytes = json_integer_value(json_array_get(offsets, 1));
     return json_integer_value(json_array_get(shape, 0)) == 1 && bytes > 0 && bytes <= (1ll << 40) &&

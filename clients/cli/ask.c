@@ -4,6 +4,8 @@
 #include <jansson.h>
 #include <stdlib.h>
 
+enum { PATH_BYTES_MAX = 4096 };
+
 int dn_ask(const dn_args *args, const char *method, const char *path, json_t **out)
 {
     dn_client client;
@@ -26,21 +28,20 @@ int dn_ask(const dn_args *args, const char *method, const char *path, json_t **o
     return rc;
 }
 
-int dn_ask_about(const dn_args *args, const char *method, const char *format, const char *name, json_t **out)
+int dn_ask_about(const dn_args *args, const char *method, const char *path, const char *name, json_t **out)
 {
-    char *escaped = curl_easy_escape(NULL, name, 0), *path = NULL;
+    char *escaped = curl_easy_escape(NULL, name, 0);
     int rc = DN_EXIT_FAILED;
     dn_buf b;
-    dn_buf_init(&b, 4096);
-    for (const char *s = format; escaped && *s; s++) {
+    dn_buf_init(&b, PATH_BYTES_MAX);
+    for (const char *s = path; escaped && *s; s++) {
         if (*s == '%')
             dn_buf_puts(&b, escaped);
         else
             dn_buf_add(&b, s, 1);
     }
-    path = b.data;
-    if (escaped && !b.failed && path)
-        rc = dn_ask(args, method, path, out);
+    if (escaped && !b.failed)
+        rc = dn_ask(args, method, b.data, out);
     else
         dn_complain("\"%.40s...\" is too long for a name", name);
     dn_buf_fini(&b);

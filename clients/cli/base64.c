@@ -14,8 +14,8 @@ static int digit(char c)
     return c == '+' ? 62 : c == '/' ? 63 : -1;
 }
 
-/* Four characters into three bytes; `n` of them are digits, the rest padding. False when they are no digits, or when bits
- * that are thrown away are set. */
+/* Four characters into three bytes; `n` of them are digits, the rest padding. False when they are no digits, or when
+ * bits that are thrown away are set. */
 static int decode_group(unsigned char out[3], const char *text, int n)
 {
     unsigned v = 0;

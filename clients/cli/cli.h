@@ -42,11 +42,7 @@ enum dn_exit {
 };
 
 enum { DN_GENERATE_C = 1, DN_WAIT_C = 2, DN_MODELS_C = 4, DN_STATUS_C = 8, DN_REQUESTS_C = 16, DN_CHANGES_C = 32 };
-enum {
-    DN_ALL = ~0,
-    DN_MAKES = DN_GENERATE_C | DN_WAIT_C,
-    DN_LISTS = DN_MODELS_C | DN_STATUS_C | DN_REQUESTS_C
-};
+enum { DN_ALL = ~0, DN_MAKES = DN_GENERATE_C | DN_WAIT_C, DN_LISTS = DN_MODELS_C | DN_STATUS_C | DN_REQUESTS_C };
 
 enum dn_option_id {
 #define X(name, ...) DN_OPT_##name,
@@ -92,9 +88,9 @@ void dn_help_print(const dn_command *command, FILE *out);
 void dn_text_put(FILE *out, const char *text);
 void dn_text_printf(FILE *out, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 void dn_complain(const char *fmt, ...) __attribute__((format(printf, 1, 2))); /* "denoise: ...\n" */
-const char *dn_text_bytes(char out[24], double bytes);  /* "6.3 MB" */
-const char *dn_text_time(char out[24], double seconds); /* "0.84 s", "3 min 12 s" */
-int dn_text_columns(const char *text);                  /* of a terminal; wide characters count one */
+const char *dn_text_bytes(char out[24], double bytes);                        /* "6.3 MB" */
+const char *dn_text_time(char out[24], double seconds);                       /* "0.84 s", "3 min 12 s" */
+int dn_text_columns(const char *text); /* of a terminal; wide characters count one */
 
 /* Members of what a server sent, whatever it is: a missing one, or one of another type, is "", 0 or false. */
 const char *dn_json_text(const struct json_t *object, const char *key);

@@ -162,7 +162,9 @@ static int on_status(void *arg, const char *name, const char *id, const char *te
     json_t *status = *f->id && !strcmp(name, "status") ? json_loadb(text, len, 0, &e) : NULL, *device;
     size_t i;
     json_array_foreach(json_object_get(status, "devices"), i, device)
+    {
         take_shares(f, json_object_get(device, "shares"));
+    }
     json_decref(status);
     return 0;
 }
@@ -208,6 +210,7 @@ void dn_follow_summary(const dn_follow *f, const json_t *done)
                    dn_json_text(done, "model"));
     if (json_is_object(timing))
         fprintf(stderr, ", %.0f steps, %s on the device, %.1f rows a batch", dn_json_number(timing, "steps"),
-                dn_text_time(time, dn_json_number(timing, "device_ms") / 1e3), dn_json_number(timing, "batch_rows_mean"));
+                dn_text_time(time, dn_json_number(timing, "device_ms") / 1e3),
+                dn_json_number(timing, "batch_rows_mean"));
     fputc('\n', stderr);
 }

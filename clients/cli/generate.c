@@ -98,7 +98,9 @@ static bool comes_back(const dn_args *args, const dn_transfer *t, int rc)
 static int post(dn_client *c, const dn_args *args, dn_follow *f, dn_transfer *t, const char *body)
 {
     for (;;) {
-        *t = (dn_transfer){ .method = "POST", .path = "/generate", .body = body, .header = f ? NULL : "Prefer: respond-async" };
+        *t = (dn_transfer){
+            .method = "POST", .path = "/generate", .body = body, .header = f ? NULL : "Prefer: respond-async"
+        };
         int rc = f ? dn_follow_run(f, t) : dn_client_run(c, t, NULL);
         if (!comes_back(args, t, rc))
             return rc;

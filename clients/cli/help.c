@@ -34,7 +34,8 @@ static void put_wrapped(FILE *out, const char *text, int indent, int at)
         bool fits = at + blank + n <= LINE;
         if (n && !fits)
             fprintf(out, "\n%*s", at = indent, "");
-        at += n ? fprintf(out, "%s%.*s", blank && fits ? " " : "", n, text) : fprintf(out, "%s", blank && *text == ' ' ? " " : "");
+        at += n ? fprintf(out, "%s%.*s", blank && fits ? " " : "", n, text)
+                : fprintf(out, "%s", blank && *text == ' ' ? " " : "");
         text += n;
         blank = *text == ' ';
         if (*text == '\n')
@@ -63,7 +64,8 @@ static void put_options(FILE *out, int commands, bool everywhere)
         if (everywhere ? o->commands != DN_ALL : o->commands == DN_ALL || !(o->commands & commands))
             continue;
         snprintf(brief, sizeof brief, o->short_name ? "-%c, " : "    ", o->short_name);
-        snprintf(left, sizeof left, "%s--%s%s%s", brief, o->name, o->argument ? " " : "", o->argument ? o->argument : "");
+        snprintf(left, sizeof left, "%s--%s%s%s", brief, o->name, o->argument ? " " : "",
+                 o->argument ? o->argument : "");
         put_entry(out, left, o->help);
     }
 }
@@ -73,7 +75,8 @@ static void put_query(FILE *out, const dn_fields *t)
     char left[80], text[512];
     for (int i = 0; t && i < t->n; i++) {
         const dn_field *f = &t->v[i];
-        snprintf(left, sizeof left, "    --%s%s", f->name, f->type == DN_T_BOOL ? "" : f->type == DN_T_INT ? " N" : " VALUE");
+        const char *value = f->type == DN_T_BOOL ? "" : f->type == DN_T_INT ? " N" : " VALUE";
+        snprintf(left, sizeof left, "    --%s%s", f->name, value);
         int n = snprintf(text, sizeof text, "%s", f->help);
         for (int k = 0; f->choices && f->choices[k] && n < (int)sizeof text; k++)
             n += snprintf(text + n, sizeof text - n, "%s%s", k ? " | " : " ", f->choices[k]);
@@ -95,7 +98,8 @@ static void put_exits(FILE *out)
 
 static void put_command(FILE *out, const dn_command *c)
 {
-    fprintf(out, "Usage: denoise %s%s%s [FLAGS]\n\n%s\n", c->name, c->operand ? " " : "", c->operand ? c->operand : "", c->summary);
+    fprintf(out, "Usage: denoise %s%s%s [FLAGS]\n\n%s\n", c->name, c->operand ? " " : "", c->operand ? c->operand : "",
+            c->summary);
     if (c->text) {
         fputc('\n', out);
         put_wrapped(out, c->text, 0, 0);
@@ -128,7 +132,8 @@ static void put_overview(FILE *out)
     for (size_t i = 0; i < sizeof variables / sizeof *variables; i++)
         put_entry(out, variables[i].name, variables[i].text);
     put_exits(out);
-    fputs("\n`denoise COMMAND --help` has a command's flags. What a flag says wins over what the environment says.\n", out);
+    fputs("\n`denoise COMMAND --help` has a command's flags. What a flag says wins over what the environment says.\n",
+          out);
 }
 
 void dn_help_print(const dn_command *command, FILE *out)

@@ -72,7 +72,8 @@ static int set_url(dn_client *c, const char *server)
         server = "http://localhost";
     }
     bool known = !strncmp(server, "http://", 7) || !strncmp(server, "https://", 8);
-    if ((c->unix_path && *c->unix_path != '/') || (!known && strstr(server, "://")) || !*server || strlen(server) > URL_MAX) {
+    if ((c->unix_path && *c->unix_path != '/') || (!known && strstr(server, "://")) || !*server ||
+        strlen(server) > URL_MAX) {
         dn_complain("--server must be http://HOST:PORT, https://HOST or unix:/PATH, got \"%.100s\"", c->named);
         return DN_EXIT_USAGE;
     }
@@ -274,9 +275,10 @@ static void note_finished(dn_client *c)
 
 static int outcome(dn_transfer *t)
 {
-    static const CURLcode unreachable[] = { CURLE_COULDNT_RESOLVE_HOST, CURLE_COULDNT_RESOLVE_PROXY, CURLE_COULDNT_CONNECT,
-                                            CURLE_OPERATION_TIMEDOUT, CURLE_SEND_ERROR, CURLE_RECV_ERROR,
-                                            CURLE_GOT_NOTHING, CURLE_PARTIAL_FILE };
+    static const CURLcode unreachable[] = { CURLE_COULDNT_RESOLVE_HOST, CURLE_COULDNT_RESOLVE_PROXY,
+                                            CURLE_COULDNT_CONNECT,      CURLE_OPERATION_TIMEDOUT,
+                                            CURLE_SEND_ERROR,           CURLE_RECV_ERROR,
+                                            CURLE_GOT_NOTHING,          CURLE_PARTIAL_FILE };
     if (t->result == CURLE_OK || t->stopped)
         return 0;
     if (t->result == CURLE_COULDNT_CONNECT && t->os_errno)
@@ -322,8 +324,8 @@ int dn_error_complain(const json_t *error, int status)
     int id = dn_http_code_find(code);
     if (!status && id)
         status = dn_http_code_status(id);
-    dn_complain("%s (%s%s%s)", *message ? message : "refused without a reason", *code ? code : "no code", *param ? ", " : "",
-                param);
+    dn_complain("%s (%s%s%s)", *message ? message : "refused without a reason", *code ? code : "no code",
+                *param ? ", " : "", param);
     return status / 100 == 4 ? DN_EXIT_REFUSED : DN_EXIT_SERVER;
 }
 
@@ -338,7 +340,8 @@ static int complain_status(const dn_transfer *t)
         if (t->retry_after_s >= 0)
             dn_complain("worth another try in %ld s", t->retry_after_s);
     } else {
-        dn_complain("%s %s was answered with HTTP %ld and no reason; is this a denoised?", t->method, t->path, t->status);
+        dn_complain("%s %s was answered with HTTP %ld and no reason; is this a denoised?", t->method, t->path,
+                    t->status);
     }
     json_decref(body);
     return rc;

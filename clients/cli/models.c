@@ -37,7 +37,9 @@ static void ms_text(char out[CELL], const json_t *m)
 
 static void print_list(const json_t *list)
 {
-    static const char *const names[] = { "NAME", "STATE", "SIZE", "PARAMETERS", "A ROW", "SAMPLER", "DESCRIPTION", NULL };
+    static const char *const names[] = {
+        "NAME", "STATE", "SIZE", "PARAMETERS", "A ROW", "SAMPLER", "DESCRIPTION", NULL
+    };
     dn_columns t;
     size_t i;
     json_t *m;
@@ -48,8 +50,8 @@ static void print_list(const json_t *list)
         size_text(size, m);
         count_text(parameters, dn_json_number(m, "parameters"));
         ms_text(ms, m);
-        dn_columns_add(&t, (const char *const[]){ dn_json_text(m, "name"), dn_json_text(m, "state"), size, parameters, ms,
-                                                  dn_json_text(m, "sampler"), dn_json_text(m, "description") });
+        dn_columns_add(&t, (const char *const[]){ dn_json_text(m, "name"), dn_json_text(m, "state"), size, parameters,
+                                                  ms, dn_json_text(m, "sampler"), dn_json_text(m, "description") });
     }
     dn_columns_print(&t, 0, stdout);
     dn_columns_fini(&t);
@@ -63,7 +65,11 @@ static void print_value(const json_t *v)
     if (json_is_string(v)) {
         dn_text_put(stdout, json_string_value(v));
     } else if (json_is_array(v) && json_is_string(json_array_get(v, 0))) {
-        json_array_foreach(v, i, item) dn_text_printf(stdout, "%s%s", i ? ", " : "", json_is_string(item) ? json_string_value(item) : "?");
+        json_array_foreach(v, i, item)
+        {
+            const char *text = json_string_value(item);
+            dn_text_printf(stdout, "%s%s", i ? ", " : "", text ? text : "?");
+        }
     } else {
         char *text = json_dumps(v, JSON_ENCODE_ANY | JSON_REAL_PRECISION(6));
         dn_text_put(stdout, text ? text : "?");
@@ -87,7 +93,7 @@ int dn_run_models(dn_args *args)
 {
     json_t *answer = NULL;
     bool one = args->operand;
-    int rc = one ? dn_ask_about(args, "GET", "/models/%", args->operand, &answer) : dn_ask(args, "GET", "/models", &answer);
+    int rc = dn_ask_about(args, "GET", one ? "/models/%" : "/models", one ? args->operand : "", &answer);
     if (!rc && !args->value[DN_OPT_RAW]) {
         if (one)
             print_card(answer);

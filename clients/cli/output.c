@@ -35,7 +35,8 @@ static int check_pattern(const char *path)
     }
     if (numbers < 2)
         return 0;
-    dn_complain("-o may have one %%d or %%03d for the number of the sample, and %%%% for a percent sign, got \"%.200s\"", path);
+    dn_complain(
+        "-o may have one %%d or %%03d for the number of the sample, and %%%% for a percent sign, got \"%.200s\"", path);
     return DN_EXIT_USAGE;
 }
 

@@ -8,21 +8,21 @@
 enum { DN_PATH_MAX = 4096 };
 
 typedef struct dn_output_to {
-    const char *path;   /* -o: may have one %d or %0Nd; "-": standard output; NULL: only shown */
-    bool several;       /* more than one file is expected */
+    const char *path; /* -o: may have one %d or %0Nd; "-": standard output; NULL: only shown */
+    bool several;     /* more than one file is expected */
     bool silent;
     enum dn_show how;
-    bool forced;        /* --show names it */
+    bool forced; /* --show names it */
     dn_screen screen;
-    int preview_lines;  /* above the cursor stands a preview of so many lines */
+    int preview_lines; /* above the cursor stands a preview of so many lines */
     int files;
     dn_bytes part[DN_N_MAX]; /* samples of arrays, until all have come; their bytes are owned */
     int n_parts;
     char part_type[80];
 } dn_output_to;
 
-/* From -o, --show and --quiet. Returns 0, or a dn_exit after a complaint: a bad pattern, a folder that cannot be written, nowhere
- * to go. */
+/* From -o, --show and --quiet. Returns 0, or a dn_exit after a complaint: a bad pattern, a folder that cannot be
+ * written, nowhere to go. */
 int dn_output_init(dn_output_to *o, const dn_args *args);
 void dn_output_fini(dn_output_to *o);
 /* The file of sample k. 0, or -1 when it does not fit. */

@@ -8,9 +8,9 @@
 typedef struct dn_progress {
     FILE *out;
     bool silent, tty, utf8;
-    int columns;         /* of the terminal */
-    bool shown;          /* the bar stands on the current line */
-    int said;            /* plain: tenths of the run that were said */
+    int columns; /* of the terminal */
+    bool shown;  /* the bar stands on the current line */
+    int said;    /* plain: tenths of the run that were said */
     long step, steps;
     double eta_s;
     long rows, requests; /* of the last batch that this request was in; 0: not known */

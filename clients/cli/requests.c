@@ -47,8 +47,8 @@ void dn_requests_print(const json_t *list, int indent, FILE *out)
         step_text(step, r);
         left_text(left, r);
         time_text(created, dn_json_number(r, "created_at"));
-        dn_columns_add(&t, (const char *const[]){ dn_json_text(r, "id"), dn_json_text(r, "state"), dn_json_text(r, "model"), n,
-                                                  step, left, created });
+        dn_columns_add(&t, (const char *const[]){ dn_json_text(r, "id"), dn_json_text(r, "state"),
+                                                  dn_json_text(r, "model"), n, step, left, created });
     }
     dn_columns_print(&t, indent, out);
     dn_columns_fini(&t);

@@ -11,8 +11,8 @@ enum {
     SIDE_MAX = 1 << 15,
     PIXELS_MAX = 64 << 20,
     CHUNK_MAX = 64 << 20,
-    LINES_ZOOMED = 24,  /* a small picture is enlarged up to so many lines */
-    KITTY_CHUNK = 3072  /* bytes, 4096 in base64: the protocol's limit */
+    LINES_ZOOMED = 24, /* a small picture is enlarged up to so many lines */
+    KITTY_CHUNK = 3072 /* bytes, 4096 in base64: the protocol's limit */
 };
 
 static const char *const names[DN_SHOW_COUNT] = {

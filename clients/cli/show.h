@@ -1,7 +1,7 @@
 /* show.h - a PNG as a terminal takes it: kitty's and iTerm2's protocols, sixels, or half blocks in 24-bit colour.
  *
- * Encoders write into a buffer and touch no terminal. The picture may come from anywhere: it is decoded within limits, and
- * what goes through undecoded goes as base64. */
+ * Encoders write into a buffer and touch no terminal. The picture may come from anywhere: it is decoded within limits,
+ * and what goes through undecoded goes as base64. */
 #ifndef DN_CLI_SHOW_H
 #define DN_CLI_SHOW_H
 
@@ -45,8 +45,8 @@ bool dn_png_size(const uint8_t *png, size_t n, int *width, int *height);
 bool dn_png_decode(dn_pixels *out, const uint8_t *png, size_t n);
 
 /* Write what draws the picture, from the first column on; afterwards the cursor is in the first column below it. Small
- * pictures are enlarged by whole factors, large ones shrunk to the screen. *rows: how many lines it took. False when the
- * picture cannot be read, or no memory. */
+ * pictures are enlarged by whole factors, large ones shrunk to the screen. *rows: how many lines it took. False when
+ * the picture cannot be read, or no memory. */
 bool dn_show_picture(dn_buf *out, int *rows, enum dn_show how, const dn_screen *screen, const uint8_t *png, size_t n);
 
 /* show_sixel.c, show_blocks.c: pixels that fit already. */

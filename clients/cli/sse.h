@@ -10,8 +10,8 @@
 
 enum { DN_SSE_NAME_MAX = 63 };
 
-/* One event; all of it is valid during the call. `name` is "message" if the event has none; `id` is the last that was seen.
- * Not 0: stop. */
+/* One event; all of it is valid during the call. `name` is "message" if the event has none; `id` is the last that was
+ * seen. Not 0: stop. */
 typedef int dn_sse_fn(void *arg, const char *name, const char *id, const char *data, size_t len);
 
 typedef struct dn_sse {
@@ -19,10 +19,10 @@ typedef struct dn_sse {
     void *arg;
     dn_buf line, data;
     char name[DN_SSE_NAME_MAX + 1], id[DN_SSE_NAME_MAX + 1];
-    bool has_data;  /* a data field came, be it empty */
-    bool after_cr;  /* a LF now belongs to the CR before */
-    bool begun;     /* past a byte order mark */
-    int result;     /* not 0: over */
+    bool has_data; /* a data field came, be it empty */
+    bool after_cr; /* a LF now belongs to the CR before */
+    bool begun;    /* past a byte order mark */
+    int result;    /* not 0: over */
 } dn_sse;
 
 enum { DN_SSE_OVERFLOW = -1 }; /* an event beyond `max`, or no memory */

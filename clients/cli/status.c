@@ -9,10 +9,10 @@
 static void print_head(const json_t *s)
 {
     char up[24], queue[24];
-    dn_text_printf(stdout, "denoised %s, up %s%s: %.0f running, %.0f waiting, %s of work queued\n", dn_json_text(s, "version"),
-                   dn_text_time(up, dn_json_number(s, "uptime_s")), dn_json_true(s, "draining") ? ", draining" : "",
-                   dn_json_number(s, "running"), dn_json_number(s, "waiting"),
-                   dn_text_time(queue, dn_json_number(s, "queue_ms") / 1e3));
+    dn_text_printf(stdout, "denoised %s, up %s%s: %.0f running, %.0f waiting, %s of work queued\n",
+                   dn_json_text(s, "version"), dn_text_time(up, dn_json_number(s, "uptime_s")),
+                   dn_json_true(s, "draining") ? ", draining" : "", dn_json_number(s, "running"),
+                   dn_json_number(s, "waiting"), dn_text_time(queue, dn_json_number(s, "queue_ms") / 1e3));
 }
 
 static void print_memory(const json_t *m)
@@ -34,14 +34,17 @@ static void print_device(const json_t *d)
     const json_t *shares = json_object_get(d, "shares");
     json_t *share;
     size_t i;
-    dn_text_printf(stdout, "device %s (%s, %.0f threads): %.0f steps, %.0f rows", dn_json_text(d, "name"), dn_json_text(d, "backend"),
-                   dn_json_number(d, "threads"), dn_json_number(d, "steps"), dn_json_number(d, "row_steps"));
+    dn_text_printf(stdout, "device %s (%s, %.0f threads): %.0f steps, %.0f rows", dn_json_text(d, "name"),
+                   dn_json_text(d, "backend"), dn_json_number(d, "threads"), dn_json_number(d, "steps"),
+                   dn_json_number(d, "row_steps"));
     if (*dn_json_text(d, "model"))
         dn_text_printf(stdout, "; the last: %.0f of %s in %.1f ms", dn_json_number(d, "rows"), dn_json_text(d, "model"),
                        dn_json_number(d, "step_ms"));
     fputc('\n', stdout);
     json_array_foreach(shares, i, share)
+    {
         dn_text_printf(stdout, "  %.0f rows for %s\n", dn_json_number(share, "rows"), dn_json_text(share, "id"));
+    }
 }
 
 static void print_model(const json_t *m)
@@ -64,8 +67,8 @@ static void print_status(const json_t *s)
     const json_t *requests = json_object_get(s, "requests");
     print_head(s);
     print_memory(json_object_get(s, "memory"));
-    json_array_foreach(json_object_get(s, "devices"), i, v) print_device(v);
-    json_array_foreach(json_object_get(s, "models"), i, v) print_model(v);
+    json_array_foreach(json_object_get(s, "devices"), i, v) { print_device(v); }
+    json_array_foreach(json_object_get(s, "models"), i, v) { print_model(v); }
     if (json_array_size(requests))
         dn_requests_print(requests, 0, stdout);
 }

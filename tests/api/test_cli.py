@@ -424,7 +424,7 @@ def test_who_shares_the_batches(d, url):
     other = begin(url, "generate", *LONG, "-o", "/dev/null")
     while b"step" not in other.stderr.readline():
         pass
-    code, out = on_terminal(url, "generate", *TINY[:4], *TINY[6:], "--steps", "200", "-o", "/dev/null", TERM="xterm")
+    code, out = on_terminal(url, "generate", *TINY[:4], *TINY[6:], "--steps", "60", "-o", "/dev/null", TERM="xterm")
     end(other, signal.SIGINT)
     assert code == 0 and re.search(rb"\d+ rows of 2 requests", out), out
 

@@ -19,7 +19,8 @@ static uint8_t *png_of(size_t *n, const uint8_t *pixels, int width, int height, 
     int channels = type == SPNG_COLOR_TYPE_GRAYSCALE ? 1 : 3, err;
     spng_set_option(ctx, SPNG_ENCODE_TO_BUFFER, 1);
     assert_int_equal(spng_set_ihdr(ctx, &ihdr), 0);
-    assert_int_equal(spng_encode_image(ctx, pixels, (size_t)width * height * channels, SPNG_FMT_PNG, SPNG_ENCODE_FINALIZE), 0);
+    assert_int_equal(
+        spng_encode_image(ctx, pixels, (size_t)width * height * channels, SPNG_FMT_PNG, SPNG_ENCODE_FINALIZE), 0);
     uint8_t *out = spng_get_png_buffer(ctx, n, &err);
     spng_ctx_free(ctx);
     return out;
@@ -86,8 +87,11 @@ static void iterm(void **state)
     int rows, columns, high, at = 0;
     uint8_t *png = picture(&n, 28, 28, true);
     char *text = shown(&rows, DN_SHOW_ITERM, &screen, png, n);
-    assert_int_equal(sscanf(text, "\033]1337;File=inline=1;size=%zu;width=%d;height=%d;preserveAspectRatio=1:%n", &size, &columns, &high, &at), 3);
-    assert_true(at > 0 && size == n && columns == 42 && high == 21 && rows == 21); /* 28 px, 12 times, in cells of 8x16 */
+    assert_int_equal(sscanf(text, "\033]1337;File=inline=1;size=%zu;width=%d;height=%d;preserveAspectRatio=1:%n", &size,
+                            &columns, &high, &at),
+                     3);
+    assert_true(at > 0 && size == n);
+    assert_true(columns == 42 && high == 21 && rows == 21); /* 28 px, 12 times, in cells of 8x16 */
     uint8_t *bytes = dn_base64_decode(&got, text + at, strcspn(text + at, "\a"));
     assert_non_null(bytes);
     assert_int_equal(got, n);
@@ -129,7 +133,9 @@ static void resized(void **state)
     free(png);
     png = png_of(&n, grey, 2, 1, SPNG_COLOR_TYPE_GRAYSCALE);
     text = shown(&rows, DN_SHOW_BLOCKS, &four, png, n);
-    assert_string_equal(text, "\033[38;2;0;0;0m\033[48;2;0;0;0m\u2580\u2580\033[38;2;10;10;10m\033[48;2;10;10;10m\u2580\u2580\033[0m\r\n");
+    assert_string_equal(
+        text,
+        "\033[38;2;0;0;0m\033[48;2;0;0;0m\u2580\u2580\033[38;2;10;10;10m\033[48;2;10;10;10m\u2580\u2580\033[0m\r\n");
     free(text);
     free(png);
 }
@@ -194,7 +200,8 @@ static void sixel(void **state)
         for (size_t i = 0; i < LENGTH(sizes); i++) {
             size_t n;
             int rows;
-            dn_screen exact = { sizes[i][0], 24, 1, sizes[i][1] / 20 + 1 }; /* columns of one pixel: no room to enlarge */
+            /* columns of one pixel: no room to enlarge */
+            dn_screen exact = { sizes[i][0], 24, 1, sizes[i][1] / 20 + 1 };
             uint8_t *png = picture(&n, sizes[i][0], sizes[i][1], grey);
             char *text = shown(&rows, DN_SHOW_SIXEL, &exact, png, n);
             raster r = read_sixel(text);
@@ -283,6 +290,7 @@ static char *get(const char *name)
 static void detection(void **state)
 {
     (void)state;
+    /* clang-format off */
     static const struct {
         enum dn_show how;
         const char *v[9];
@@ -304,6 +312,7 @@ static void detection(void **state)
         { DN_SHOW_NEVER, { "TERM", "dumb", "COLORTERM", "truecolor", NULL } },
         { DN_SHOW_NEVER, { "KITTY_WINDOW_ID", "", NULL } },
     };
+    /* clang-format on */
     for (size_t i = 0; i < LENGTH(cases); i++) {
         variables = cases[i].v;
         assert_int_equal(dn_show_detect(get), cases[i].how);
@@ -315,8 +324,8 @@ static void detection(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(kitty),   cmocka_unit_test(iterm), cmocka_unit_test(blocks_to_the_letter),
-        cmocka_unit_test(resized), cmocka_unit_test(sixel), cmocka_unit_test(sixel_dither_keeps_the_mean),
+        cmocka_unit_test(kitty),           cmocka_unit_test(iterm),     cmocka_unit_test(blocks_to_the_letter),
+        cmocka_unit_test(resized),         cmocka_unit_test(sixel),     cmocka_unit_test(sixel_dither_keeps_the_mean),
         cmocka_unit_test(broken_pictures), cmocka_unit_test(detection),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

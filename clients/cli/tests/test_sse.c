@@ -42,6 +42,7 @@ static int feed_cut(record *r, const char *bytes, size_t len, size_t piece, size
     return rc;
 }
 
+/* clang-format off */
 static const struct {
     const char *bytes, *events;
 } streams[] = {
@@ -64,6 +65,7 @@ static const struct {
     { "data: unfinished", "" },
     { "\n\n\n", "" },
 };
+/* clang-format on */
 
 static void every_cut(void **state)
 {
@@ -85,7 +87,8 @@ static void names_that_do_not_fit(void **state)
     char bytes[400], long_name[DN_SSE_NAME_MAX + 2];
     memset(long_name, 'n', sizeof long_name);
     long_name[DN_SSE_NAME_MAX + 1] = 0;
-    snprintf(bytes, sizeof bytes, "event: %s\nid: %s\ndata: a\n\nevent: %s\ndata: b\n\n", long_name, long_name, long_name + 1);
+    snprintf(bytes, sizeof bytes, "event: %s\nid: %s\ndata: a\n\nevent: %s\ndata: b\n\n", long_name, long_name,
+             long_name + 1);
     record r = { 0 };
     assert_int_equal(feed_cut(&r, bytes, strlen(bytes), 9, 1024), 0);
     assert_int_equal(strncmp(r.text.data, "message||a;nnn", 14), 0);
@@ -143,7 +146,8 @@ static void noise(void **state)
             x = x * 1664525u + 1013904223u;
             bytes[i] = alphabet[(x >> 16) % (sizeof alphabet - 1)];
         }
-        assert_int_equal(feed_cut(&whole, bytes, sizeof bytes, sizeof bytes, 64), feed_cut(&cut, bytes, sizeof bytes, 1, 64));
+        assert_int_equal(feed_cut(&whole, bytes, sizeof bytes, sizeof bytes, 64),
+                         feed_cut(&cut, bytes, sizeof bytes, 1, 64));
         assert_int_equal(whole.events, cut.events);
         assert_string_equal(whole.text.data ? whole.text.data : "", cut.text.data ? cut.text.data : "");
         dn_buf_fini(&whole.text);
@@ -154,8 +158,8 @@ static void noise(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(every_cut),  cmocka_unit_test(names_that_do_not_fit),
-        cmocka_unit_test(too_long),   cmocka_unit_test(stops_where_it_is_told),
+        cmocka_unit_test(every_cut), cmocka_unit_test(names_that_do_not_fit),
+        cmocka_unit_test(too_long),  cmocka_unit_test(stops_where_it_is_told),
         cmocka_unit_test(noise),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

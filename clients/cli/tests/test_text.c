@@ -19,8 +19,10 @@
 static void base64_vectors(void **state)
 {
     (void)state;
+    /* clang-format off */
     static const char *const vectors[][2] = { { "", "" },         { "Zg==", "f" },       { "Zm8=", "fo" },        { "Zm9v", "foo" },
                                               { "Zm9vYg==", "foob" }, { "Zm9vYmE=", "fooba" }, { "Zm9vYmFy", "foobar" } };
+    /* clang-format on */
     for (size_t i = 0; i < LENGTH(vectors); i++) {
         size_t n;
         unsigned char *out = dn_base64_decode(&n, vectors[i][0], strlen(vectors[i][0]));
@@ -34,8 +36,10 @@ static void base64_vectors(void **state)
 static void base64_refusals(void **state)
 {
     (void)state;
+    /* clang-format off */
     static const char *const bad[] = { "Z", "Zg", "Zg=", "Zg===", "=", "==", "====", "Zm=v", "Z=8=", "Zg==Zg==", "Zm9v\n", "Zm 9v",
                                        "Zm-_", "Zm9vY===", "Zh==", "Zm9=", "Zm\xc3\xa4" };
+    /* clang-format on */
     for (size_t i = 0; i < LENGTH(bad); i++) {
         size_t n;
         assert_null(dn_base64_decode(&n, bad[i], strlen(bad[i])));
@@ -65,6 +69,7 @@ static void base64_round_trip(void **state)
 static void file_names(void **state)
 {
     (void)state;
+    /* clang-format off */
     static const struct {
         const char *pattern;
         int k;
@@ -77,6 +82,7 @@ static void file_names(void **state)
         { "d/.png", 2, true, "d/.png-2" },     { "a.b.c", 1, true, "a.b-1.c" },     { "a", 5, true, "a-5" },
         { "%%d.png", 1, true, "%d-1.png" },
     };
+    /* clang-format on */
     for (size_t i = 0; i < LENGTH(cases); i++) {
         char path[DN_PATH_MAX];
         assert_int_equal(dn_output_path(path, cases[i].pattern, cases[i].k, cases[i].several), 0);
@@ -91,6 +97,7 @@ static void file_names(void **state)
 static void numbers_for_people(void **state)
 {
     (void)state;
+    /* clang-format off */
     static const struct {
         double v;
         const char *text;
@@ -98,6 +105,7 @@ static void numbers_for_people(void **state)
                   { 125, "2 min 5 s" },   { 7322, "2 h 2 min" },   { 1e300, "years" },       { 0.0 / 0.0, "0.00 s" } },
       sizes[] = { { 0, "0 B" },           { 999, "999 B" },        { 1000, "1.0 kB" },       { 6.34e6, "6.3 MB" },
                   { 46865984, "47 MB" },  { 2e10, "20 GB" },       { 999.6e3, "1.0 MB" } };
+    /* clang-format on */
     char out[24];
     for (size_t i = 0; i < LENGTH(times); i++)
         assert_string_equal(dn_text_time(out, times[i].v), times[i].text);
@@ -115,7 +123,12 @@ static char *printed(void (*put)(FILE *out))
     return text;
 }
 
-static void put_hostile(FILE *out) { dn_text_put(out, "a\033[2Jb\ac\x7f" "d\xc2\x9b" "e\r\t\n\xc3\xa4"); }
+static void put_hostile(FILE *out)
+{
+    dn_text_put(out, "a\033[2Jb\ac\x7f"
+                     "d\xc2\x9b"
+                     "e\r\t\n\xc3\xa4");
+}
 
 static void nothing_controls_the_terminal(void **state)
 {
