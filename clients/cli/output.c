@@ -193,11 +193,11 @@ static int write_result(dn_output_to *o, int k, const void *data, size_t n)
     return rc;
 }
 
-/* Samples of an array come in order. */
+/* Samples come in any order, each once. */
 static int keep_part(dn_output_to *o, int k, const char *content_type, const void *data, size_t n)
 {
-    if (k != o->n_parts || (k && strcmp(content_type, o->part_type))) {
-        dn_complain("sample %d came out of order, or in another format", k);
+    if (o->part[k].data || (o->n_parts && strcmp(content_type, o->part_type))) {
+        dn_complain("sample %d came twice, or in another format", k);
         return DN_EXIT_SERVER;
     }
     void *copy = malloc(n ? n : 1);
@@ -206,7 +206,8 @@ static int keep_part(dn_output_to *o, int k, const char *content_type, const voi
         return DN_EXIT_FAILED;
     }
     memcpy(copy, data, n);
-    o->part[o->n_parts++] = (dn_bytes){ copy, n };
+    o->part[k] = (dn_bytes){ copy, n };
+    o->n_parts++;
     snprintf(o->part_type, sizeof o->part_type, "%s", content_type);
     return 0;
 }
@@ -229,6 +230,11 @@ int dn_output_result(dn_output_to *o, int k, const char *content_type, const voi
 
 int dn_output_finish(dn_output_to *o)
 {
+    for (int k = 0; k < o->n_parts; k++)
+        if (!o->part[k].data) {
+            dn_complain("sample %d did not come", k);
+            return DN_EXIT_SERVER;
+        }
     if (o->n_parts < 2)
         return o->n_parts ? write_result(o, 0, o->part[0].data, o->part[0].len) : 0;
     dn_buf all;
@@ -244,8 +250,8 @@ int dn_output_finish(dn_output_to *o)
 
 void dn_output_fini(dn_output_to *o)
 {
-    while (o->n_parts)
-        free((void *)o->part[--o->n_parts].data);
+    for (int k = 0; k < DN_N_MAX; k++)
+        free((void *)o->part[k].data);
 }
 
 bool dn_output_preview(dn_output_to *o, int k, const void *png, size_t n)

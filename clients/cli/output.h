@@ -16,7 +16,7 @@ typedef struct dn_output_to {
     dn_screen screen;
     int preview_lines; /* above the cursor stands a preview of so many lines */
     int files;
-    dn_bytes part[DN_N_MAX]; /* samples of arrays, until all have come; their bytes are owned */
+    dn_bytes part[DN_N_MAX]; /* samples of arrays by number, until all have come; their bytes are owned */
     int n_parts;
     char part_type[80];
 } dn_output_to;
