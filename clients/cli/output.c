@@ -212,14 +212,30 @@ static int keep_part(dn_output_to *o, int k, const char *content_type, const voi
     return 0;
 }
 
-int dn_output_result(dn_output_to *o, int k, const char *content_type, const void *data, size_t n)
+/* Samples come in any order and are shown in theirs. */
+static void show_in_order(dn_output_to *o, int k, const void *png, size_t n)
 {
-    int lines;
-    if (o->how != DN_SHOW_NEVER && !strcmp(content_type, png_type)) {
-        if (show(o, data, n, &lines))
+    void *copy = malloc(n ? n : 1);
+    if (!copy || o->unseen[k].data) {
+        dn_complain("sample %d is not shown: %s", k, copy ? "it came twice" : "no memory");
+        free(copy);
+        return;
+    }
+    memcpy(copy, png, n);
+    o->unseen[k] = (dn_bytes){ copy, n };
+    for (int lines; o->next_shown < DN_N_MAX && o->unseen[o->next_shown].data; o->next_shown++) {
+        const dn_bytes *next = &o->unseen[o->next_shown];
+        if (show(o, next->data, next->len, &lines))
             o->preview_lines = 0;
         else
-            dn_complain("sample %d cannot be shown: it is no PNG that can be read here", k);
+            dn_complain("sample %d cannot be shown: it is no PNG that can be read here", o->next_shown);
+    }
+}
+
+int dn_output_result(dn_output_to *o, int k, const char *content_type, const void *data, size_t n)
+{
+    if (o->how != DN_SHOW_NEVER && !strcmp(content_type, png_type)) {
+        show_in_order(o, k, data, n);
     } else if (o->forced || !o->path) {
         dn_complain("%s cannot be shown%s", content_type, o->path ? "" : "; -o FILE keeps it");
     }
@@ -250,8 +266,10 @@ int dn_output_finish(dn_output_to *o)
 
 void dn_output_fini(dn_output_to *o)
 {
-    for (int k = 0; k < DN_N_MAX; k++)
+    for (int k = 0; k < DN_N_MAX; k++) {
         free((void *)o->part[k].data);
+        free((void *)o->unseen[k].data);
+    }
 }
 
 bool dn_output_preview(dn_output_to *o, int k, const void *png, size_t n)
@@ -259,7 +277,7 @@ bool dn_output_preview(dn_output_to *o, int k, const void *png, size_t n)
     int lines;
     if (o->how == DN_SHOW_NEVER)
         return false;
-    if (k || o->files) /* one place, one sample */
+    if (k || o->next_shown) /* one place, one sample */
         return true;
     if (!show(o, png, n, &lines))
         return false;

@@ -19,6 +19,8 @@ typedef struct dn_output_to {
     dn_bytes part[DN_N_MAX]; /* samples of arrays by number, until all have come; their bytes are owned */
     int n_parts;
     char part_type[80];
+    dn_bytes unseen[DN_N_MAX]; /* pictures that wait to be shown behind those of lower numbers; owned */
+    int next_shown;
 } dn_output_to;
 
 /* From -o, --show and --quiet. Returns 0, or a dn_exit after a complaint: a bad pattern, a folder that cannot be

@@ -407,6 +407,16 @@ def test_blocks_are_the_picture(d, url):
     assert zoom >= 1 and rows == [[p for p in row for _ in range(zoom)] for row in wanted for _ in range(zoom)]
 
 
+def test_pictures_are_shown_in_their_order(lie):
+    """Whatever the order in which they come."""
+    def picture(k):
+        return ("image", {"index": k, "content_type": "image/png", "b64": base64.b64encode(PNGS[k]).decode()})
+
+    liar = lie(stream(QUEUED, picture(2), picture(0), picture(1), DONE))
+    shown = denoise(liar.url, "generate", "-n", "3", "--show", "kitty").ok().out
+    assert [base64.b64decode(text) for text in re.findall(rb";([^;\x1b]*)\x1b\\", shown)] == PNGS
+
+
 def test_bar_and_picture_on_a_terminal(d, url):
     code, out = on_terminal(url, "generate", *TINY, "--steps=300", COLORTERM="truecolor", TERM="xterm-256color")
     assert code == 2  # steps twice
@@ -543,6 +553,7 @@ def refusal(code, message="no", param=None):
 
 
 PNG = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNoAAAAggCBd81ytgAAAABJRU5ErkJggg==")
+PNGS = [PNG, PNG + b"1", PNG + b"22"]
 QUEUED = ("queued", {"id": "abc", "seed": 7, "position": 0, "eta_ms": 1})
 IMAGE = ("image", {"index": 0, "seed": 7, "content_type": "image/png", "b64": base64.b64encode(PNG).decode()})
 DONE = ("done", {"model": "m@1", "numerics": "n", "seed": 7})
