@@ -15,7 +15,7 @@ typedef struct dn_buf {
 } dn_buf;
 
 void dn_buf_init(dn_buf *b, size_t max);
-void dn_buf_fini(dn_buf *b);                   /* NULL is fine; leaves it empty */
+void dn_buf_fini(dn_buf *b); /* NULL is fine; leaves it empty */
 void dn_buf_add(dn_buf *b, const void *data, size_t len);
 void dn_buf_puts(dn_buf *b, const char *s);
 void dn_buf_printf(dn_buf *b, const char *fmt, ...) __attribute__((format(printf, 2, 3)));

@@ -63,7 +63,8 @@ struct search {
 static bool is_wanted(void *arg, const struct hit *h, const char *flag)
 {
     struct search *s = arg;
-    bool same = s->is_short ? h->field->short_flag == s->name[0] : strlen(flag) == s->len && !strncmp(flag, s->name, s->len);
+    bool same =
+        s->is_short ? h->field->short_flag == s->name[0] : strlen(flag) == s->len && !strncmp(flag, s->name, s->len);
     if (same)
         s->found = *h;
     return same;
@@ -136,7 +137,8 @@ static bool add_help(void *arg, const struct hit *h, const char *flag)
     char left[SPELLING_MAX + 32], brief[8] = "    ";
     if (f->short_flag)
         snprintf(brief, sizeof brief, "-%c, ", f->short_flag);
-    snprintf(left, sizeof left, "%s--%s%s", brief, flag, f->type == DN_T_BOOL ? "" : f->type == DN_T_INT ? " N" : " VALUE");
+    const char *value = f->type == DN_T_BOOL ? "" : f->type == DN_T_INT ? " N" : " VALUE";
+    snprintf(left, sizeof left, "%s--%s%s", brief, flag, value);
     dn_buf_printf(b, "  %-32s %s", left, f->help);
     if (f->choices) {
         dn_buf_puts(b, "\n                                     ");

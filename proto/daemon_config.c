@@ -97,7 +97,8 @@ static bool fits_ini(const char *text)
     for (size_t i = 0; i < len; i++)
         if (iscntrl((unsigned char)text[i]) || (text[i] == ';' && (i == 0 || isspace((unsigned char)text[i - 1]))))
             return false;
-    return len < INI_LINE_MAX - 64 && (!len || (!isspace((unsigned char)text[0]) && !isspace((unsigned char)text[len - 1])));
+    return len < INI_LINE_MAX - 64 &&
+           (!len || (!isspace((unsigned char)text[0]) && !isspace((unsigned char)text[len - 1])));
 }
 
 static int set_field(struct reader *r, int field, const char *text, const char *source)
@@ -106,7 +107,8 @@ static int set_field(struct reader *r, int field, const char *text, const char *
     if (r->seen >> field & 1)
         dn_http_fail(r->err, DN_H_DUPLICATE, name, "%s is given twice", name);
     else if (!fits_ini(text))
-        dn_http_fail(r->err, DN_H_INVALID, name, "%s has blanks, semicolons or control characters that a file cannot hold", name);
+        dn_http_fail(r->err, DN_H_INVALID, name,
+                     "%s has blanks, semicolons or control characters that a file cannot hold", name);
     else {
         json_t *v = dn_field_from_text(&config_v[field], text, r->err);
         int code = v ? dn_field_set(&dn_config_fields, field, r->c, r->arena, v, r->err) : r->err->id;
@@ -124,8 +126,8 @@ static int fail_unknown(struct reader *r, const char *name, const char *source, 
     for (int i = 0; i < DN_CONFIG_FIELDS; i++)
         names[i] = config_v[i].name;
     const char *near = dn_near_miss(name, names);
-    dn_http_fail(r->err, DN_H_UNKNOWN, name, "there is no %s \"%.60s\"%s%s%s", what, name, near ? " (did you mean \"" : "",
-                 near ? near : "", near ? "\"?)" : "");
+    dn_http_fail(r->err, DN_H_UNKNOWN, name, "there is no %s \"%.60s\"%s%s%s", what, name,
+                 near ? " (did you mean \"" : "", near ? near : "", near ? "\"?)" : "");
     return blame(r->err, source);
 }
 
@@ -171,7 +173,8 @@ static int read_ini(struct reader *r, const char *path)
     if (r->err->id)
         return r->err->id;
     if (r->line_too_long)
-        return dn_http_fail(r->err, DN_H_LIMIT, "config", "%.400s: a line of more than %d bytes", path, INI_LINE_MAX - 2);
+        return dn_http_fail(r->err, DN_H_LIMIT, "config", "%.400s: a line of more than %d bytes", path,
+                            INI_LINE_MAX - 2);
     return bad ? dn_http_fail(r->err, DN_H_INVALID, "config", "%.400s:%d: expected key = value", path, bad) : 0;
 }
 
@@ -296,8 +299,8 @@ static int check(const dn_config *c, dn_http_error *err)
         const char *address = c->listen.v[i];
         int loopback = is_loopback(address);
         if (loopback < 0)
-            return dn_http_fail(err, DN_H_INVALID, "listen", "listen: \"%s\" is not ADDRESS:PORT, [ADDRESS]:PORT or unix:/path",
-                                address);
+            return dn_http_fail(err, DN_H_INVALID, "listen",
+                                "listen: \"%s\" is not ADDRESS:PORT, [ADDRESS]:PORT or unix:/path", address);
         if (!loopback && !c->token_file && !c->insecure)
             return dn_http_fail(err, DN_H_FORBIDDEN, "listen",
                                 "listen: %s is reachable from elsewhere; give token-file, or insecure", address);
@@ -305,8 +308,8 @@ static int check(const dn_config *c, dn_http_error *err)
     return 0;
 }
 
-int dn_config_read(dn_config *out, enum dn_config_action *action, dn_arena *a, int argc, char *const *argv, char *const *env,
-                   dn_http_error *err)
+int dn_config_load(dn_config *out, enum dn_config_action *action, dn_arena *a, int argc, char *const *argv,
+                   char *const *env, dn_http_error *err)
 {
     dn_http_error mine = { 0 };
     dn_config c = { 0 }, outer = { 0 };
@@ -400,8 +403,10 @@ void dn_config_print(const dn_config *c, dn_buf *b)
 
 void dn_config_help(dn_buf *b)
 {
-    static const char *const values[DN_T_COUNT] = { [DN_T_STR] = " PATH", [DN_T_STRS] = " LIST", [DN_T_INT] = " N",
-                                                    [DN_T_NUM] = " N",    [DN_T_SIZE] = " SIZE", [DN_T_TIME] = " TIME" };
+    static const char *const values[DN_T_COUNT] = {
+        [DN_T_STR] = " PATH", [DN_T_STRS] = " LIST", [DN_T_INT] = " N",
+        [DN_T_NUM] = " N",    [DN_T_SIZE] = " SIZE", [DN_T_TIME] = " TIME"
+    };
     for (int i = 0; i < DN_CONFIG_FIELDS; i++) {
         const dn_field *f = &config_v[i];
         char left[64] = "";

@@ -285,8 +285,8 @@ static int parse_sub(struct parse *c, const dn_field *f, const struct path *p, c
 
 /* DN_T_LIST and DN_T_BYTES are of responses only. */
 static parse_fn *const parsers[DN_T_COUNT] = {
-    [DN_T_BOOL] = parse_bool, [DN_T_INT] = parse_int,   [DN_T_NUM] = parse_num,       [DN_T_STR] = parse_str,
-    [DN_T_ENUM] = parse_enum, [DN_T_NAME] = parse_name, [DN_T_PAIR] = parse_pair,     [DN_T_NUMS] = parse_nums,
+    [DN_T_BOOL] = parse_bool, [DN_T_INT] = parse_int,    [DN_T_NUM] = parse_num,       [DN_T_STR] = parse_str,
+    [DN_T_ENUM] = parse_enum, [DN_T_NAME] = parse_name,  [DN_T_PAIR] = parse_pair,     [DN_T_NUMS] = parse_nums,
     [DN_T_JSON] = parse_json, [DN_T_OBJECT] = parse_sub, [DN_T_LABELS] = parse_labels, [DN_T_STRS] = parse_strs,
     [DN_T_SIZE] = parse_int,  [DN_T_TIME] = parse_int,
 };

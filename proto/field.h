@@ -1,9 +1,9 @@
 /* field.h - one table per message.
  *
  * A dn_field says everything about one member of a request, a response or the configuration: its name, type, range,
- * default, unit, help and the place in a C struct where it lands. The parser, the validator and its texts, the writer of
- * responses, JSON schema (OpenAPI and the page's form), the CLI's flags, the configuration and the documentation's tables
- * all walk the same table. */
+ * default, unit, help and the place in a C struct where it lands. The parser, the validator and its texts, the writer
+ * of responses, JSON schema (OpenAPI and the page's form), the CLI's flags, the configuration and the documentation's
+ * tables all walk the same table. */
 #ifndef DN_PROTO_FIELD_H
 #define DN_PROTO_FIELD_H
 
@@ -72,7 +72,7 @@ enum dn_field_flags {
     DN_F_REQUIRED = 1, /* requests: its object cannot do without it; responses: it is always there */
     DN_F_NULL = 2,     /* responses: absent is written as null instead of being left out */
     DN_F_ONLY = 4,     /* its default is the only value of this version, others are refused as not_supported */
-    DN_F_DEVICES = 8,  /* a list of devices: as text, an item that begins with a digit belongs to the one before (cpu:0,2) */
+    DN_F_DEVICES = 8,  /* devices: as text, an item that begins with a digit belongs to the one before (cpu:0,2) */
     DN_F_NO_FILE = 16  /* configuration: not a key of the INI file */
 };
 
@@ -88,15 +88,15 @@ typedef struct dn_field {
     const char *const *choices; /* NULL-terminated */
     const char *const *later;   /* NULL-terminated: choices of later versions, refused by name */
     const struct dn_fields *sub;
-    const char *def;            /* the default as text, as dn_field_from_text reads it; NULL: none */
+    const char *def; /* the default as text, as dn_field_from_text reads it; NULL: none */
     const char *unit;
     const char *help;
-    const char *flag;           /* the CLI's spelling when it is not the dotted name with dashes; "" : no flag */
+    const char *flag; /* the CLI's spelling when it is not the dotted name with dashes; "" : no flag */
     char short_flag;
 } dn_field;
 
-/* The fields of one struct. Its first member is `uint64_t has`: bit i is set when field i was given (requests) or shall be
- * written (responses). At most 64 fields. */
+/* The fields of one struct. Its first member is `uint64_t has`: bit i is set when field i was given (requests) or shall
+ * be written (responses). At most 64 fields. */
 typedef struct dn_fields {
     const char *name; /* of the schema: "GenerateRequest" */
     const char *help;
@@ -106,11 +106,13 @@ typedef struct dn_fields {
     const char *const *later; /* NULL-terminated: names of later versions, refused as not_supported */
 } dn_fields;
 
-/* Fill the zeroed struct `out` from `json`, defaults first. Strings and lists are copied into the arena; a DN_T_JSON value is
- * borrowed from `json`, which must live as long. Returns 0 or a DN_H code with *err filled; `out` is then unspecified. */
+/* Fill the zeroed struct `out` from `json`, defaults first. Strings and lists are copied into the arena; a DN_T_JSON
+ * value is borrowed from `json`, which must live as long. Returns 0 or a DN_H code with *err filled; `out` is then
+ * unspecified. */
 int dn_fields_parse(const dn_fields *t, void *out, dn_arena *a, const struct json_t *json, dn_http_error *err);
-/* One value as people write it on a command line, in a variable, in an INI file or in a query string -> JSON. Lists are separated
- * by commas. NULL with *err (param: the field's name) when it is not of the field's type; ranges are dn_fields_parse's to check. */
+/* One value as people write it on a command line, in a variable, in an INI file or in a query string -> JSON. Lists are
+ * separated by commas. NULL with *err (param: the field's name) when it is not of the field's type; ranges are
+ * dn_fields_parse's to check. */
 struct json_t *dn_field_from_text(const dn_field *f, const char *text, dn_http_error *err);
 /* One field of `out` from JSON, its bit set: the same checks as dn_fields_parse. */
 int dn_field_set(const dn_fields *t, int field, void *out, dn_arena *a, const struct json_t *json, dn_http_error *err);
@@ -118,11 +120,11 @@ int dn_field_set(const dn_fields *t, int field, void *out, dn_arena *a, const st
 int dn_fields_defaults(const dn_fields *t, void *out, dn_arena *a, dn_http_error *err);
 /* The choice or name nearest to `word` (NULL-terminated list), or NULL when none is near: for "did you mean". */
 const char *dn_near_miss(const char *word, const char *const *names);
-/* Write the struct as a JSON object: fields whose bit is set; a NULL string, empty dn_bytes, an object without bits count as
- * absent. */
+/* Write the struct as a JSON object: fields whose bit is set; a NULL string, empty dn_bytes, an object without bits
+ * count as absent. */
 void dn_fields_write(const dn_fields *t, const void *in, dn_buf *b);
-/* The JSON schema (2020-12) of the table's object; sub-objects by $ref to #/components/schemas/NAME. It describes the page's form
- * too: minimum, maximum, enum, default, description, x-unit. */
+/* The JSON schema (2020-12) of the table's object; sub-objects by $ref to #/components/schemas/NAME. It describes the
+ * page's form too: minimum, maximum, enum, default, description, x-unit. */
 void dn_fields_schema(const dn_fields *t, dn_buf *b);
 void dn_field_schema(const dn_field *f, dn_buf *b);
 /* A Markdown table: field, type, range, default, meaning. */

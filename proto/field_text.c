@@ -62,8 +62,8 @@ static json_t *from_number(const dn_field *f, const char *text, dn_http_error *e
 }
 
 /* A number with a unit; `bare` is the factor when there is none. */
-static json_t *from_units(const dn_field *f, const char *text, const struct unit *units, double bare, const char *wanted,
-                          dn_http_error *err)
+static json_t *from_units(const dn_field *f, const char *text, const struct unit *units, double bare,
+                          const char *wanted, dn_http_error *err)
 {
     char *end;
     double v;
@@ -76,22 +76,25 @@ static json_t *from_units(const dn_field *f, const char *text, const struct unit
     v = round(v * factor);
     if (factor == 0 || fabs(v) > 0x1p53)
         return fail(f, text, wanted, err);
-    return json_integer((json_int_t)v);
+    json_t *out = json_integer((json_int_t)v);
+    if (!out)
+        dn_http_fail(err, DN_H_MEMORY, f->name, NULL);
+    return out;
 }
 
 static json_t *from_size(const dn_field *f, const char *text, dn_http_error *err)
 {
-    static const struct unit units[] = { { "B", 1 },         { "K", 0x1p10 },   { "KiB", 0x1p10 },
-                                         { "M", 0x1p20 },    { "MiB", 0x1p20 }, { "G", 0x1p30 },   { "GiB", 0x1p30 },
-                                         { "T", 0x1p40 },    { "TiB", 0x1p40 }, { "kB", 1e3 },     { "MB", 1e6 },
-                                         { "GB", 1e9 },      { "TB", 1e12 },    { NULL, 0 } };
+    static const struct unit units[] = { { "B", 1 },        { "K", 0x1p10 }, { "KiB", 0x1p10 }, { "M", 0x1p20 },
+                                         { "MiB", 0x1p20 }, { "G", 0x1p30 }, { "GiB", 0x1p30 }, { "T", 0x1p40 },
+                                         { "TiB", 0x1p40 }, { "kB", 1e3 },   { "MB", 1e6 },     { "GB", 1e9 },
+                                         { "TB", 1e12 },    { NULL, 0 } };
     return from_units(f, text, units, 1, "a size like 512M, 1GiB or 1000000", err);
 }
 
 static json_t *from_time(const dn_field *f, const char *text, dn_http_error *err)
 {
-    static const struct unit units[] = { { "ms", 1 },      { "s", 1e3 },     { "m", 60e3 }, { "min", 60e3 },
-                                         { "h", 3600e3 },  { "d", 86400e3 }, { NULL, 0 } };
+    static const struct unit units[] = { { "ms", 1 },     { "s", 1e3 },     { "m", 60e3 }, { "min", 60e3 },
+                                         { "h", 3600e3 }, { "d", 86400e3 }, { NULL, 0 } };
     return from_units(f, text, units, 1e3, "a time like 250ms, 90s, 5m or 1h", err);
 }
 
@@ -182,9 +185,9 @@ static json_t *from_labels(const dn_field *f, const char *text, dn_http_error *e
 json_t *dn_field_from_text(const dn_field *f, const char *text, dn_http_error *err)
 {
     static item_fn *const readers[DN_T_COUNT] = {
-        [DN_T_BOOL] = from_bool,     [DN_T_INT] = from_number,    [DN_T_NUM] = from_number,  [DN_T_STR] = from_string,
-        [DN_T_ENUM] = from_string,   [DN_T_NAME] = from_string,   [DN_T_PAIR] = from_numbers, [DN_T_NUMS] = from_numbers,
-        [DN_T_LABELS] = from_labels, [DN_T_STRS] = from_strings,  [DN_T_JSON] = from_object, [DN_T_SIZE] = from_size,
+        [DN_T_BOOL] = from_bool,     [DN_T_INT] = from_number,   [DN_T_NUM] = from_number,   [DN_T_STR] = from_string,
+        [DN_T_ENUM] = from_string,   [DN_T_NAME] = from_string,  [DN_T_PAIR] = from_numbers, [DN_T_NUMS] = from_numbers,
+        [DN_T_LABELS] = from_labels, [DN_T_STRS] = from_strings, [DN_T_JSON] = from_object,  [DN_T_SIZE] = from_size,
         [DN_T_TIME] = from_time,
     };
     assert(readers[f->type]);

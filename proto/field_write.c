@@ -84,9 +84,9 @@ static void write_bytes(const dn_field *f, const void *src, dn_buf *b)
 }
 
 static write_fn *const writers[DN_T_COUNT] = {
-    [DN_T_BOOL] = write_bool,     [DN_T_INT] = write_int,   [DN_T_NUM] = write_num,   [DN_T_STR] = write_str,
-    [DN_T_ENUM] = write_enum,     [DN_T_NAME] = write_str,  [DN_T_JSON] = write_json, [DN_T_OBJECT] = write_object,
-    [DN_T_LIST] = write_list,     [DN_T_STRS] = write_strs, [DN_T_BYTES] = write_bytes,
+    [DN_T_BOOL] = write_bool, [DN_T_INT] = write_int,   [DN_T_NUM] = write_num,     [DN_T_STR] = write_str,
+    [DN_T_ENUM] = write_enum, [DN_T_NAME] = write_str,  [DN_T_JSON] = write_json,   [DN_T_OBJECT] = write_object,
+    [DN_T_LIST] = write_list, [DN_T_STRS] = write_strs, [DN_T_BYTES] = write_bytes,
 };
 
 static bool is_absent(const dn_field *f, const void *src, bool has)

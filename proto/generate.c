@@ -7,9 +7,9 @@
 #define COUNT(a) ((int)(sizeof(a) / sizeof *(a)))
 #define LIST(...) ((const char *const[]){ __VA_ARGS__, NULL })
 
-const char *const dn_sampler_names[] = { "ddpm",  "ddim",  "dpm++1",          "dpm++2m", "dpm++3m", "dpm++2m_sde",
-                                         "euler", "euler_ancestral", "heun",  "unipc",   "pndm",    "lcm",
-                                         "flow_euler", NULL };
+const char *const dn_sampler_names[] = { "ddpm",        "ddim",  "dpm++1",          "dpm++2m", "dpm++3m",
+                                         "dpm++2m_sde", "euler", "euler_ancestral", "heun",    "unipc",
+                                         "pndm",        "lcm",   "flow_euler",      NULL };
 
 /* clang-format off */
 #define AT(member) .offset = offsetof(dn_cfg, member)

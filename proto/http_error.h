@@ -1,6 +1,7 @@
 /* http_error.h - every refusal: one table of codes with HTTP status and OpenAI's `type`.
  *
- * The codes of the engine (engine/include/denoised/error.h) have their rows here by name, because proto knows no engine. */
+ * The codes of the engine (engine/include/denoised/error.h) have their rows here by name, because proto knows no
+ * engine. */
 #ifndef DN_PROTO_HTTP_ERROR_H
 #define DN_PROTO_HTTP_ERROR_H
 
@@ -75,7 +76,8 @@ typedef struct dn_http_error {
 /* Fill *err (NULL is fine) and return `id`. `param` may be NULL. A NULL `fmt` gives the table's text. */
 int dn_http_fail(dn_http_error *err, int id, const char *param, const char *fmt, ...)
     __attribute__((format(printf, 4, 5)));
-/* The same for what the engine reported: `code` is dn_error_name()'s. An unknown name is a bug and becomes `internal`. */
+/* The same for what the engine reported: `code` is dn_error_name()'s. An unknown name is a bug and becomes `internal`.
+ */
 int dn_http_fail_engine(dn_http_error *err, const char *code, const char *param, const char *message);
 /* The id of a code by its name on the wire, or 0. */
 int dn_http_code_find(const char *name);

@@ -1,8 +1,8 @@
 /* json.c - from bytes to JSON values under a bound.
  *
- * A jansson value costs up to 84 times its text ("{}," makes an object with a hash table). The scan here counts nesting and
- * values first, so that a body of any content stays within DN_JSON_VALUES_MAX values; it also knows the path of the member
- * at any offset, which jansson's errors lack. */
+ * A jansson value costs up to 84 times its text ("{}," makes an object with a hash table). The scan here counts nesting
+ * and values first, so that a body of any content stays within DN_JSON_VALUES_MAX values; it also knows the path of the
+ * member at any offset, which jansson's errors lack. */
 #include "json.h"
 #include "proto.h"
 
@@ -31,7 +31,8 @@ static size_t string_end(const char *text, size_t i, size_t len)
     return i < len ? i : len;
 }
 
-/* Walk text[0..len). Syntax is not checked, only counted. Stops early, with depth past the limit, when nested too deep. */
+/* Walk text[0..len). Syntax is not checked, only counted. Stops early, with depth past the limit, when nested too deep.
+ */
 static void scan_text(struct scan *s, const char *text, size_t len)
 {
     for (size_t i = 0; i < len && s->depth <= DN_JSON_DEPTH_MAX; i++) {
@@ -76,7 +77,7 @@ static void path_text(const struct scan *s, char *out, size_t size)
         if (!l->is_list && !l->key)
             break;
         int w = !l->is_list ? snprintf(out + n, size - n, "%s%.*s", n ? "." : "", l->key_len, l->key)
-                       : snprintf(out + n, size - n, "[%d]", l->index);
+                            : snprintf(out + n, size - n, "[%d]", l->index);
         n += w > 0 ? (size_t)w : 0;
     }
 }
@@ -137,10 +138,10 @@ json_t *dn_json_parse(const char *text, size_t len, dn_http_error *err)
 
 const char *dn_json_kind(const json_t *v)
 {
-    static const char *const kinds[] = { [JSON_OBJECT] = "an object",   [JSON_ARRAY] = "a list",
-                                         [JSON_STRING] = "a string",    [JSON_INTEGER] = "an integer",
-                                         [JSON_REAL] = "a number",      [JSON_TRUE] = "true",
-                                         [JSON_FALSE] = "false",        [JSON_NULL] = "null" };
+    static const char *const kinds[] = {
+        [JSON_OBJECT] = "an object", [JSON_ARRAY] = "a list", [JSON_STRING] = "a string", [JSON_INTEGER] = "an integer",
+        [JSON_REAL] = "a number",    [JSON_TRUE] = "true",    [JSON_FALSE] = "false",     [JSON_NULL] = "null"
+    };
     return kinds[json_typeof(v)];
 }
 

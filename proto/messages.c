@@ -5,7 +5,10 @@
 #include <stddef.h>
 
 #define LIST(...) ((const char *const[]){ __VA_ARGS__, NULL })
-#define TABLE(name, help, v, type) { name, help, v, (int)(sizeof(v) / sizeof *(v)), sizeof(type) }
+#define TABLE(name, help, v, type)                                  \
+    {                                                               \
+        name, help, v, (int)(sizeof(v) / sizeof *(v)), sizeof(type) \
+    }
 #define ALWAYS .flags = DN_F_REQUIRED
 
 const char *const dn_request_states[] = { "queued", "running", "succeeded", "failed", "cancelled", NULL };

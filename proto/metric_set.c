@@ -1,7 +1,8 @@
 /* metric_set.c - counters, gauges and histograms in fixed arrays.
  *
- * A cell is a double held as the bits of an atomic 64-bit word. A series is written once it has been touched; one without
- * labels always, so that a gauge never vanishes. Label sets only grow: the count of a set is published after its value. */
+ * A cell is a double held as the bits of an atomic 64-bit word. A series is written once it has been touched; one
+ * without labels always, so that a gauge never vanishes. Label sets only grow: the count of a set is published after
+ * its value. */
 #include "metric_set.h"
 #include "proto.h"
 
@@ -44,7 +45,7 @@ struct metric {
 };
 
 static const struct metric metrics[DN_M_COUNT] = {
-#define X(id, type, name, l0, l1, l2, buckets, unit, help)                                                             \
+#define X(id, type, name, l0, l1, l2, buckets, unit, help) \
     [DN_M_##id] = { DN_##type, name, { DN_L_##l0, DN_L_##l1, DN_L_##l2 }, B_##buckets, unit, help },
     DN_METRICS(X)
 #undef X
@@ -183,11 +184,8 @@ static void register_fixed(dn_metrics *m)
     for (size_t i = 0; i < sizeof fixed / sizeof *fixed; i++)
         for (const char *const *v = fixed[i].value; *v; v++)
             dn_metrics_label(m, fixed[i].set, *v);
-    for (int i = 0; i < DN_ROUTE_COUNT; i++) {
-        char name[LABEL_LEN_MAX + 1];
-        snprintf(name, sizeof name, "%s %s", dn_routes[i].method, dn_routes[i].path);
-        dn_metrics_label(m, DN_L_ROUTE, name);
-    }
+    for (int i = 0; i < DN_ROUTE_COUNT; i++)
+        dn_metrics_label(m, DN_L_ROUTE, dn_routes[i].path);
 }
 
 dn_metrics *dn_metrics_new(void)
@@ -266,8 +264,8 @@ static void write_escaped(dn_buf *b, const char *s)
 }
 
 /* name{label="value",...,le="..."} value; `le` NULL: not a bucket. */
-static void write_sample(const dn_metrics *m, enum dn_metric id, const char *suffix, const int *l, const char *le, double v,
-                         dn_buf *b)
+static void write_sample(const dn_metrics *m, enum dn_metric id, const char *suffix, const int *l, const char *le,
+                         double v, dn_buf *b)
 {
     const char *open = "{";
     dn_buf_printf(b, "%s%s", metrics[id].name, suffix);

@@ -1,23 +1,23 @@
 /* metric_set.h - the daemon's metrics: one table, fixed arrays, Prometheus text.
  *
- * Every series has its place from the start: label values come from bounded sets that are registered up front (models, routes,
- * HTTP codes), so no client can make memory grow. Recording is lock-free (C11 atomics) and safe from any thread; so is
- * registering a value, under a lock. */
+ * Every series has its place from the start: label values come from bounded sets that are registered up front (models,
+ * routes, HTTP codes), so no client can make memory grow. Recording is lock-free (C11 atomics) and safe from any
+ * thread; so is registering a value, under a lock. */
 #ifndef DN_PROTO_METRIC_SET_H
 #define DN_PROTO_METRIC_SET_H
 
 #include "buf.h"
 
 /* sets of label values: name of the label, most values (the last is kept for "other") */
-#define DN_LABEL_SETS(X)                                                                                               \
-    X(NONE, "", 1)                                                                                                     \
-    X(MODEL, "model", 64)                                                                                              \
-    X(ROUTE, "route", 32)                                                                                              \
-    X(CODE, "code", 32)                                                                                                \
-    X(REASON, "reason", 8)                                                                                             \
-    X(ROWS, "rows", 9)                                                                                                 \
-    X(DEVICE_KIND, "kind", 3)                                                                                          \
-    X(MEMORY_KIND, "kind", 8)                                                                                          \
+#define DN_LABEL_SETS(X)      \
+    X(NONE, "", 1)            \
+    X(MODEL, "model", 64)     \
+    X(ROUTE, "route", 32)     \
+    X(CODE, "code", 32)       \
+    X(REASON, "reason", 8)    \
+    X(ROWS, "rows", 9)        \
+    X(DEVICE_KIND, "kind", 3) \
+    X(MEMORY_KIND, "kind", 8) \
     X(VERSION, "version", 16)
 
 enum dn_label_set {
@@ -80,15 +80,17 @@ enum dn_memory_kind {
 
 typedef struct dn_metrics dn_metrics;
 
-/* NULL when out of memory. Routes are registered (index: enum dn_route_id, value: "POST /generate"; unknown paths are "other"), so
- * are the fixed sets, and the model "" as index 0 for what belongs to no model. */
+/* NULL when out of memory. The paths of the routes are registered, so are the fixed sets, and the model "" as index 0
+ * for what belongs to no model. */
 dn_metrics *dn_metrics_new(void);
 void dn_metrics_free(dn_metrics *m);
-/* The index of a label value, registered if new; a full set, or a value longer than 64 bytes, gives the index of "other". */
+/* The index of a label value, registered if new: give it names that the daemon knows, not a client's words. A full set,
+ * or a value longer than 64 bytes, gives the index of "other". */
 int dn_metrics_label(dn_metrics *m, enum dn_label_set set, const char *value);
 /* The index of a batch's `rows` label: "1" "2" "4" "8" "16" "32" "64" "+Inf". */
 int dn_metrics_rows(int rows);
-/* Labels are indices, in the order of the table; 0 where the metric has none. An index out of range is a bug (assert). */
+/* Labels are indices, in the order of the table; 0 where the metric has none. An index out of range is a bug (assert).
+ */
 void dn_metrics_add(dn_metrics *m, enum dn_metric id, int l0, int l1, int l2, double v); /* counters (v >= 0), gauges */
 void dn_metrics_set(dn_metrics *m, enum dn_metric id, int l0, int l1, double v);         /* gauges */
 void dn_metrics_observe(dn_metrics *m, enum dn_metric id, int l0, double v);             /* histograms */

@@ -6,20 +6,33 @@
 
 enum { SCHEMAS_MAX = 64, STATUSES_MAX = 40 };
 
-/* What a route adds to its row in DN_ROUTES: the query, the JSON that it takes and gives, further media types, and the refusals
- * that can happen there besides those of every route. */
+/* What a route adds to its row in DN_ROUTES: the query, the JSON that it takes and gives, further media types, the
+ * refusals that can happen there besides those of every route, and request headers that change the answer. */
 struct operation {
     const dn_fields *query, *body, *answer, *accepted;
     const char *also_gives[4];
     int errors[12];
+    const struct header *headers; /* up to one without a name */
+};
+
+struct header {
+    const char *name, *help;
 };
 
 /* clang-format off */
+static const struct header generate_headers[] = {
+    { "Prefer", "respond-async: answer 202 at once; the request runs on whoever disconnects." },
+    { "Accept", "The envelope: JSON, text/event-stream, or the bare body, which must agree with output.format." },
+    { NULL, NULL },
+};
+static const struct header events_headers[] = { { "Last-Event-ID", "Go on after this event." }, { NULL, NULL } };
+
 static const struct operation operations[DN_ROUTE_COUNT] = {
     [DN_ROUTE_GENERATE] = { .body = &dn_generate_fields, .answer = &dn_result_fields, .accepted = &dn_request_info_fields,
         .also_gives = { "text/event-stream", "image/png", "application/x-npy", "application/x-safetensors" },
         .errors = { DN_H_MODEL_NOT_FOUND, DN_H_NOT_ACCEPTABLE, DN_H_CANCELLED, DN_H_LENGTH, DN_H_TOO_LARGE, DN_H_MEDIA, DN_H_IMPOSSIBLE,
-                    DN_H_QUEUE_FULL, DN_H_INTERNAL, DN_H_DRAINING } },
+                    DN_H_QUEUE_FULL, DN_H_INTERNAL, DN_H_DRAINING },
+        .headers = generate_headers },
     [DN_ROUTE_DENOISE] = { .query = &dn_denoise_query_fields,
         .errors = { DN_H_MODEL_NOT_FOUND, DN_H_NOT_ACCEPTABLE, DN_H_CANCELLED, DN_H_LENGTH, DN_H_TOO_LARGE, DN_H_MEDIA, DN_H_IMPOSSIBLE,
                     DN_H_QUEUE_FULL, DN_H_INTERNAL, DN_H_DRAINING } },
@@ -28,7 +41,7 @@ static const struct operation operations[DN_ROUTE_COUNT] = {
     [DN_ROUTE_REQUEST_CANCEL] = { .answer = &dn_request_info_fields, .errors = { DN_H_NOT_FOUND, DN_H_EXPIRED } },
     [DN_ROUTE_REQUEST_IMAGE] = { .also_gives = { "application/x-npy", "application/x-safetensors" },
         .errors = { DN_H_NOT_FOUND, DN_H_CONFLICT, DN_H_EXPIRED } },
-    [DN_ROUTE_REQUEST_EVENTS] = { .errors = { DN_H_NOT_FOUND, DN_H_EXPIRED } },
+    [DN_ROUTE_REQUEST_EVENTS] = { .errors = { DN_H_NOT_FOUND, DN_H_EXPIRED }, .headers = events_headers },
     [DN_ROUTE_MODELS] = { .answer = &dn_model_list_fields },
     [DN_ROUTE_MODEL] = { .answer = &dn_model_card_fields, .errors = { DN_H_MODEL_NOT_FOUND } },
     [DN_ROUTE_MODEL_LOAD] = { .query = &dn_load_query_fields, .answer = &dn_model_card_fields, .accepted = &dn_model_card_fields,
@@ -81,10 +94,7 @@ static void write_lower(dn_buf *b, const char *word)
         dn_buf_add(b, (char[]){ (char)tolower((unsigned char)*word) }, 1);
 }
 
-static void write_ref(dn_buf *b, const char *name)
-{
-    dn_buf_printf(b, "{\"$ref\":\"#/components/schemas/%s\"}", name);
-}
+static void write_ref(dn_buf *b, const char *name) { dn_buf_printf(b, "{\"$ref\":\"#/components/schemas/%s\"}", name); }
 
 /* "media/type":{"schema":...} */
 static void write_media(dn_buf *b, const char *type, const dn_fields *t)
@@ -106,14 +116,21 @@ static void write_path_params(dn_buf *b, const char *path, int *n)
                       (*n)++ ? "," : "", (int)strcspn(s + 1, "}"), s + 1);
 }
 
-static void write_params(dn_buf *b, const dn_route *r, const dn_fields *query)
+static void write_params(dn_buf *b, const dn_route *r, const struct operation *o)
 {
+    const dn_fields *query = o->query;
     int n = 0;
     dn_buf_puts(b, ",\"parameters\":[");
     write_path_params(b, r->path, &n);
     for (int i = 0; query && i < query->n; i++) {
         dn_buf_printf(b, "%s{\"name\":\"%s\",\"in\":\"query\",\"schema\":", n++ ? "," : "", query->v[i].name);
         dn_field_schema(&query->v[i], b);
+        dn_buf_puts(b, "}");
+    }
+    for (const struct header *h = o->headers; h && h->name; h++) {
+        dn_buf_printf(b, "%s{\"name\":\"%s\",\"in\":\"header\",\"schema\":{\"type\":\"string\"},", n++ ? "," : "",
+                      h->name);
+        write_string(b, "description", h->help);
         dn_buf_puts(b, "}");
     }
     dn_buf_puts(b, "]");
@@ -160,7 +177,7 @@ static void write_operation(dn_buf *b, int route)
     write_lower(b, ids[route]);
     dn_buf_puts(b, "\",");
     write_string(b, "summary", r->summary);
-    write_params(b, r, o->query);
+    write_params(b, r, o);
     if (r->takes) {
         dn_buf_puts(b, ",\"requestBody\":{\"required\":true,\"content\":{");
         write_media(b, r->takes, o->body);
@@ -212,8 +229,9 @@ static void write_schemas(dn_buf *b)
         dn_fields_schema(s.v[i], b);
         dn_buf_puts(b, ",");
     }
-    dn_buf_puts(b, "\"ErrorBody\":{\"type\":\"object\",\"properties\":{\"error\":{\"$ref\":\"#/components/schemas/Error\"}},"
-                   "\"required\":[\"error\"]}");
+    dn_buf_puts(
+        b, "\"ErrorBody\":{\"type\":\"object\",\"properties\":{\"error\":{\"$ref\":\"#/components/schemas/Error\"}},"
+           "\"required\":[\"error\"]}");
 }
 
 /* One response for each status that the table of errors knows, with its codes. */
@@ -245,7 +263,9 @@ void dn_openapi_write(dn_buf *b, const char *version)
     write_string(b, "version", version);
     dn_buf_puts(b, "},\"security\":[{},{\"token\":[]}],\"paths\":{");
     write_paths(b);
-    dn_buf_puts(b, "},\"components\":{\"securitySchemes\":{\"token\":{\"type\":\"http\",\"scheme\":\"bearer\"}},\"responses\":{");
+    dn_buf_puts(
+        b,
+        "},\"components\":{\"securitySchemes\":{\"token\":{\"type\":\"http\",\"scheme\":\"bearer\"}},\"responses\":{");
     write_responses(b);
     dn_buf_puts(b, "},\"schemas\":{");
     write_schemas(b);

@@ -16,7 +16,7 @@ enum {
     DN_GENERATE_BODY_MAX = 64 << 10, /* bytes of a POST /generate body */
     DN_JSON_BODY_MAX = 256 << 10,    /* of any other JSON body */
     DN_JSON_DEPTH_MAX = 16,
-    DN_JSON_VALUES_MAX = 4096,       /* values and keys in one body */
+    DN_JSON_VALUES_MAX = 4096,        /* values and keys in one body */
     DN_REQUEST_BYTES_MAX = 256 << 10, /* budget for the arena of one request */
     DN_N_MAX = 64,
     DN_STEPS_LIMIT = 1000,
@@ -30,8 +30,8 @@ enum {
 /* ---- JSON in ---------------------------------------------------------------------------------------------------- */
 
 /* Parse one JSON object. Depth and number of values are counted before anything is allocated, so memory is bounded by
- * DN_JSON_VALUES_MAX whatever the text is. Duplicate keys, NUL, numbers that overflow are refused and err->param is the path
- * of the member. NULL on failure. */
+ * DN_JSON_VALUES_MAX whatever the text is. Duplicate keys, NUL, numbers that overflow are refused and err->param is the
+ * path of the member. NULL on failure. */
 struct json_t *dn_json_parse(const char *text, size_t len, dn_http_error *err);
 
 /* ---- POST /generate --------------------------------------------------------------------------------------------- */
@@ -61,8 +61,8 @@ typedef struct dn_guidance_in {
 enum { DN_OUTPUT_FORMAT, DN_OUTPUT_LAYOUT, DN_OUTPUT_TRAJECTORY_EVERY, DN_OUTPUT_FIELDS };
 typedef struct dn_output {
     uint64_t has;
-    int format; /* enum dn_format */
-    int layout; /* enum dn_layout; grid only with png */
+    int format;               /* enum dn_format */
+    int layout;               /* enum dn_layout; grid only with png */
     int64_t trajectory_every; /* 0: the only value of this version */
 } dn_output;
 
@@ -92,17 +92,17 @@ enum {
 };
 typedef struct dn_generate_request {
     uint64_t has;
-    const char *model;    /* "name" or "name@version"; NULL: the only one loaded */
-    int task;             /* 0: sample, the only task of this version */
-    int64_t n;            /* 1..64 (1) */
-    int64_t seed;         /* 0..2^53-1; sample k has seed + k; without its bit: to be drawn */
-    dn_labels class_label; /* n = 0: the null label; else 1 for all samples (list false), or one for each */
-    const char *sampler;  /* one of DN_SAMPLERS' names; NULL: the checkpoint's own */
+    const char *model;              /* "name" or "name@version"; NULL: the only one loaded */
+    int task;                       /* 0: sample, the only task of this version */
+    int64_t n;                      /* 1..64 (1) */
+    int64_t seed;                   /* 0..2^53-1; sample k has seed + k; without its bit: to be drawn */
+    dn_labels class_label;          /* n = 0: the null label; else 1 for all samples (list false), or one for each */
+    const char *sampler;            /* one of DN_SAMPLERS' names; NULL: the checkpoint's own */
     const struct json_t *scheduler; /* object of diffusers' config keys, for dn_scheduler_config_overlay; NULL */
-    int64_t steps;        /* 1..1000 (50); the length of `timesteps` where those are given */
-    dn_nums timesteps;    /* strictly descending; n = 0: by the schedule's spacing */
-    double eta;           /* 0..1 (0) */
-    double temperature;   /* 0..2 (1) */
+    int64_t steps;                  /* 1..1000 (50); the length of `timesteps` where those are given */
+    dn_nums timesteps;              /* strictly descending; n = 0: by the schedule's spacing */
+    double eta;                     /* 0..1 (0) */
+    double temperature;             /* 0..2 (1) */
     dn_guidance_in guidance;
     int64_t height, width; /* without their bits 0: the model's */
     dn_output output;
@@ -114,24 +114,25 @@ typedef struct dn_generate_request {
     int64_t deadline_ms;   /* without its bit 0: none */
 } dn_generate_request;
 
-extern const dn_fields dn_generate_fields; /* indexed by DN_GENERATE_... */
+extern const dn_fields dn_generate_fields;   /* indexed by DN_GENERATE_... */
 extern const char *const dn_sampler_names[]; /* NULL-terminated */
 
-/* Parse and validate. `out` is the caller's; what it points to lives in the arena and in `json` (of which the arena keeps a
- * reference). Returns 0 or a DN_H code with *err naming the field; *out is untouched on failure. Fields that need the model
- * (class labels, sizes, scheduler keys, eta's and temperature's fit to the sampler) are the caller's to check. */
+/* Parse and validate. `out` is the caller's; what it points to lives in the arena and in `json` (of which the arena
+ * keeps a reference). Returns 0 or a DN_H code with *err naming the field; *out is untouched on failure. Fields that
+ * need the model (class labels, sizes, scheduler keys, eta's and temperature's fit to the sampler) are the caller's to
+ * check. */
 int dn_generate_parse(dn_generate_request *out, dn_arena *a, struct json_t *json, dn_http_error *err);
-/* A model's "defaults" (denoised.json) under a request: a new object in which the request's members win, objects are merged
- * member by member, and a default that the request contradicts (steps and timesteps, a class_label list with another n) is
- * dropped. `defaults` may be NULL. NULL only when out of memory. Parse what comes out of it; check a model's defaults by
- * merging them under {} when the model is loaded. */
+/* A model's "defaults" (denoised.json) under a request: a new object in which the request's members win, objects are
+ * merged member by member, and a default that the request contradicts (steps and timesteps, a class_label list with
+ * another n) is dropped. `defaults` may be NULL. NULL only when out of memory. Parse what comes out of it; check a
+ * model's defaults by merging them under {} when the model is loaded. */
 struct json_t *dn_generate_merge(const struct json_t *defaults, struct json_t *request);
 
 /* ---- responses -------------------------------------------------------------------------------------------------- */
 
-/* Writing: fill the struct, set `has` in it and in every struct inside it (DN_HAS_ALL: NULL strings, NULL bytes and objects without
- * a bit are left out anyway), call dn_fields_write(&dn_xxx_fields, &x, b), or dn_event_write for an event. Lists (dn_items) point
- * to arrays of the element struct. */
+/* Writing: fill the struct, set `has` in it and in every struct inside it (DN_HAS_ALL: NULL strings, NULL bytes and
+ * objects without a bit are left out anyway), call dn_fields_write(&dn_xxx_fields, &x, b), or dn_event_write for an
+ * event. Lists (dn_items) point to arrays of the element struct. */
 #define DN_HAS_ALL (~0ull)
 
 typedef struct dn_timing {
@@ -249,7 +250,8 @@ enum { DN_REQUESTS_STATE, DN_REQUESTS_LIMIT, DN_REQUESTS_AFTER };
 
 enum dn_model_state { DN_MODEL_AVAILABLE, DN_MODEL_LOADING, DN_MODEL_LOADED, DN_MODEL_UNLOADING, DN_MODEL_FAILED };
 
-/* GET /models/{name}, and each element of GET /models. What only a loaded model knows is left out of `has` until then. */
+/* GET /models/{name}, and each element of GET /models. What only a loaded model knows is left out of `has` until then.
+ */
 typedef struct dn_model_card {
     uint64_t has; /* bits: DN_CARD_... */
     const char *name;
@@ -314,11 +316,11 @@ typedef struct dn_status_device {
     uint64_t has;
     const char *name, *backend;
     int64_t threads, bytes;
-    int64_t steps, row_steps;   /* since the start */
-    const char *model;          /* of the last step; NULL before the first */
-    int64_t rows;               /* of the last step */
-    double step_ms;             /* of the last step */
-    dn_items shares;            /* dn_status_share, of the last step */
+    int64_t steps, row_steps; /* since the start */
+    const char *model;        /* of the last step; NULL before the first */
+    int64_t rows;             /* of the last step */
+    double step_ms;           /* of the last step */
+    dn_items shares;          /* dn_status_share, of the last step */
 } dn_status_device;
 typedef struct dn_status_memory {
     uint64_t has;
@@ -330,7 +332,7 @@ typedef struct dn_status {
     double uptime_s;
     bool draining;
     int64_t running, waiting;
-    double queue_ms; /* priced work that has not run */
+    double queue_ms;   /* priced work that has not run */
     dn_items devices;  /* dn_status_device */
     dn_items requests; /* dn_request_info: running and queued, in the order of the queue; bounded by the caller */
     dn_items models;   /* dn_model_card (name, state, bytes, ms_per_row) */
@@ -403,12 +405,12 @@ typedef struct dn_route_hit {
     char allow[64];                                        /* for 405: "GET, DELETE" */
 } dn_route_hit;
 
-/* Find the route of a method and a path (decoded, without the query). HEAD counts as GET. Returns 0, DN_H_METHOD (hit->allow is set),
- * DN_H_NOT_IMPLEMENTED (an endpoint of a later version), DN_H_NOT_FOUND; *err says why. */
+/* Find the route of a method and a path (decoded, without the query). HEAD counts as GET. Returns 0, DN_H_METHOD
+ * (hit->allow is set), DN_H_NOT_IMPLEMENTED (an endpoint of a later version), DN_H_NOT_FOUND; *err says why. */
 int dn_route_find(dn_route_hit *hit, const char *method, const char *path, dn_http_error *err);
 
-/* Values from a query string, name by name: dn_requests_query and its like. Call once per parameter; `value` NULL counts as "".
- * `out` must have been filled by dn_query_init. Returns 0 or a DN_H code. */
+/* Values from a query string, name by name: dn_requests_query and its like. Call once per parameter; `value` NULL
+ * counts as "". `out` must have been filled by dn_query_init. Returns 0 or a DN_H code. */
 int dn_query_init(const dn_fields *t, void *out, dn_arena *a, dn_http_error *err);
 int dn_query_set(const dn_fields *t, void *out, dn_arena *a, const char *name, const char *value, dn_http_error *err);
 
@@ -422,15 +424,17 @@ typedef struct dn_model_query {
     bool wait;  /* block until it is done */
     bool force; /* unload: cancel admitted requests */
 } dn_model_query;
-extern const dn_fields dn_denoise_query_fields, dn_load_query_fields, dn_unload_query_fields; /* both into dn_model_query */
+extern const dn_fields dn_denoise_query_fields, dn_load_query_fields,
+    dn_unload_query_fields; /* both into dn_model_query */
 
 /* The OpenAPI 3.1 document of this build; deterministic. */
 void dn_openapi_write(dn_buf *b, const char *version);
 
 /* ---- the CLI ---------------------------------------------------------------------------------------------------- */
 
-/* Map one flag of the command line ("--steps", "-n", "--guidance-cfg-scale", "--label=sandal") into the JSON request. Returns how
- * many of argv[0], argv[1] were used (1 or 2), 0 when it is no flag of /generate, -1 with *err on a bad value. */
+/* Map one flag of the command line ("--steps", "-n", "--guidance-cfg-scale", "--label=sandal") into the JSON request.
+ * Returns how many of argv[0], argv[1] were used (1 or 2), 0 when it is no flag of /generate, -1 with *err on a bad
+ * value. */
 int dn_cli_flag(struct json_t *request, int argc, char *const *argv, dn_http_error *err);
 /* The help text of those flags, one or more lines each. */
 void dn_cli_help(dn_buf *b);

@@ -70,7 +70,8 @@ int dn_route_find(dn_route_hit *hit, const char *method, const char *path, dn_ht
     hit->n_args = 0;
     for (size_t i = 0; i < sizeof later / sizeof *later; i++)
         if ((!later[i].method || !strcmp(later[i].method, as)) && match(later[i].path, path, NULL))
-            return dn_http_fail(err, DN_H_NOT_IMPLEMENTED, NULL, "%.16s %.80s belongs to a later version", method, path);
+            return dn_http_fail(err, DN_H_NOT_IMPLEMENTED, NULL, "%.16s %.80s belongs to a later version", method,
+                                path);
     if (hit->allow[0])
         return dn_http_fail(err, DN_H_METHOD, NULL, "%.80s does not know %.16s, but %s", path, method, hit->allow);
     return dn_http_fail(err, DN_H_NOT_FOUND, NULL, "there is no %.80s", path);

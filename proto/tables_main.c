@@ -21,8 +21,12 @@ static const struct {
     const char *name;
     void (*write)(dn_buf *b);
 } tables[] = {
-    { "generate", generate },        { "errors", dn_http_errors_markdown }, { "config", dn_config_markdown },
-    { "metrics", dn_metrics_markdown }, { "routes", routes },               { "openapi", openapi },
+    { "generate", generate },
+    { "errors", dn_http_errors_markdown },
+    { "config", dn_config_markdown },
+    { "metrics", dn_metrics_markdown },
+    { "routes", routes },
+    { "openapi", openapi },
 };
 
 int main(int argc, char **argv)

@@ -32,14 +32,15 @@ const dn_endpoint *dn_app_endpoints(size_t *n);
 bool dn_app_ready(const dn_app *app, const char **why);
 /* Refresh gauges just before /metrics is written. */
 void dn_app_measure(dn_app *app);
-/* Draining has begun (http already refuses new work). Call done(arg) once, when nothing is running or waiting; it may be
- * called at once. */
+/* Draining has begun (http already refuses new work). Call done(arg) once, when nothing is running or waiting; it may
+ * be called at once. */
 void dn_app_drain(dn_app *app, void (*done)(void *arg), void *arg);
-/* The process is about to stop: answer every open synchronous call with 503 (code "draining"), end every stream (those of
- * unfinished requests with an `error` event), cancel the rest at the next step. Also called after a drain that was done, for
- * streams that never end (/status). */
+/* The process is about to stop: answer every open synchronous call with 503 (code "draining"), end every stream (those
+ * of unfinished requests with an `error` event), cancel the rest at the next step. Also called after a drain that was
+ * done, for streams that never end (/status). */
 void dn_app_abort(dn_app *app);
-/* Stop and join the app's threads, dn_loop_messages until there are none, free everything. The lanes are stopped before (what
- * they finished is among the loop's messages; more that is submitted runs at once, lanes.h), open calls were told (on_gone). */
+/* Stop and join the app's threads, dn_loop_messages until there are none, free everything. The lanes are stopped before
+ * (what they finished is among the loop's messages; more that is submitted runs at once, lanes.h), open calls were told
+ * (on_gone). */
 void dn_app_stop(dn_app *app);
 #endif

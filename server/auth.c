@@ -46,8 +46,8 @@ static int parse_words(entry *e, char *const word[4], const char *path, int line
     if (word[3])
         return dn_fail(err, DN_E_FORMAT, "token-file", "%s:%d: more than token, name and scopes", path, line);
     if (!is_token_text(word[0]))
-        return dn_fail(err, DN_E_FORMAT, "token-file", "%s:%d: a token is %d to %d visible ASCII characters", path, line,
-                       TOKEN_LEN_MIN, TOKEN_LEN_MAX);
+        return dn_fail(err, DN_E_FORMAT, "token-file", "%s:%d: a token is %d to %d visible ASCII characters", path,
+                       line, TOKEN_LEN_MIN, TOKEN_LEN_MAX);
     if (word[1] && !is_name(word[1]))
         return dn_fail(err, DN_E_FORMAT, "token-file", "%s:%d: a name is 1 to 64 of A-Z a-z 0-9 . _ -", path, line);
     if (word[2] && strcmp(word[2], "use") != 0 && strcmp(word[2], "use,admin") != 0)
@@ -102,7 +102,8 @@ static int parse_file(dn_auth *auth, FILE *f, const char *path, dn_error *err)
     int rc = 0;
     for (int line = 1; !rc && fgets(text, sizeof text, f); line++) {
         if (!strchr(text, '\n') && !feof(f))
-            return dn_fail(err, DN_E_LIMIT, "token-file", "%s:%d: a line longer than %d bytes", path, line, LINE_MAX_BYTES);
+            return dn_fail(err, DN_E_LIMIT, "token-file", "%s:%d: a line longer than %d bytes", path, line,
+                           LINE_MAX_BYTES);
         rc = parse_line(auth, text, path, line, err);
     }
     if (!rc && ferror(f))

@@ -1,8 +1,8 @@
 /* http.c - libmicrohttpd inside libuv.
  *
- * Each address has an MHD daemon without threads. Its epoll descriptor is watched by a uv_poll, its timeout by a uv_timer,
- * and both end in pump(), the only place where MHD_run is called. A timer sweeps the connections once a second, because MHD
- * has timeouts for inactivity only. */
+ * Each address has an MHD daemon without threads. Its epoll descriptor is watched by a uv_poll, its timeout by a
+ * uv_timer, and both end in pump(), the only place where MHD_run is called. A timer sweeps the connections once a
+ * second, because MHD has timeouts for inactivity only. */
 #include "http_internal.h"
 #include <stdlib.h>
 #include <string.h>
@@ -66,8 +66,8 @@ static void on_sweep(uv_timer_t *timer)
     }
 }
 
-/* Every connection that we allow must have its descriptor: MHD stops accepting at its limit in good order, and not so well
- * when accept() fails. */
+/* Every connection that we allow must have its descriptor: MHD stops accepting at its limit in good order, and not so
+ * well when accept() fails. */
 static int check_descriptors(dn_http *http, dn_error *err)
 {
     struct rlimit limit;
@@ -75,14 +75,16 @@ static int check_descriptors(dn_http *http, dn_error *err)
         return 0;
     rlim_t want = (rlim_t)http->o.connections_max * (rlim_t)http->n_listeners + FDS_RESERVED;
     if (limit.rlim_cur < want) {
-        struct rlimit raised = { .rlim_cur = limit.rlim_max < want ? limit.rlim_max : want, .rlim_max = limit.rlim_max };
+        struct rlimit raised = { .rlim_cur = limit.rlim_max < want ? limit.rlim_max : want,
+                                 .rlim_max = limit.rlim_max };
         if (setrlimit(RLIMIT_NOFILE, &raised) == 0)
             limit = raised;
     }
     if (limit.rlim_cur >= want)
         return 0;
     if (limit.rlim_cur < FDS_RESERVED * 2)
-        return dn_fail(err, DN_E_LIMIT, "listen", "%llu file descriptors are too few (ulimit -n): at least %d are needed",
+        return dn_fail(err, DN_E_LIMIT, "listen",
+                       "%llu file descriptors are too few (ulimit -n): at least %d are needed",
                        (unsigned long long)limit.rlim_cur, FDS_RESERVED * 2);
     http->o.connections_max = (int)((limit.rlim_cur - FDS_RESERVED) / (rlim_t)http->n_listeners);
     return 0;
@@ -99,6 +101,7 @@ int dn_http_new(dn_http **out, const dn_http_options *o, dn_error *err)
     http->o = *o;
     uv_timer_init(dn_loop_uv(o->loop), &http->sweep);
     http->sweep.data = http;
+    http->open_handles = 1;
     int rc = 0;
     for (int i = 0; i < o->n_listen && !rc; i++) {
         dn_listener *l = &http->listeners[i];
@@ -125,15 +128,19 @@ void dn_http_bind(dn_http *http, const dn_endpoint *endpoints, size_t n, void *o
 
 static int start_listener(dn_listener *l, dn_error *err)
 {
-    l->mhd = MHD_start_daemon(MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0, NULL, NULL, dn_call_handle, l,
-                              MHD_OPTION_EXTERNAL_LOGGER, dn_http_pages_log, l, /* first: it hears of the others */
-                              MHD_OPTION_LISTEN_SOCKET, l->fd,
-                              MHD_OPTION_CONNECTION_LIMIT, (unsigned)l->http->o.connections_max,
-                              MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)DN_CONN_MEMORY,
-                              MHD_OPTION_CONNECTION_MEMORY_INCREMENT, (size_t)4096,
-                              MHD_OPTION_URI_LOG_CALLBACK, dn_call_begin, l,
-                              MHD_OPTION_NOTIFY_CONNECTION, dn_conn_notify, l,
-                              MHD_OPTION_NOTIFY_COMPLETED, dn_call_end, l, MHD_OPTION_END);
+    const unsigned flags = MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG;
+    /* clang-format off */
+    l->mhd = MHD_start_daemon(flags, 0, NULL, NULL, dn_call_handle, l,
+        MHD_OPTION_EXTERNAL_LOGGER, dn_http_pages_log, l, /* first: it hears of the others */
+        MHD_OPTION_LISTEN_SOCKET, l->fd,
+        MHD_OPTION_CONNECTION_LIMIT, (unsigned)l->http->o.connections_max,
+        MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)DN_CONN_MEMORY,
+        MHD_OPTION_CONNECTION_MEMORY_INCREMENT, (size_t)4096,
+        MHD_OPTION_URI_LOG_CALLBACK, dn_call_begin, l,
+        MHD_OPTION_NOTIFY_CONNECTION, dn_conn_notify, l,
+        MHD_OPTION_NOTIFY_COMPLETED, dn_call_end, l,
+        MHD_OPTION_END);
+    /* clang-format on */
     if (!l->mhd)
         return dn_fail(err, DN_E_IO, "listen", "%s: libmicrohttpd cannot start", l->address);
     int epoll_fd = MHD_get_daemon_info(l->mhd, MHD_DAEMON_INFO_EPOLL_FD)->epoll_fd;
@@ -141,6 +148,7 @@ static int start_listener(dn_listener *l, dn_error *err)
     uv_timer_init(loop, &l->timer);
     uv_poll_init(loop, &l->poll, epoll_fd);
     l->timer.data = l->poll.data = l;
+    l->http->open_handles += 2;
     uv_poll_start(&l->poll, UV_READABLE, on_poll);
     pump(l);
     return 0;
@@ -175,7 +183,16 @@ size_t dn_http_busy(const dn_http *http)
     return n;
 }
 
-static void free_http(uv_handle_t *sweep) { free(sweep->data); }
+/* The handles are part of the structure: it goes with the last of them. */
+static void release(dn_http *http)
+{
+    if (--http->open_handles == 0)
+        free(http);
+}
+
+static void sweep_closed(uv_handle_t *sweep) { release(sweep->data); }
+
+static void listener_handle_closed(uv_handle_t *handle) { release(((dn_listener *)handle->data)->http); }
 
 static void stop_listener(dn_listener *l)
 {
@@ -183,8 +200,8 @@ static void stop_listener(dn_listener *l)
         dn_listener_close(l);
         return;
     }
-    uv_close((uv_handle_t *)&l->poll, NULL);
-    uv_close((uv_handle_t *)&l->timer, NULL);
+    uv_close((uv_handle_t *)&l->poll, listener_handle_closed);
+    uv_close((uv_handle_t *)&l->timer, listener_handle_closed);
     MHD_run(l->mhd); /* takes the resumed connections in: MHD_stop_daemon aborts on a suspended one */
     MHD_stop_daemon(l->mhd);
     l->fd = -1; /* MHD has closed it */
@@ -201,5 +218,5 @@ void dn_http_free(dn_http *http)
             dn_call_vanish(conn->call);
     for (int i = 0; i < http->n_listeners; i++)
         stop_listener(&http->listeners[i]);
-    uv_close((uv_handle_t *)&http->sweep, free_http);
+    uv_close((uv_handle_t *)&http->sweep, sweep_closed);
 }

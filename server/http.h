@@ -24,7 +24,7 @@ enum { DN_STREAM_BYTES_MAX = 128 << 20 };
 struct dn_arena;      /* proto/arena.h */
 struct dn_http_error; /* proto/http_error.h */
 
-/* ---- endpoints ------------------------------------------------------------------------------------------------- */
+/* ---- endpoints ------------------------------------------------------------------------------------------- */
 
 enum dn_scope {
     DN_SCOPE_NONE,  /* anyone: health, the page */
@@ -34,9 +34,9 @@ enum dn_scope {
 enum {
     DN_WHILE_DRAINING = 1, /* answered while draining too (a GET always is) */
 };
-/* What answers a route of proto's table (dn_routes). Path, method, body limit, Content-Type and Accept are checked by that
- * table before the handler sees the call. A body may always be left out (the handler sees 0 bytes); one that the table does
- * not name a type for must be JSON. */
+/* What answers a route of proto's table (dn_routes). Path, method, body limit, Content-Type and Accept are checked by
+ * that table before the handler sees the call. A body may always be left out (the handler sees 0 bytes); one that the
+ * table does not name a type for must be JSON. */
 typedef struct dn_endpoint {
     int route; /* enum dn_route_id */
     void (*handler)(dn_call *call);
@@ -45,24 +45,24 @@ typedef struct dn_endpoint {
     unsigned flags;
 } dn_endpoint;
 
-/* ---- the call ---------------------------------------------------------------------------------------------- */
+/* ---- the call -------------------------------------------------------------------------------------------- */
 
-struct dn_arena *dn_call_arena(dn_call *call);           /* freed with the call */
-void *dn_call_app(const dn_call *call);                  /* whose endpoint it is: the dn_app */
-const char *dn_call_id(const dn_call *call);             /* X-Request-Id, taken or made */
-const char *dn_call_method(const dn_call *call);         /* "GET" for HEAD */
-const char *dn_call_path(const dn_call *call);           /* as sent, without the query */
-const char *dn_call_arg(const dn_call *call, int i);     /* what the path's i-th {..} matched, decoded */
+struct dn_arena *dn_call_arena(dn_call *call);                    /* freed with the call */
+void *dn_call_app(const dn_call *call);                           /* whose endpoint it is: the dn_app */
+const char *dn_call_id(const dn_call *call);                      /* X-Request-Id, taken or made */
+const char *dn_call_method(const dn_call *call);                  /* "GET" for HEAD */
+const char *dn_call_path(const dn_call *call);                    /* as sent, without the query */
+const char *dn_call_arg(const dn_call *call, int i);              /* what the path's i-th {..} matched, decoded */
 const char *dn_call_query(const dn_call *call, const char *name); /* decoded; NULL if absent. A doubled one was 400 */
 /* The i-th query parameter, for dn_query_set; false past the last. */
 bool dn_call_query_at(const dn_call *call, int i, const char **name, const char **value);
 const char *dn_call_header(const dn_call *call, const char *name); /* NULL if absent; lists come joined by ", " */
-const void *dn_call_body(const dn_call *call, size_t *n); /* valid until the call ends; a 0 byte follows it */
-const char *dn_call_content_type(const dn_call *call);    /* without parameters, lower case; "" without a body */
+const void *dn_call_body(const dn_call *call, size_t *n);          /* valid until the call ends; a 0 byte follows it */
+const char *dn_call_content_type(const dn_call *call); /* without parameters, lower case; "" without a body */
 /* The media type that the endpoint's `gives` and Accept agree on (the first that the client likes best). */
 const char *dn_call_gives(const dn_call *call);
-bool dn_call_accept_given(const dn_call *call); /* false: no Accept, or it only says anything goes */
-const char *dn_call_tenant(const dn_call *call);          /* the token's name; "local" without tokens */
+bool dn_call_accept_given(const dn_call *call);  /* false: no Accept, or it only says anything goes */
+const char *dn_call_tenant(const dn_call *call); /* the token's name; "local" without tokens */
 bool dn_call_admin(const dn_call *call);
 
 /* What the request's log line says beside id, tenant, route, code and milliseconds. Strings must live as long as the
@@ -75,10 +75,11 @@ typedef struct dn_call_facts {
 } dn_call_facts;
 dn_call_facts *dn_call_facts_of(dn_call *call);
 
-/* The client left, or the server stops, before the reply was given or the stream closed. */
+/* The client left, or the server stops, before the reply was given or the stream closed. Never called from inside a
+ * function of this header. */
 void dn_call_on_gone(dn_call *call, void (*gone)(void *arg), void *arg);
 
-/* ---- replies ----------------------------------------------------------------------------------------------- */
+/* ---- replies --------------------------------------------------------------------------------------------- */
 
 /* Before the reply. The value is copied; one with a line break is a bug of ours. */
 void dn_reply_header(dn_call *call, const char *name, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
@@ -94,24 +95,25 @@ void dn_reply_refuse(dn_call *call, int id, const char *param, const char *fmt, 
 /* What the engine reported. */
 void dn_reply_engine_error(dn_call *call, const dn_error *err);
 
-/* ---- server-sent events ------------------------------------------------------------------------------------ */
+/* ---- server-sent events ---------------------------------------------------------------------------------- */
 
 /* Answer 200 text/event-stream with what dn_reply_header has added. The call belongs to the stream now; on_gone stays.
- * NULL when out of memory: then the call is over, and was told so by on_gone or by a 503. */
+ * NULL: it cannot be sent (no memory), and the call is over as after a reply: on_gone is not called. */
 dn_stream *dn_stream_open(dn_call *call);
 /* Copies `text`, one whole event as dn_event_write makes it. lossy_key < 0: kept, never dropped (image, done, error); a
- * reader that lets DN_STREAM_BYTES_MAX pile up is cut off, and on_gone is told later, from the loop, never from inside this
- * call. lossy_key >= 0 (progress, previews by index): for a slow reader the newer one of a key replaces the older. */
+ * reader that lets DN_STREAM_BYTES_MAX pile up is cut off, and on_gone is told later, from the loop, never from inside
+ * this call. lossy_key >= 0 (progress, previews by index): for a slow reader the newer one of a key replaces the older.
+ */
 void dn_stream_push(dn_stream *stream, const void *text, size_t n, int lossy_key);
 /* No more events: what is queued is still sent. The stream is not the caller's any more; on_gone will not be called. */
 void dn_stream_close(dn_stream *stream);
 
-/* ---- files of the page (made by web/embed.py), answered to GET without any endpoint ------------------------ */
+/* ---- files of the page (made by web/embed.py), answered to GET without any endpoint ---------------------- */
 
 typedef struct dn_asset {
-    const char *path;         /* "/app.js" */
+    const char *path; /* "/app.js" */
     const char *content_type;
-    const char *etag;         /* "\"<hash>\"" */
+    const char *etag; /* "\"<hash>\"" */
     const unsigned char *data;
     size_t n;
 } dn_asset;

@@ -46,7 +46,7 @@ void *dn_call_begin(void *cls, const char *uri, struct MHD_Connection *c)
     return call;
 }
 
-/* ---- the body -------------------------------------------------------------------------------------------------- */
+/* ---- the body -------------------------------------------------------------------------------------------- */
 
 static bool grow_body(dn_call *call, size_t need)
 {
@@ -81,13 +81,15 @@ static void take_body(dn_call *call, const char *data, size_t n)
     call->body[call->body_len] = 0;
 }
 
-static void free_body(dn_call *call)
+void dn_call_free_body(dn_call *call)
 {
     call->http->body_bytes -= call->body_cap;
     free(call->body);
+    call->body = NULL;
+    call->body_len = call->body_cap = 0;
 }
 
-/* ---- MHD's calls ------------------------------------------------------------------------------------------------- */
+/* ---- MHD's calls ----------------------------------------------------------------------------------------- */
 
 /* How long the body may take: what the client announced, or else all that it may send, at the slowest allowed rate. */
 static int body_ms(const dn_call *call)
@@ -123,10 +125,12 @@ static void run_handler(dn_call *call)
         call->endpoint->handler(call);
     if (call->replied || call->dead)
         return;
+    if (call->conn->gone_ms) {
+        dn_call_vanish(call);
+        return;
+    }
     MHD_suspend_connection(call->conn->mhd); /* MHD_YES without a response would be a busy loop */
     call->suspended = true;
-    if (call->conn->gone_ms)
-        dn_call_vanish(call);
 }
 
 enum MHD_Result dn_call_handle(void *cls, struct MHD_Connection *c, const char *url, const char *method,
@@ -137,17 +141,18 @@ enum MHD_Result dn_call_handle(void *cls, struct MHD_Connection *c, const char *
     dn_call *call = *context;
     if (!call || call->dead || call->http->stopping)
         return MHD_NO;
-    bool complete = call->headed && *n == 0;
+    /* Not by *n: with Expect and no body, MHD offers 0 bytes of it before it takes a response. */
+    bool complete = call->headed && !data;
     if (!call->headed)
         take_head(call, method);
-    else if (!complete && call->conn->state != DN_CONN_LINGERING)
+    else if (!complete && *n && call->conn->state != DN_CONN_LINGERING)
         take_body(call, data, *n);
     else if (complete && call->conn->state == DN_CONN_LINGERING)
         return MHD_NO;
     else if (complete && !call->replied)
         run_handler(call);
     *n = 0;
-    return call->dead && !call->suspended ? MHD_NO : MHD_YES;
+    return call->dead ? MHD_NO : MHD_YES;
 }
 
 static void tell_gone(dn_call *call)
@@ -178,7 +183,7 @@ void dn_call_end(void *cls, struct MHD_Connection *c, void **context, enum MHD_R
         dn_stream_end(call->stream);
     if (l->http->o.done)
         l->http->o.done(l->http->o.done_arg, call, call->status, (double)(uv_hrtime() - call->start_ns) / 1e6);
-    free_body(call);
+    dn_call_free_body(call);
     dn_arena_free(call->arena);
     free(call);
     conn->call = NULL;
@@ -194,19 +199,24 @@ void dn_call_resume(dn_call *call)
     dn_listener_kick(call->conn->listener);
 }
 
-void dn_call_vanish(dn_call *call)
+void dn_call_fail(dn_call *call)
 {
-    if (call->dead)
-        return;
     call->dead = true;
-    tell_gone(call);
     dn_conn_cut(call->conn);
     if (call->stream)
         dn_stream_cut(call->stream);
     dn_call_resume(call);
 }
 
-/* ---- what handlers see --------------------------------------------------------------------------------------------- */
+void dn_call_vanish(dn_call *call)
+{
+    if (call->dead)
+        return;
+    tell_gone(call);
+    dn_call_fail(call);
+}
+
+/* ---- what handlers see ----------------------------------------------------------------------------------- */
 
 struct dn_arena *dn_call_arena(dn_call *call) { return call->arena; }
 void *dn_call_app(const dn_call *call) { return call->route < 0 ? NULL : call->http->owners[call->route]; }

@@ -18,8 +18,8 @@ dn_conn *dn_conn_of(struct MHD_Connection *c)
     return info ? info->socket_context : NULL;
 }
 
-/* FIN came. While the exchange waits for us MHD would never see it; while MHD reads, it misses a FIN that comes together
- * with data, so the sweep looks at such connections again. */
+/* FIN came. While the exchange waits for us MHD would never see it; while MHD reads, it misses a FIN that comes
+ * together with data, so the sweep looks at such connections again. */
 static void on_disconnect(uv_poll_t *watch, int status, int events)
 {
     (void)status, (void)events;
@@ -93,18 +93,19 @@ void dn_conn_refuse(dn_conn *conn, int id, const char *fmt, ...)
     dn_buf body;
     dn_buf_init(&body, 4096);
     dn_http_error_write(&err, &body);
-    int n = snprintf(text, sizeof text,
-                     "HTTP/1.1 %d %s\r\nConnection: close\r\nContent-Type: application/json\r\nCache-Control: no-store\r\n"
-                     "Content-Length: %zu\r\n%s%s%s\r\n%.*s",
-                     err.status, MHD_get_reason_phrase_for((unsigned)err.status), body.len,
-                     conn->call ? "X-Request-Id: " : "", conn->call ? conn->call->id : "", conn->call ? "\r\n" : "",
-                     (int)body.len, body.data ? body.data : "");
+    int n = snprintf(
+        text, sizeof text,
+        "HTTP/1.1 %d %s\r\nConnection: close\r\nContent-Type: application/json\r\nCache-Control: no-store\r\n"
+        "Content-Length: %zu\r\n%s%s%s\r\n%.*s",
+        err.status, MHD_get_reason_phrase_for((unsigned)err.status), body.len, conn->call ? "X-Request-Id: " : "",
+        conn->call ? conn->call->id : "", conn->call ? "\r\n" : "", (int)body.len, body.data ? body.data : "");
     dn_buf_fini(&body);
     if (n > 0 && n < (int)sizeof text && send(conn->fd, text, (size_t)n, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
         dn_conn_cut(conn);
     if (conn->call) {
         conn->call->status = err.status;
         conn->call->finished = true;
+        dn_call_free_body(conn->call);
     }
     shutdown(conn->fd, SHUT_WR);
     dn_conn_set(conn, DN_CONN_LINGERING, DN_LINGER_MS);

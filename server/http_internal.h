@@ -1,7 +1,7 @@
 /* http_internal.h - the structures shared by the http*.c files; nobody else includes it.
  *
- * Lifetimes: a dn_conn lives from MHD's "connection started" until its uv handle is closed; a dn_call from the request line
- * until MHD's "request completed"; a dn_stream until MHD destroys the response that it feeds. */
+ * Lifetimes: a dn_conn lives from MHD's "connection started" until its uv handle is closed; a dn_call from the request
+ * line until MHD's "request completed"; a dn_stream until MHD destroys the response that it feeds. */
 #ifndef DN_SERVER_HTTP_INTERNAL_H
 #define DN_SERVER_HTTP_INTERNAL_H
 
@@ -28,16 +28,16 @@ typedef struct dn_listener {
     char *unix_path;
     uv_poll_t poll;
     uv_timer_t timer;
-    unsigned progress;  /* callbacks of MHD's so far: did a pass do anything? */
-    unsigned fruitless; /* passes in a row that did nothing and want another at once */
+    unsigned progress;   /* callbacks of MHD's so far: did a pass do anything? */
+    unsigned fruitless;  /* passes in a row that did nothing and want another at once */
     bool pumping, again; /* inside MHD_run; another run is wanted */
 } dn_listener;
 
 enum dn_conn_state {
-    DN_CONN_IDLE,      /* no request line yet */
-    DN_CONN_HEAD,      /* reading the header fields */
+    DN_CONN_IDLE, /* no request line yet */
+    DN_CONN_HEAD, /* reading the header fields */
     DN_CONN_BODY,
-    DN_CONN_WORKING,   /* the handler has the call */
+    DN_CONN_WORKING, /* the handler has the call */
     DN_CONN_REPLYING,
     DN_CONN_LINGERING, /* refused by hand: the other side may finish reading */
 };
@@ -65,10 +65,10 @@ struct dn_call {
     dn_http *http;
     dn_arena *arena;
     char id[65];
-    char *uri;             /* as sent */
-    const char *path;      /* as sent, without the query */
-    const char *method;    /* "GET" for HEAD */
-    dn_pair *fields;       /* header fields; repeated ones joined */
+    char *uri;          /* as sent */
+    const char *path;   /* as sent, without the query */
+    const char *method; /* "GET" for HEAD */
+    dn_pair *fields;    /* header fields; repeated ones joined */
     int n_fields;
     dn_pair query[DN_QUERY_MAX];
     int n_query;
@@ -80,8 +80,8 @@ struct dn_call {
     char gives[64], content_type[64];
     const char *cors_origin; /* to be told to the browser */
     bool headed;             /* MHD's first call was made: the rules were applied */
+    bool head;               /* HEAD: the body is not sent */
     bool options;            /* answer 204 with what is allowed */
-    bool close;              /* this reply ends the connection */
     dn_http_error refusal;   /* id 0: none */
     char *body;
     bool has_body;
@@ -106,6 +106,7 @@ struct dn_http {
     const dn_endpoint *endpoints[DN_ROUTE_COUNT];
     void *owners[DN_ROUTE_COUNT]; /* of their handlers */
     uv_timer_t sweep;
+    int open_handles; /* libuv's, inside this structure */
     size_t body_bytes;
     bool draining, started, stopping;
 };
@@ -114,8 +115,8 @@ struct dn_http {
 int dn_listener_open(dn_listener *l, const char *address, dn_error *err);
 void dn_listener_close(dn_listener *l);
 
-/* http.c: have MHD run again soon. After a connection was closed (at its limit MHD adds the listening socket one run late) and
- * after one was resumed (without a thread of its own MHD has nothing to wake itself with). */
+/* http.c: have MHD run again soon. After a connection was closed (at its limit MHD adds the listening socket one run
+ * late) and after one was resumed (without a thread of its own MHD has nothing to wake itself with). */
 void dn_listener_kick(dn_listener *l);
 
 /* http_conn.c */
@@ -133,7 +134,10 @@ enum MHD_Result dn_call_handle(void *cls, struct MHD_Connection *c, const char *
                                const char *version, const char *data, size_t *n, void **context);
 void dn_call_end(void *cls, struct MHD_Connection *c, void **context, enum MHD_RequestTerminationCode why);
 void dn_call_resume(dn_call *call);
-/* The client is not there any more: tell the app, end the exchange. */
+void dn_call_free_body(dn_call *call);
+/* Nothing more can be sent: end the exchange. An app that has not finished with it is told later, from the loop. */
+void dn_call_fail(dn_call *call);
+/* The client is not there any more: tell the app now, end the exchange. */
 void dn_call_vanish(dn_call *call);
 
 /* http_rules.c: fills call->refusal, or makes the call ready for its handler. */

@@ -73,7 +73,8 @@ static void name_address(dn_listener *l)
     socklen_t len = sizeof addr;
     char host[64], port[8];
     if (getsockname(l->fd, (struct sockaddr *)&addr, &len) != 0 ||
-        getnameinfo((struct sockaddr *)&addr, len, host, sizeof host, port, sizeof port, NI_NUMERICHOST | NI_NUMERICSERV))
+        getnameinfo((struct sockaddr *)&addr, len, host, sizeof host, port, sizeof port,
+                    NI_NUMERICHOST | NI_NUMERICSERV))
         return;
     bool v6 = addr.ss_family == AF_INET6;
     snprintf(l->address, sizeof l->address, "http://%s%s%s:%s", v6 ? "[" : "", host, v6 ? "]" : "", port);

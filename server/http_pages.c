@@ -1,10 +1,10 @@
 /* http_pages.c - JSON for the refusals that libmicrohttpd makes by itself.
  *
- * A head beyond its memory, a malformed request line or chunk never reach our handler: MHD answers with HTML of its own and
- * has no hook for it. But it announces each such answer to the logger, with the status, and then makes the response with a
- * public function, which as any symbol of a shared library can be defined by the program: this one is, and puts the error
- * object in place of the HTML. We never call that function ourselves. Should a libmicrohttpd ever bind it internally, its
- * HTML would be seen again, and tests/api would fail. */
+ * A head beyond its memory, a malformed request line or chunk never reach our handler: MHD answers with HTML of its own
+ * and has no hook for it. But it announces each such answer to the logger, with the status, and then makes the response
+ * with a public function, which as any symbol of a shared library can be defined by the program: this one is, and puts
+ * the error object in place of the HTML. We never call that function ourselves. Should a libmicrohttpd ever bind it
+ * internally, its HTML would be seen again, and tests/api would fail. */
 #include "http_internal.h"
 #include "http_parse.h"
 #include <stdlib.h>
@@ -13,12 +13,18 @@
 static _Thread_local unsigned announced; /* the status of the answer that MHD is about to make */
 
 /* MHD's status -> our code */
-static const struct { unsigned status; int id; } pages[] = {
-    { 413, DN_H_TOO_LARGE }, { 414, DN_H_URI }, { 431, DN_H_HEADERS }, { 500, DN_H_INTERNAL },
+static const struct {
+    unsigned status;
+    int id;
+} pages[] = {
+    { 413, DN_H_TOO_LARGE },
+    { 414, DN_H_URI },
+    { 431, DN_H_HEADERS },
+    { 500, DN_H_INTERNAL },
 };
 
-/* A Content-Length that is none: MHD 0.9.75 sends the header of its refusal twice, so it must not come to that. It does not
- * say whose; it is the one head that has just become complete with such a length. */
+/* A Content-Length that is none: MHD 0.9.75 sends the header of its refusal twice, so it must not come to that. It does
+ * not say whose; it is the one head that has just become complete with such a length. */
 static void refuse_bad_length(dn_listener *l)
 {
     for (dn_conn *conn = l->http->conns; conn; conn = conn->next) {
@@ -46,7 +52,8 @@ static void write_page(dn_buf *body)
             id = pages[i].id;
     dn_http_error err;
     if (id == DN_H_INVALID)
-        dn_http_fail(&err, id, NULL, announced == 505 ? "only HTTP/1.x is spoken here" : "this is not a well-formed request");
+        dn_http_fail(&err, id, NULL,
+                     announced == 505 ? "only HTTP/1.x is spoken here" : "this is not a well-formed request");
     else
         dn_http_fail(&err, id, NULL, NULL);
     dn_http_error_write(&err, body);

@@ -108,7 +108,7 @@ bool dn_origin_is_host(const char *origin, const char *host)
     return strcmp(a, b) == 0 && (port_a < 0 ? port_default : port_a) == (port_b < 0 ? port_default : port_b);
 }
 
-/* ---- media types --------------------------------------------------------------------------------------------- */
+/* ---- media types ----------------------------------------------------------------------------------------- */
 
 /* The range from..end without blanks, in lower case. */
 static bool copy_trimmed(char *out, size_t out_size, const char *from, const char *end)

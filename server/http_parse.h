@@ -23,8 +23,8 @@ bool dn_origin_is_host(const char *origin, const char *host);
 bool dn_media_type(const char *header, char *out, size_t out_size);
 /* Is `type` one of the blank-separated `list`? */
 bool dn_media_listed(const char *list, const char *type);
-/* Of the blank-separated `gives` (at most 8, each under 64 bytes), what Accept likes best; ties go to the earlier. Copies it
- * to `out`. false: none is acceptable. `accept` NULL likes the first. */
+/* Of the blank-separated `gives` (at most 8, each under 64 bytes), what Accept likes best; ties go to the earlier.
+ * Copies it to `out`. false: none is acceptable. `accept` NULL likes the first. */
 bool dn_accept_best(const char *accept, const char *gives, char *out, size_t out_size);
 /* Does Accept name any type, beyond saying that everything goes? */
 bool dn_accept_is_specific(const char *accept);

@@ -47,7 +47,7 @@ static void add_headers(dn_call *call, int status, struct MHD_Response *response
 void dn_reply_send(dn_call *call, int status, struct MHD_Response *response)
 {
     if (!response) { /* out of memory: nothing can be said */
-        dn_call_vanish(call);
+        dn_call_fail(call);
         return;
     }
     add_headers(call, status, response);
@@ -61,10 +61,10 @@ void dn_reply_send(dn_call *call, int status, struct MHD_Response *response)
     if (queued)
         dn_call_resume(call);
     else
-        dn_call_vanish(call);
+        dn_call_fail(call);
 }
 
-/* ---- bodies ------------------------------------------------------------------------------------------------------- */
+/* ---- bodies ---------------------------------------------------------------------------------------------- */
 
 typedef struct source {
     dn_conn *conn; /* outlives the response */
@@ -129,7 +129,7 @@ void dn_reply(dn_call *call, int status, const char *content_type, const void *d
 {
     char *copy = malloc(n ? n : 1);
     if (!copy) {
-        dn_call_vanish(call);
+        dn_call_fail(call);
         return;
     }
     if (n)
@@ -137,7 +137,7 @@ void dn_reply(dn_call *call, int status, const char *content_type, const void *d
     dn_reply_take(call, status, content_type, copy, n, free);
 }
 
-/* ---- refusals ------------------------------------------------------------------------------------------------------ */
+/* ---- refusals -------------------------------------------------------------------------------------------- */
 
 void dn_reply_error(dn_call *call, const struct dn_http_error *err)
 {
@@ -153,7 +153,7 @@ void dn_reply_error(dn_call *call, const struct dn_http_error *err)
     if (data)
         dn_reply_take(call, err->status, "application/json", data, n, free);
     else
-        dn_call_vanish(call);
+        dn_call_fail(call);
     dn_buf_fini(&body);
 }
 
@@ -178,7 +178,7 @@ void dn_reply_engine_error(dn_call *call, const dn_error *err)
 
 void dn_reply_refusal(dn_call *call) { dn_reply_error(call, &call->refusal); }
 
-/* ---- OPTIONS and the page -------------------------------------------------------------------------------------------- */
+/* ---- OPTIONS and the page -------------------------------------------------------------------------------- */
 
 void dn_reply_options(dn_call *call)
 {

@@ -9,10 +9,12 @@
 #include <strings.h>
 
 /* Header fields that may come more than once (their values are then one list); any other may not. */
-static const char *const lists[] = { "accept", "accept-charset", "accept-encoding", "accept-language", "cache-control",
-                                     "connection", "cookie", "forwarded", "if-match", "if-none-match", "pragma", "prefer",
-                                     "te", "upgrade", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto",
-                                     NULL };
+/* clang-format off */
+static const char *const lists[] = {
+    "accept", "accept-charset", "accept-encoding", "accept-language", "cache-control", "connection", "cookie", "forwarded",
+    "if-match", "if-none-match", "pragma", "prefer", "te", "upgrade", "via", "x-forwarded-for", "x-forwarded-host",
+    "x-forwarded-proto", NULL };
+/* clang-format on */
 
 static bool is_in(const char *const *names, const char *name)
 {
@@ -24,7 +26,7 @@ static bool is_in(const char *const *names, const char *name)
 
 static int refuse_memory(dn_call *call) { return dn_http_fail(&call->refusal, DN_H_MEMORY, NULL, NULL); }
 
-/* ---- collecting the fields ----------------------------------------------------------------------------------------- */
+/* ---- collecting the fields ------------------------------------------------------------------------------- */
 
 typedef struct collector {
     dn_call *call;
@@ -85,7 +87,7 @@ static int collect_fields(dn_call *call)
     return call->refusal.id;
 }
 
-/* ---- the request line ------------------------------------------------------------------------------------------------ */
+/* ---- the request line ------------------------------------------------------------------------------------ */
 
 static int add_query(dn_call *call, char *text)
 {
@@ -95,7 +97,8 @@ static int add_query(dn_call *call, char *text)
     else
         value = text + strlen(text);
     if (!dn_percent_decode(text, true) || !dn_percent_decode(value, true))
-        return dn_http_fail(&call->refusal, DN_H_INVALID, NULL, "the query has a malformed escape or a control character");
+        return dn_http_fail(&call->refusal, DN_H_INVALID, NULL,
+                            "the query has a malformed escape or a control character");
     if (dn_call_query(call, text))
         return dn_http_fail(&call->refusal, DN_H_DUPLICATE, text, "the query has %s more than once", text);
     if (call->n_query == DN_QUERY_MAX)
@@ -126,7 +129,7 @@ static int parse_uri(dn_call *call)
     return 0;
 }
 
-/* ---- framing: nothing that two readers could understand in two ways ----------------------------------------------- */
+/* ---- framing: nothing that two readers could understand in two ways -------------------------------------- */
 
 static int check_framing(dn_call *call)
 {
@@ -135,16 +138,18 @@ static int check_framing(dn_call *call)
         return dn_http_fail(&call->refusal, DN_H_BAD_HEADER, "Content-Length",
                             "Content-Length and Transfer-Encoding exclude each other");
     if (coding && strcasecmp(coding, "chunked") != 0)
-        return dn_http_fail(&call->refusal, DN_H_BAD_HEADER, "Transfer-Encoding", "Transfer-Encoding can only be chunked");
+        return dn_http_fail(&call->refusal, DN_H_BAD_HEADER, "Transfer-Encoding",
+                            "Transfer-Encoding can only be chunked");
     if (!length)
         return 0;
     if (!dn_is_length(length))
-        return dn_http_fail(&call->refusal, DN_H_BAD_HEADER, "Content-Length", "Content-Length is not a number of bytes");
+        return dn_http_fail(&call->refusal, DN_H_BAD_HEADER, "Content-Length",
+                            "Content-Length is not a number of bytes");
     call->body_announced = strtoull(length, NULL, 10);
     return 0;
 }
 
-/* ---- who may ask --------------------------------------------------------------------------------------------------------- */
+/* ---- who may ask ----------------------------------------------------------------------------------------- */
 
 static int check_host(dn_call *call)
 {
@@ -179,7 +184,7 @@ static int check_origin(dn_call *call)
     return dn_http_fail(&call->refusal, DN_H_ORIGIN, "Origin", "pages of this Origin are not in --cors-origin");
 }
 
-/* ---- what is asked for ------------------------------------------------------------------------------------------------ */
+/* ---- what is asked for ----------------------------------------------------------------------------------- */
 
 static const dn_asset *find_asset(const dn_call *call)
 {
@@ -213,7 +218,8 @@ static int find_route(dn_call *call)
         return rc;
     for (int i = 0; i < call->hit.n_args; i++)
         if (!dn_percent_decode(call->hit.arg[i], false))
-            return dn_http_fail(&call->refusal, DN_H_INVALID, NULL, "the path has a malformed escape or a control character");
+            return dn_http_fail(&call->refusal, DN_H_INVALID, NULL,
+                                "the path has a malformed escape or a control character");
     call->route = call->hit.route;
     call->endpoint = call->http->endpoints[call->route];
     if (!call->endpoint)
@@ -228,7 +234,8 @@ static int check_token(dn_call *call)
         return 0;
     const char *given = dn_call_header(call, "Authorization");
     if (!given || strncasecmp(given, "Bearer ", 7) != 0)
-        return dn_http_fail(&call->refusal, DN_H_UNAUTHORIZED, "Authorization", "Authorization: Bearer TOKEN is needed");
+        return dn_http_fail(&call->refusal, DN_H_UNAUTHORIZED, "Authorization",
+                            "Authorization: Bearer TOKEN is needed");
     call->principal = dn_auth_find(o->auth, given + 7);
     if (!call->principal)
         return dn_http_fail(&call->refusal, DN_H_UNAUTHORIZED, "Authorization", "the token is not known");
@@ -253,14 +260,16 @@ static int check_body(dn_call *call)
     const char *type = dn_call_header(call, "Content-Type"), *takes = route->takes ? route->takes : "application/json";
     call->body_max = route->body_max;
     if (!call->has_body) {
-        bool silent = !dn_call_header(call, "Content-Length") && route->takes && !dn_media_listed(takes, "application/json");
+        bool silent =
+            !dn_call_header(call, "Content-Length") && route->takes && !dn_media_listed(takes, "application/json");
         return silent ? dn_http_fail(&call->refusal, DN_H_LENGTH, NULL, NULL) : 0;
     }
     if (call->body_announced > call->body_max || !call->body_max)
         return dn_http_fail(&call->refusal, DN_H_TOO_LARGE, NULL, "the body of %s %s can have %zu bytes", route->method,
                             route->path, call->body_max);
     if (dn_call_header(call, "Content-Encoding"))
-        return dn_http_fail(&call->refusal, DN_H_MEDIA, "Content-Encoding", "bodies are taken without Content-Encoding");
+        return dn_http_fail(&call->refusal, DN_H_MEDIA, "Content-Encoding",
+                            "bodies are taken without Content-Encoding");
     if (!type || !dn_media_type(type, call->content_type, sizeof call->content_type) ||
         !dn_media_listed(takes, call->content_type))
         return dn_http_fail(&call->refusal, DN_H_MEDIA, "Content-Type", "the Content-Type must be %s", takes);
@@ -281,17 +290,22 @@ static int check_accept(dn_call *call)
 static bool announces_body(struct MHD_Connection *c)
 {
     const char *length = MHD_lookup_connection_value(c, MHD_HEADER_KIND, "Content-Length");
-    return MHD_lookup_connection_value(c, MHD_HEADER_KIND, "Transfer-Encoding") || (length && strspn(length, "0") != strlen(length));
+    return MHD_lookup_connection_value(c, MHD_HEADER_KIND, "Transfer-Encoding") ||
+           (length && strspn(length, "0") != strlen(length));
 }
 
-static int (*const rules[])(dn_call *) = { collect_fields, check_framing, parse_uri,      check_host, check_origin,
-                                           find_route,     check_token,   check_draining, check_body, check_accept };
+/* clang-format off */
+static int (*const rules[])(dn_call *) = {
+    collect_fields, check_framing, parse_uri, check_host, check_origin, find_route, check_token, check_draining, check_body,
+    check_accept };
+/* clang-format on */
 
 void dn_call_check(dn_call *call, const char *method)
 {
     call->has_body = announces_body(call->conn->mhd);
     call->options = strcmp(method, "OPTIONS") == 0;
-    const char *meant = strcmp(method, "HEAD") == 0 ? "GET" : method;
+    call->head = strcmp(method, "HEAD") == 0;
+    const char *meant = call->head ? "GET" : method;
     call->method = dn_arena_strndup(call->arena, meant, strnlen(meant, 32));
     if (!call->method) {
         call->method = "";

@@ -1,8 +1,8 @@
 /* http_stream.c - server-sent events: a queue of events between the app and MHD's reader.
  *
- * The reader takes events in order. While it is behind, a lossy event overwrites the queued one of its key (unless that is
- * already half sent); kept events add up to DN_STREAM_BYTES_MAX, then the reader is cut off. With nothing to send, the
- * connection is suspended. */
+ * The reader takes events in order. While it is behind, a lossy event overwrites the queued one of its key (unless that
+ * is already half sent); kept events add up to DN_STREAM_BYTES_MAX, then the reader is cut off. With nothing to send,
+ * the connection is suspended. */
 #include "http_internal.h"
 #include <limits.h>
 #include <stdlib.h>
@@ -90,14 +90,18 @@ dn_stream *dn_stream_open(dn_call *call)
         r = MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, 1024, stream_read, s, stream_free);
     if (!r) {
         free(s);
-        dn_reply_refuse(call, DN_H_MEMORY, NULL, "no memory for a stream");
+        call->finished = true;
+        dn_call_fail(call);
         return NULL;
     }
     *s = (dn_stream){ .call = call, .conn = call->conn, .last = &s->first, .said_ms = dn_now_ms() };
     call->stream = s;
+    if (call->head) /* in answer to HEAD, MHD would send the last chunk of the body that there is not */
+        MHD_set_response_options(r, MHD_RF_HTTP_1_0_COMPATIBLE_STRICT, MHD_RO_END);
     MHD_add_response_header(r, "Content-Type", "text/event-stream");
     MHD_add_response_header(r, "X-Accel-Buffering", "no");
     dn_reply_send(call, 200, r);
+    call->finished = !call->stream;
     return call->stream;
 }
 

@@ -1,7 +1,7 @@
 /* lanes.h - threads for work that the loop must not do: PNG and bodies (fast), archives, models (slow).
  *
- * A lane is a FIFO of work with a few threads. Work is intrusive: the submitter embeds a dn_work, gives it up, and has it
- * back when `done` runs on the loop's thread. Everything submitted is done. */
+ * A lane is a FIFO of work with a few threads. Work is intrusive: the submitter embeds a dn_work, gives it up, and has
+ * it back when `done` runs on the loop's thread. Everything submitted is done. */
 #ifndef DN_SERVER_LANES_H
 #define DN_SERVER_LANES_H
 
@@ -10,9 +10,9 @@
 typedef struct dn_lane dn_lane;
 typedef struct dn_work dn_work;
 struct dn_work {
-    dn_msg msg;                   /* the lane's */
-    void (*work)(dn_work *work);  /* on a thread of the lane */
-    void (*done)(dn_work *work);  /* then on the loop's thread; owns the work */
+    dn_msg msg;                  /* the lane's */
+    void (*work)(dn_work *work); /* on a thread of the lane */
+    void (*done)(dn_work *work); /* then on the loop's thread; owns the work */
 };
 
 /* `nice` is added to the threads' niceness. */

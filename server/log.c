@@ -11,7 +11,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { RING_BYTES = 256 << 10, VALUE_BYTES_MAX = 512, FLUSH_MS = 1000 };
+enum { RING_BYTES = 256 << 10, VALUE_BYTES_MAX = 512, FLUSH_MS = 1000, GATHER_NS = 2000000 };
 
 static struct {
     pthread_mutex_t lock;
@@ -25,7 +25,7 @@ static struct {
 
 static const char *const level_names[] = { "info", "warn", "error" };
 
-/* ---- lines ------------------------------------------------------------------------------------------------- */
+/* ---- lines ----------------------------------------------------------------------------------------------- */
 
 static void put(dn_line *line, const char *s, size_t n)
 {
@@ -33,7 +33,8 @@ static void put(dn_line *line, const char *s, size_t n)
     line->n += n;
 }
 
-/* `s` as it stands between quotes in JSON, which logfmt readers understand too: at most six bytes for each of its own. */
+/* `s` as it stands between quotes in JSON, which logfmt readers understand too: at most six bytes for each of its own.
+ */
 static size_t escape(char *dst, const char *s, size_t n)
 {
     size_t len = 0;
@@ -119,7 +120,7 @@ void dn_line_begin(dn_line *line, enum dn_log_level level, const char *event)
     dn_line_str(line, "event", event);
 }
 
-/* ---- the writer ---------------------------------------------------------------------------------------------- */
+/* ---- the writer ------------------------------------------------------------------------------------------ */
 
 /* All of it, or as much as is taken before `deadline` (0: no deadline). */
 static void write_all(const char *s, size_t n, time_t deadline)
@@ -184,6 +185,8 @@ static void *writer_main(void *arg)
             ring_put_lost();
         pthread_mutex_unlock(&lg.lock);
         write_all(chunk, n, 0);
+        if (n < sizeof chunk) /* let the next lines gather: waking up for each costs more than the line */
+            nanosleep(&(struct timespec){ .tv_nsec = GATHER_NS }, NULL);
         pthread_mutex_lock(&lg.lock);
     }
     pthread_mutex_unlock(&lg.lock);

@@ -11,14 +11,14 @@
 enum {
     EXIT_USAGE = 2,
     CONFIG_BYTES_MAX = 1 << 20,
-    FLUSH_MS = 2000,      /* how long the last replies may take to leave */
+    FLUSH_MS = 2000, /* how long the last replies may take to leave */
     FLUSH_TICK_MS = 10,
     LANE_FAST_THREADS = 2,
     LANE_SLOW_THREADS = 1,
     LANE_SLOW_NICE = 5,
 };
 
-/* ---- stopping ------------------------------------------------------------------------------------------------------ */
+/* ---- stopping -------------------------------------------------------------------------------------------- */
 
 static void on_flush(uv_timer_t *timer)
 {
@@ -73,15 +73,16 @@ static void on_signal(uv_signal_t *handle, int signum)
         finish(d);
 }
 
-/* ---- starting -------------------------------------------------------------------------------------------------------- */
+/* ---- starting -------------------------------------------------------------------------------------------- */
 
 static dn_http_options http_options_of(const dn_daemon *d)
 {
     const dn_config *c = &d->config;
     return *dn_http_options(.loop = d->loop, .auth = d->auth, .listen = c->listen.v, .n_listen = c->listen.n,
                             .host_names = c->host_names.v, .n_host_names = c->host_names.n,
-                            .cors_origins = c->cors_origin.v, .n_cors_origins = c->cors_origin.n, .assets = dn_web_assets,
-                            .n_assets = dn_web_n_assets, .done = dn_ops_record, .done_arg = (void *)(uintptr_t)d);
+                            .cors_origins = c->cors_origin.v, .n_cors_origins = c->cors_origin.n,
+                            .assets = dn_web_assets, .n_assets = dn_web_n_assets, .done = dn_ops_record,
+                            .done_arg = (void *)(uintptr_t)d);
 }
 
 static int start_signals(dn_daemon *d, dn_error *err)
@@ -103,9 +104,8 @@ static int start_threads(dn_daemon *d, dn_error *err)
         rc = dn_lane_new(&d->slow, d->loop, "slow", LANE_SLOW_THREADS, LANE_SLOW_NICE, err);
     if (!rc && !(d->metrics = dn_metrics_new()))
         rc = dn_fail(err, DN_E_MEMORY, NULL, "no memory for the metrics");
-    d->server = (dn_server){
-        .config = &d->config, .metrics = d->metrics, .loop = d->loop, .fast = d->fast, .slow = d->slow
-    };
+    d->server =
+        (dn_server){ .config = &d->config, .metrics = d->metrics, .loop = d->loop, .fast = d->fast, .slow = d->slow };
     return rc ? rc : dn_app_start(&d->app, &d->server, err);
 }
 
@@ -191,7 +191,7 @@ static int run(dn_daemon *d)
     return rc ? EXIT_FAILURE : EXIT_SUCCESS;
 }
 
-/* ---- the other actions ------------------------------------------------------------------------------------------------ */
+/* ---- the other actions ----------------------------------------------------------------------------------- */
 
 static int check(dn_daemon *d)
 {
@@ -245,7 +245,7 @@ int main(int argc, char **argv)
     dn_http_error err = { 0 };
     enum dn_config_action action = DN_ACTION_RUN;
     d.arena = dn_arena_new(CONFIG_BYTES_MAX);
-    if (!d.arena || dn_config_read(&d.config, &action, d.arena, argc, argv, environ, &err) != 0) {
+    if (!d.arena || dn_config_load(&d.config, &action, d.arena, argc, argv, environ, &err) != 0) {
         fprintf(stderr, "denoised: %s\n", d.arena ? err.message : "no memory");
         dn_arena_free(d.arena);
         return EXIT_USAGE;

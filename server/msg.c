@@ -11,8 +11,8 @@ int dn_queue_push(dn_queue *q, dn_msg *msg)
     dn_msg *newest = atomic_load_explicit(&q->newest, memory_order_relaxed);
     do
         msg->next = newest;
-    while (!atomic_compare_exchange_weak_explicit(&q->newest, &newest, msg, memory_order_acq_rel,
-                                                  memory_order_relaxed));
+    while (
+        !atomic_compare_exchange_weak_explicit(&q->newest, &newest, msg, memory_order_acq_rel, memory_order_relaxed));
     return newest == NULL; /* not msg->next: the message may be gone already */
 }
 

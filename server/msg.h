@@ -17,7 +17,7 @@ struct dn_msg {
 };
 
 /* The structure that `ptr`, its member, is embedded in. */
-#define dn_container_of(ptr, type, member) ((type *)((char *)(ptr) - offsetof(type, member)))
+#define dn_container_of(ptr, type, member) ((type *)((char *)(ptr)-offsetof(type, member)))
 
 /* Any number of senders, one receiver. Zeroed memory is an empty queue. */
 typedef struct dn_queue {

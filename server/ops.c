@@ -80,7 +80,7 @@ const dn_endpoint dn_ops_endpoints[] = {
 /* clang-format on */
 const size_t dn_ops_n_endpoints = sizeof dn_ops_endpoints / sizeof *dn_ops_endpoints;
 
-/* ---- the record ------------------------------------------------------------------------------------------------- */
+/* ---- the record ------------------------------------------------------------------------------------------ */
 
 static void log_request(dn_call *call, const char *route, int status, double ms)
 {

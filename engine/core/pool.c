@@ -69,7 +69,10 @@ static bool spin(dn_pool *p, bool (*ready)(dn_pool *p, uint64_t x), uint64_t x)
     }
 }
 
-static bool region_opened(dn_pool *p, uint64_t last) { return atomic_load(&p->state) >> 32 != last || atomic_load(&p->stop); }
+static bool region_opened(dn_pool *p, uint64_t last)
+{
+    return atomic_load(&p->state) >> 32 != last || atomic_load(&p->stop);
+}
 
 static bool region_done(dn_pool *p, uint64_t unused)
 {

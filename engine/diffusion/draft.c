@@ -104,7 +104,8 @@ void dn_plan_add(dn_plan *p, const dn_draft *d)
     if (p->status)
         return;
     if (p->n == DN_STEPS_MAX) {
-        p->status = dn_fail(p->err, DN_E_LIMIT, "steps", "this sampler would need more than %d evaluations", DN_STEPS_MAX);
+        p->status =
+            dn_fail(p->err, DN_E_LIMIT, "steps", "this sampler would need more than %d evaluations", DN_STEPS_MAX);
         return;
     }
     if (p->n == p->room) {
@@ -121,13 +122,15 @@ void dn_plan_add(dn_plan *p, const dn_draft *d)
     e.c_s = (float)d->c_s;
     e.c_x = (float)d->c_x;
     e.c_o = (float)d->c_o;
-    bool finite = isfinite(e.c_s) && isfinite(e.c_x) && isfinite(e.c_o) && isfinite(e.lv_min) && isfinite(e.lv_max) && isfinite(e.timestep);
+    bool finite = isfinite(e.c_s) && isfinite(e.c_x) && isfinite(e.c_o) && isfinite(e.lv_min) && isfinite(e.lv_max) &&
+                  isfinite(e.timestep);
     finite = round_combo(&e.x, &d->x) && finite;
     for (int i = 0; i < e.n_writes; i++)
         finite = round_combo(&e.writes[i], &d->write[i]) && finite;
     if (!finite) {
-        p->status = dn_fail(p->err, DN_E_IMPOSSIBLE, "scheduler",
-                            "this schedule gives the sampler a coefficient that is not finite, at timestep %g", e.timestep);
+        p->status =
+            dn_fail(p->err, DN_E_IMPOSSIBLE, "scheduler",
+                    "this schedule gives the sampler a coefficient that is not finite, at timestep %g", e.timestep);
         return;
     }
     p->entry[p->n++] = e;
@@ -194,11 +197,14 @@ static int check_settings(dn_plan *p, enum dn_sampler_kind kind)
     const dn_settings *c = p->c;
     bool flow = dn_is_flow(c), flow_prediction = dn_int(c, prediction_type) == DN_PREDICT_FLOW;
     if (p->p->eta != 0 && kind != DN_SAMPLER_DDIM)
-        return p->status = dn_fail(p->err, DN_E_IMPOSSIBLE, "eta", "only ddim takes an eta, not %s", dn_sampler_name(kind));
+        return p->status =
+                   dn_fail(p->err, DN_E_IMPOSSIBLE, "eta", "only ddim takes an eta, not %s", dn_sampler_name(kind));
     if (flow != flow_prediction)
         return dn_plan_fail(p, K_prediction_type, "must be flow_prediction exactly when use_flow_sigmas is true");
     if (!isnan(dn_num(c, mu)) && !dn_is(c, use_dynamic_shifting))
         return dn_plan_fail(p, K_mu, "needs use_dynamic_shifting");
+    if (dn_int(c, timestep_type) == DN_TIMESTEP_CONTINUOUS && dn_int(c, prediction_type) != DN_PREDICT_V)
+        return dn_plan_fail(p, K_timestep_type, "continuous is for v_prediction only");
     if (dn_is(c, use_dynamic_shifting) && !flow)
         return dn_plan_fail(p, K_use_dynamic_shifting, "needs use_flow_sigmas");
     if (!isnan(dn_num(c, shift_terminal)) && !flow)
@@ -209,11 +215,10 @@ static int check_settings(dn_plan *p, enum dn_sampler_kind kind)
 }
 
 static void (*const plans[DN_CLASS_COUNT])(dn_plan *) = {
-    [DN_CLASS_DDPM] = dn_plan_ddpm,   [DN_CLASS_DDIM] = dn_plan_ddim,
-    [DN_CLASS_DPM] = dn_plan_dpm,     [DN_CLASS_EULER] = dn_plan_euler,
-    [DN_CLASS_HEUN] = dn_plan_heun,   [DN_CLASS_EULER_A] = dn_plan_euler_ancestral,
-    [DN_CLASS_UNIPC] = dn_plan_unipc, [DN_CLASS_PNDM] = dn_plan_pndm,
-    [DN_CLASS_LCM] = dn_plan_lcm,     [DN_CLASS_FLOW] = dn_plan_flow,
+    [DN_CLASS_DDPM] = dn_plan_ddpm,   [DN_CLASS_DDIM] = dn_plan_ddim, [DN_CLASS_DPM] = dn_plan_dpm,
+    [DN_CLASS_EULER] = dn_plan_euler, [DN_CLASS_HEUN] = dn_plan_heun, [DN_CLASS_EULER_A] = dn_plan_euler_ancestral,
+    [DN_CLASS_UNIPC] = dn_plan_unipc, [DN_CLASS_PNDM] = dn_plan_pndm, [DN_CLASS_LCM] = dn_plan_lcm,
+    [DN_CLASS_FLOW] = dn_plan_flow,
 };
 
 static int make(dn_plan *p, dn_schedule *s)
@@ -262,7 +267,9 @@ int dn_table_plan_denoise(dn_table *out, double timestep, double scale, dn_error
     dn_entry *e = status ? NULL : calloc(1, sizeof *e);
     if (!e)
         return status ? status : dn_fail(err, DN_E_MEMORY, NULL, "out of memory");
-    *e = (dn_entry){ .flags = DN_STEP_END, .rows = 1 << DN_ROW_COND, .timestep = (float)timestep, .c_in = 1, .c_s = 1, .c_o = 1 };
+    *e = (dn_entry){
+        .flags = DN_STEP_END, .rows = 1 << DN_ROW_COND, .timestep = (float)timestep, .c_in = 1, .c_s = 1, .c_o = 1
+    };
     e->w = (float)scale;
     if (e->w != 1)
         e->rows |= 1 << DN_ROW_UNCOND;

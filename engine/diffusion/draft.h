@@ -24,6 +24,9 @@ static inline void dn_combo_add(dn_combo *to, double k, const dn_combo *c)
         to->a[b] += k * c->a[b];
 }
 
+/* The root of what rounding may have put below 0. NaN stays NaN, to be refused. */
+static inline double dn_root(double v) { return v < 0 ? 0 : sqrt(v); }
+
 typedef struct dn_plan {
     const dn_settings *c;
     const dn_schedule *s;

@@ -13,9 +13,14 @@ static void ddpm_variance(dn_plan *p, dn_draft *d, double small, double large)
     enum dn_variance kind = dn_int(p->c, variance_type);
     switch (kind) {
     case DN_VAR_FIXED_SMALL:
-    case DN_VAR_FIXED_SMALL_LOG: d->x.a[DN_B_Z] = sqrt(small); break;
-    case DN_VAR_FIXED_LARGE: d->x.a[DN_B_Z] = sqrt(large); break;
-    case DN_VAR_FIXED_LARGE_LOG: break; /* refused before */
+    case DN_VAR_FIXED_SMALL_LOG:
+        d->x.a[DN_B_Z] = sqrt(small);
+        break;
+    case DN_VAR_FIXED_LARGE:
+        d->x.a[DN_B_Z] = sqrt(large);
+        break;
+    case DN_VAR_FIXED_LARGE_LOG:
+        break; /* refused before */
     case DN_VAR_LEARNED_RANGE:
         d->e.flags |= DN_SIGMA_LEARNED;
         d->e.lv_min = (float)log(small);
@@ -34,7 +39,8 @@ void dn_plan_ddpm(dn_plan *p)
 {
     enum dn_variance kind = dn_int(p->c, variance_type);
     if (kind == DN_VAR_FIXED_LARGE_LOG)
-        dn_plan_fail(p, K_variance_type, "fixed_large_log takes the square root of a negative number (in diffusers too)");
+        dn_plan_fail(p, K_variance_type,
+                     "fixed_large_log takes the square root of a negative number (in diffusers too)");
     else if (kind >= DN_VAR_LEARNED && !p->p->learned_variance)
         dn_plan_fail(p, K_variance_type, "needs a network that predicts its variance");
     for (int i = 0; i < p->s->n && !p->status; i++) {
@@ -63,9 +69,9 @@ void dn_plan_ddim(dn_plan *p)
         dn_draft d = dn_draft_vp(p, t, sqrt(a), sqrt(1 - a));
         dn_combo eps = dn_is(p->c, use_clipped_model_output) ? dn_draft_clipped_eps(&d) : d.eps;
         d.x = dn_term(DN_B_X0, sqrt(before));
-        dn_combo_add(&d.x, sqrt(fmax(1 - before - variance, 0)), &eps);
+        dn_combo_add(&d.x, dn_root(1 - before - variance), &eps);
         if (eta > 0)
-            d.x.a[DN_B_Z] = sqrt(fmax(variance, 0));
+            d.x.a[DN_B_Z] = dn_root(variance);
         dn_plan_add(p, &d);
     }
 }

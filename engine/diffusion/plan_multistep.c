@@ -35,7 +35,8 @@ typedef struct dpm_step {
     double x, d0, d1, d2, z;
 } dpm_step;
 
-/* Lu et al. 2022, DPM-Solver++ (and DPM-Solver, and their SDE forms), from level s to level t, as diffusers names them. */
+/* Lu et al. 2022, DPM-Solver++ (and DPM-Solver, and their SDE forms), from level s to level t, as diffusers names them.
+ */
 static dpm_step dpm_coefficients(enum dn_algorithm algorithm, bool midpoint, int order, level s, level t)
 {
     double h = t.lambda - s.lambda, e;
@@ -178,8 +179,8 @@ static void solve(double *rho, double r[3][3], double *b, int n)
     }
 }
 
-/* Zhao et al. 2023: one UniP (m_t NULL) or UniC update from level l[1], where x was, to l[0]. m[k] was predicted at l[k+1];
- * m_t at l[0]. */
+/* Zhao et al. 2023: one UniP (m_t NULL) or UniC update from level l[1], where x was, to l[0]. m[k] was predicted at
+ * l[k+1]; m_t at l[0]. */
 static dn_combo unipc_update(const dn_settings *c, int order, const level *l, const dn_combo *x, const dn_combo *m,
                              const dn_combo *m_t)
 {
@@ -242,8 +243,8 @@ static int unipc_check(dn_plan *p)
     return 0;
 }
 
-/* Entry i corrects x, which the predictor of entry i-1 made, by the new prediction, then predicts on. History: a ring of
- * predictions, then the corrected x of the last entry. */
+/* Entry i corrects x, which the predictor of entry i-1 made, by the new prediction, then predicts on. History: a ring
+ * of predictions, then the corrected x of the last entry. */
 void dn_plan_unipc(dn_plan *p)
 {
     int n = p->s->n, ring = dn_int(p->c, solver_order), last = ring;

@@ -38,7 +38,8 @@ static void runge_kutta_step(dn_plan *p, int step, int half)
     const int at[4] = { t, next + half, next + half, next }, to[4] = { t - half, next + half, next, next };
     for (int k = 0; k < 4; k++) {
         dn_draft d = draft_at(p, at[k]);
-        dn_combo x = dn_term(k ? DN_B_H0 + SAVED : DN_B_X, 1), out = dn_term(DN_B_OUT, 1), sum = dn_term(DN_B_OUT, weight[k]);
+        dn_combo x = dn_term(k ? DN_B_H0 + SAVED : DN_B_X, 1), out = dn_term(DN_B_OUT, 1),
+                 sum = dn_term(DN_B_OUT, weight[k]);
         if (k)
             sum.a[DN_B_H0 + SUM] = 1;
         d.x = transfer(p, t, to[k], &x, k == 3 ? &sum : &out);

@@ -50,7 +50,7 @@ void dn_plan_euler_ancestral(dn_plan *p)
     p->init_scale = start_scale(p);
     for (int i = 0; i < p->s->n; i++) {
         double sigma = p->s->level[i], to = p->s->level[i + 1];
-        double up = to * sqrt(fmax(sigma * sigma - to * to, 0)) / sigma, down = sqrt(fmax(to * to - up * up, 0));
+        double up = to * dn_root(sigma * sigma - to * to) / sigma, down = dn_root(to * to - up * up);
         dn_draft d = dn_draft_ve(p, p->s->timestep[i], sigma);
         d.x = euler_step(sigma, down);
         d.x.a[DN_B_Z] = up;
@@ -58,8 +58,8 @@ void dn_plan_euler_ancestral(dn_plan *p)
     }
 }
 
-/* Heun: an Euler step whose entry keeps h_0 = x + half of the move; the second evaluation, at the level reached, adds the
- * other half. The step to sigma 0 is Euler's. */
+/* Heun: an Euler step whose entry keeps h_0 = x + half of the move; the second evaluation, at the level reached, adds
+ * the other half. The step to sigma 0 is Euler's. */
 void dn_plan_heun(dn_plan *p)
 {
     p->init_scale = start_scale(p);

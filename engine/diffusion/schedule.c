@@ -34,7 +34,8 @@ static float beta_at(const dn_settings *c, int n, int i)
 {
     double first = dn_num(c, beta_start), last = dn_num(c, beta_end);
     switch ((enum dn_beta_schedule)dn_int(c, beta_schedule)) {
-    case DN_BETA_LINEAR: return linspace((float)first, (float)last, n, i);
+    case DN_BETA_LINEAR:
+        return linspace((float)first, (float)last, n, i);
     case DN_BETA_SCALED_LINEAR: {
         float root = linspace((float)sqrt(first), (float)sqrt(last), n, i);
         return root * root;
@@ -43,10 +44,14 @@ static float beta_at(const dn_settings *c, int n, int i)
         float s = 1.0f / (1.0f + expf(-linspace(-6, 6, n, i)));
         return s * (float)(last - first) + (float)first;
     }
-    case DN_BETA_SQRT: return (float)(first + (last - first) * sqrt(n > 1 ? i / (double)(n - 1) : 0));
-    case DN_BETA_COSINE: return beta_of(abar_cosine, n, i);
-    case DN_BETA_LAPLACE: return beta_of(abar_laplace, n, i);
-    case DN_BETA_EXP: return beta_of(abar_exp, n, i);
+    case DN_BETA_SQRT:
+        return (float)(first + (last - first) * sqrt(n > 1 ? i / (double)(n - 1) : 0));
+    case DN_BETA_COSINE:
+        return beta_of(abar_cosine, n, i);
+    case DN_BETA_LAPLACE:
+        return beta_of(abar_laplace, n, i);
+    case DN_BETA_EXP:
+        return beta_of(abar_exp, n, i);
     }
     return 0;
 }

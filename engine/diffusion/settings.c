@@ -3,6 +3,7 @@
  * Everything about a key is its row of DN_KEYS. A configuration remembers where each value came from, because diffusers
  * drops a key of the file that the chosen class does not know, while a request that names one is refused. */
 #include "settings.h"
+#include <assert.h>
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -48,17 +49,17 @@ static const names interpolations[] = {
     { "linear", DN_INTERPOLATE_LINEAR }, { "log_linear", DN_INTERPOLATE_LOG_LINEAR }, { NULL } };
 static const names timestep_types[] = {
     { "discrete", DN_TIMESTEP_DISCRETE }, { "continuous", DN_TIMESTEP_CONTINUOUS }, { NULL } };
-/* clang-format on */
 
 enum type {
     INT, REAL, BOOL, NULLABLE, LIST, INT_LIST,
     BETA_SCHEDULE, PREDICTION, SPACING, VARIANCE, ALGORITHM, SOLVER, FINAL, SHIFT_TYPE, INTERPOLATION, TIMESTEP_TYPE
 };
 static const names *const enumerations[] = {
-    [BETA_SCHEDULE] = beta_schedules, [PREDICTION] = predictions, [SPACING] = spacings,         [VARIANCE] = variances,
-    [ALGORITHM] = algorithms,         [SOLVER] = solvers,         [FINAL] = finals,             [SHIFT_TYPE] = shift_types,
+    [BETA_SCHEDULE] = beta_schedules, [PREDICTION] = predictions, [SPACING] = spacings, [VARIANCE] = variances,
+    [ALGORITHM] = algorithms, [SOLVER] = solvers, [FINAL] = finals, [SHIFT_TYPE] = shift_types,
     [INTERPOLATION] = interpolations, [TIMESTEP_TYPE] = timestep_types,
 };
+/* clang-format on */
 
 static const struct key {
     const char *name;
@@ -102,8 +103,10 @@ static const struct {
         double value;
     } implied[2];
 } samplers[DN_SAMPLER_COUNT] = {
+/* clang-format off */
 #define NONE { { K_COUNT }, { K_COUNT } }
 #define DPM(order, algorithm) { { K_solver_order, order }, { K_algorithm_type, algorithm } }
+    /* clang-format on */
     [DN_SAMPLER_DDPM] = { DN_CLASS_DDPM, NONE },
     [DN_SAMPLER_DDIM] = { DN_CLASS_DDIM, NONE },
     [DN_SAMPLER_DPMPP1] = { DN_CLASS_DPM, DPM(1, DN_DPMPP) },
@@ -159,7 +162,7 @@ static int refuse(dn_error *err, int code, const char *who, enum dn_key k, const
 {
     char param[64];
     snprintf(param, sizeof param, "%s%s", who, keys[k].name);
-    return dn_fail(err, code, param, "%s %s", keys[k].name, what);
+    return dn_fail(err, code, param, "%s%s %s", *who ? "" : "scheduler_config.json: ", keys[k].name, what);
 }
 
 static int parse_number(dn_setting *out, const json_t *j, const char *who, enum dn_key k, dn_error *err)
@@ -227,10 +230,13 @@ static int parse_value(dn_setting *out, const json_t *j, const char *who, enum d
         return 0;
     case INT:
     case REAL:
-    case NULLABLE: return parse_number(out, j, who, k, err);
+    case NULLABLE:
+        return parse_number(out, j, who, k, err);
     case LIST:
-    case INT_LIST: return parse_list(out, j, who, k, err);
-    default: return parse_name(out, j, who, k, err);
+    case INT_LIST:
+        return parse_list(out, j, who, k, err);
+    default:
+        return parse_name(out, j, who, k, err);
     }
 }
 
@@ -257,19 +263,28 @@ static int find_key(const char *name)
     return -1;
 }
 
+/* The name is a client's: cut it between characters of UTF-8. */
+static int refuse_unknown(dn_error *err, const char *name)
+{
+    char param[64];
+    size_t n = strnlen(name, 48);
+    while (n && ((unsigned char)name[n] & 0xc0) == 0x80)
+        n--;
+    snprintf(param, sizeof param, "scheduler.%.*s", (int)n, name);
+    return dn_fail(err, DN_E_UNKNOWN, param, "no scheduler of this build has a key of this name");
+}
+
 static int parse_object(dn_scheduler_config *c, const json_t *json, enum origin from, dn_error *err)
 {
     const char *name, *who = from == FROM_REQUEST ? "scheduler." : "";
     json_t *value;
-    json_object_foreach ((json_t *)json, name, value) {
+    json_object_foreach((json_t *)json, name, value)
+    {
         int k = find_key(name), status;
         if (k < 0 && from == FROM_FILE)
             continue;
-        if (k < 0) {
-            char param[64];
-            snprintf(param, sizeof param, "scheduler.%.50s", name);
-            return dn_fail(err, DN_E_UNKNOWN, param, "no scheduler of this build has a key of this name");
-        }
+        if (k < 0)
+            return refuse_unknown(err, name);
         if (json_is_null(value))
             status = parse_null(c, k, from, err);
         else if (!(status = parse_value(&c->v[k], value, who, k, err)))
@@ -358,14 +373,16 @@ int dn_scheduler_config_sampler(const dn_scheduler_config *c, dn_error *err)
             return k;
         int algorithm = c->given[K_algorithm_type] ? (int)c->v[K_algorithm_type].num : DN_DPMPP;
         int order = c->given[K_solver_order] ? (int)c->v[K_solver_order].num : 2;
-        return algorithm == DN_SDE_DPMPP || algorithm == DN_SDE_DPM ? DN_SAMPLER_DPMPP2M_SDE : DN_SAMPLER_DPMPP1 + order - 1;
+        return algorithm == DN_SDE_DPMPP || algorithm == DN_SDE_DPM ? DN_SAMPLER_DPMPP2M_SDE
+                                                                    : DN_SAMPLER_DPMPP1 + order - 1;
     }
     for (size_t i = 0; i < sizeof later_classes / sizeof *later_classes; i++)
         if (!strcmp(c->class_name, later_classes[i])) {
-            dn_fail(err, DN_E_UNSUPPORTED, "_class_name", "%s belongs to a later version", c->class_name);
+            dn_fail(err, DN_E_UNSUPPORTED, "sampler", "the checkpoint's own scheduler, %s, belongs to a later version",
+                    c->class_name);
             return -1;
         }
-    dn_fail(err, DN_E_UNSUPPORTED, "_class_name", "the scheduler class %s is not known", c->class_name);
+    dn_fail(err, DN_E_UNSUPPORTED, "sampler", "the checkpoint's own scheduler, %s, is not known", c->class_name);
     return -1;
 }
 
@@ -397,6 +414,7 @@ static int fit_solver_type(dn_settings *out, enum origin from, dn_error *err)
 int dn_settings_resolve(dn_settings *out, enum dn_sampler_kind *kind, const dn_scheduler_config *c, int sampler,
                         dn_error *err)
 {
+    assert(sampler < DN_SAMPLER_COUNT);
     int own = sampler >= 0 ? sampler : dn_scheduler_config_sampler(c, err);
     if (own < 0)
         return DN_E_UNSUPPORTED;

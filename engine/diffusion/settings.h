@@ -9,6 +9,7 @@
 #include <denoised/sampler.h>
 #include <math.h>
 
+/* clang-format off */
 enum dn_class {
     DN_CLASS_DDPM, DN_CLASS_DDIM, DN_CLASS_DPM, DN_CLASS_EULER, DN_CLASS_EULER_A, DN_CLASS_HEUN, DN_CLASS_UNIPC,
     DN_CLASS_PNDM, DN_CLASS_LCM, DN_CLASS_FLOW, DN_CLASS_COUNT
@@ -39,7 +40,6 @@ enum dn_timestep_type { DN_TIMESTEP_DISCRETE, DN_TIMESTEP_CONTINUOUS };
 #define C_BETAS (C_ALL & ~C_(FLOW))
 #define C_SIGMAS (C_MULTISTEP | C_(EULER) | C_(HEUN) | C_(FLOW))
 
-/* clang-format off */
 /* name, type, least, largest, default, classes. Bounds are inclusive. A NULLABLE number is NAN when it is not set; a LIST's
  * bounds are of its elements. The other types are enumerations of settings.c. A class that does not know a key sees 0. */
 #define DN_KEYS(X)                                                                        \

@@ -1,15 +1,15 @@
 /* steps.c - timesteps by spacing, and the sigmas at them (Karras, exponential, beta, lu, flow; interpolation).
  *
- * diffusers' quirks that are not copied: a trailing spacing whose floating-point length gives one timestep too many, the
- * last one -1 (it is dropped); a leading spacing whose offset leads past the last training timestep, and spacings so
- * fine that two timesteps coincide (both are refused). */
+ * diffusers' quirks that are not copied: a trailing spacing whose floating-point length gives one timestep too many,
+ * the last one -1 (it is dropped); a leading spacing whose offset leads past the last training timestep, and spacings
+ * so fine that two timesteps coincide (both are refused). */
 #include "schedule.h"
 #include <stdlib.h>
 #include <string.h>
 
 /* How the sigmas are spread, when not by interpolation at the timesteps. */
 enum spread { AT_TIMESTEPS, KARRAS, EXPONENTIAL, BETA, LU, FLOW };
-static const enum dn_key spread_key[] = { K_COUNT,         K_use_karras_sigmas, K_use_exponential_sigmas,
+static const enum dn_key spread_key[] = { K_COUNT,           K_use_karras_sigmas, K_use_exponential_sigmas,
                                           K_use_beta_sigmas, K_use_lu_lambdas,    K_use_flow_sigmas };
 
 static bool is_ve(const dn_settings *c)
@@ -69,7 +69,9 @@ static void by_spacing(dn_schedule *s, const dn_settings *c, int n)
     int last = extra ? usable_timesteps(s, c) : s->n_train, points = n + extra;
     s->n = n;
     switch ((enum dn_spacing)dn_int(c, timestep_spacing)) {
-    case DN_SPACING_TRAILING: s->n = trailing(s->timestep, last, s->n_train, n); break;
+    case DN_SPACING_TRAILING:
+        s->n = trailing(s->timestep, last, s->n_train, n);
+        break;
     case DN_SPACING_LEADING:
         for (int i = 0; i < n; i++)
             s->timestep[i] = (double)(last / points) * (points - 1 - i) + dn_num(c, steps_offset);
@@ -89,7 +91,8 @@ static int lcm_steps(dn_schedule *s, const dn_settings *c, int n, dn_error *err)
     if (original > s->n_train)
         return dn_key_fail(err, DN_E_RANGE, K_original_inference_steps, "must not exceed num_train_timesteps");
     if (n > original)
-        return dn_fail(err, DN_E_RANGE, "steps", "steps must be 1..%d (original_inference_steps) for lcm, got %d", original, n);
+        return dn_fail(err, DN_E_RANGE, "steps", "steps must be 1..%d (original_inference_steps) for lcm, got %d",
+                       original, n);
     int ratio = s->n_train / original;
     for (int i = 0; i < n; i++) /* floor(linspace(0, original, n, endpoint=False)) into the descending list */
         s->timestep[i] = (double)(original - (int)floor(i * ((double)original / n))) * ratio - 1;
@@ -108,7 +111,8 @@ static int explicit_steps(dn_schedule *s, const dn_settings *c, const dn_plan_pa
         if (!fractional && t != floor(t))
             return dn_fail(err, DN_E_RANGE, "timesteps", "this sampler takes whole timesteps, element %d is %g", i, t);
         if (i && t >= p->timesteps[i - 1])
-            return dn_fail(err, DN_E_INVALID, "timesteps", "timesteps must be strictly descending, element %d is not", i);
+            return dn_fail(err, DN_E_INVALID, "timesteps", "timesteps must be strictly descending, element %d is not",
+                           i);
         s->timestep[i] = fractional ? (float)t : t;
     }
     s->n = p->n_timesteps;
@@ -162,7 +166,9 @@ static double beta_cdf(double x, double a, double b)
 {
     if (x <= 0 || x >= 1)
         return x >= 1;
-    double front = exp(lgamma(a + b) - lgamma(a) - lgamma(b) + a * log(x) + b * log1p(-x));
+    int sign; /* lgamma itself writes a global */
+    double scale = lgamma_r(a + b, &sign) - lgamma_r(a, &sign) - lgamma_r(b, &sign);
+    double front = exp(scale + a * log(x) + b * log1p(-x));
     return x < (a + 1) / (a + b + 2) ? front * beta_fraction(x, a, b) / a : 1 - front * beta_fraction(1 - x, b, a) / b;
 }
 /* The quantile of Beta(0.6, 0.6), by bisection. */
@@ -176,15 +182,20 @@ static double beta_quantile(double p)
     return p <= 0 ? 0 : p >= 1 ? 1 : (low + high) / 2;
 }
 
-/* The i-th of n sigmas from `most` down to `least`. lu with rho 1 is linear in log sigma, as the exponential spread is. */
+/* The i-th of n sigmas from `most` down to `least`. lu with rho 1 is linear in log sigma, as the exponential spread is.
+ */
 static double spread_sigma(enum spread how, double most, double least, int n, int i)
 {
     double u = linspace(0, 1, n, i);
     switch (how) {
-    case KARRAS: return pow(pow(most, 1 / 7.0) + u * (pow(least, 1 / 7.0) - pow(most, 1 / 7.0)), 7.0);
-    case BETA: return least + beta_quantile(1 - u) * (most - least);
-    case LU: return exp((double)(float)log(most) + u * ((double)(float)log(least) - (double)(float)log(most)));
-    default: return exp(linspace(log(most), log(least), n, i));
+    case KARRAS:
+        return pow(pow(most, 1 / 7.0) + u * (pow(least, 1 / 7.0) - pow(most, 1 / 7.0)), 7.0);
+    case BETA:
+        return least + beta_quantile(1 - u) * (most - least);
+    case LU:
+        return exp((double)(float)log(most) + u * ((double)(float)log(least) - (double)(float)log(most)));
+    default:
+        return exp(linspace(log(most), log(least), n, i));
     }
 }
 
@@ -275,11 +286,12 @@ static int vp_levels(dn_schedule *s, const dn_settings *c, enum spread how, dn_e
     for (int i = 0; i <= s->n; i++) {
         s->level[i] = (float)s->level[i];
         if (i && i < s->n && !(s->level[i] < s->level[i - 1]))
-            return dn_fail(err, DN_E_IMPOSSIBLE, "scheduler", "the sigmas of this schedule do not descend at step %d", i);
+            return dn_fail(err, DN_E_IMPOSSIBLE, "scheduler", "the sigmas of this schedule do not descend at step %d",
+                           i);
     }
     for (int i = 0; i < s->n; i++) {
         double t = s->timestep[i];
-        if (dn_int(c, timestep_type) == DN_TIMESTEP_CONTINUOUS && dn_int(c, prediction_type) == DN_PREDICT_V)
+        if (dn_int(c, timestep_type) == DN_TIMESTEP_CONTINUOUS)
             t = 0.25 * log(s->level[i]);
         s->timestep[i] = is_multistep(c) ? trunc(t) : (float)t;
     }

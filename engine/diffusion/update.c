@@ -12,7 +12,8 @@ enum { BLOCK = 1024, LANES = 8 };
 /* How many elements of a row's output lie together before a second half of channels is skipped. */
 static int64_t run_length(const dn_slot *s) { return s->out_channels == s->channels ? s->n : s->channels; }
 
-/* out_u + w * (out_c - out_u) + g * grad, first half of the channels only, into scratch; the row itself if that is it. */
+/* out_u + w * (out_c - out_u) + g * grad, first half of the channels only, into scratch; the row itself if that is it.
+ */
 static const float *combine(const dn_slot *s, const dn_entry *e)
 {
     const float *c = s->out[DN_ROW_COND], *u = s->out[DN_ROW_UNCOND], *grad = s->out[DN_ROW_GRAD];
@@ -50,7 +51,8 @@ static double deviation(const float *v, int64_t n, int64_t run, int64_t stride)
     return sqrt(sum_lanes(square) / (double)(n - 1));
 }
 
-/* Lin et al. 2023, section 3.4: bring out's deviation back to the conditional row's, by the part e->rescale. */
+/* Of a guided entry only. Lin et al. 2023, section 3.4: bring out's deviation back to the conditional row's, by the
+ * part e->rescale. */
 static void rescale(const dn_slot *s, const dn_entry *e)
 {
     double from = deviation(s->scratch, s->n, s->n, s->n);
@@ -152,7 +154,7 @@ static void add_learned_noise(float *dst, const dn_slot *s, const dn_entry *e, i
     for (int j = 0; j < n; j++) {
         int64_t i = from + j, pixel = i / s->channels, channel = i % s->channels;
         float v = s->out[DN_ROW_COND][pixel * s->out_channels + s->channels + channel], deviate;
-        if (e->flags & DN_SIGMA_RAW)
+        if (e->flags & DN_SIGMA_RAW || isnan(v)) /* dn_f_exp would make a number of NaN */
             deviate = sqrtf(v);
         else
             deviate = dn_f_exp(0.5f * (e->lv_min + (e->lv_max - e->lv_min) * ((v + 1) * 0.5f)));

@@ -9,14 +9,14 @@
 #include <stdint.h>
 
 typedef struct dn_slot {
-    int64_t n;                /* elements of x: H*W*C */
+    int64_t n;                  /* elements of x: H*W*C */
     int channels, out_channels; /* out rows have n/channels*out_channels elements, channels last */
     float *x;
-    float *out[DN_ROWS_MAX];  /* by dn_row_kind; [H,W,out_channels] */
+    float *out[DN_ROWS_MAX]; /* by dn_row_kind; [H,W,out_channels] */
     float *h[DN_HISTORY_MAX];
-    float *z, *z2;            /* noise of this entry, made by the caller where a coefficient needs it; else NULL */
-    float *x0;                /* where the predicted x0 goes; scratch, never NULL */
-    float *scratch;           /* n floats */
+    float *z, *z2;  /* noise of this entry, made by the caller where a coefficient needs it; else NULL */
+    float *x0;      /* where the predicted x0 goes; scratch, never NULL */
+    float *scratch; /* n floats */
 } dn_slot;
 
 /* Does the entry read z / z2 (a coefficient that is not zero, in x' or a write)? */

@@ -25,7 +25,8 @@ struct dn_checkpoint {
 
 /* --- which file --- */
 
-/* What the weights may be called, the best first: `before` + `after`, or, as a variant, with ".fp16" between the two. */
+/* What the weights may be called, the best first: `before` + `after`; as a variant, ".fp16" or so is between the two.
+ */
 static const struct form {
     const char *before, *after;
     bool is_index;
@@ -84,8 +85,8 @@ static int choose(char name[DN_FILE_NAME_MAX], bool *is_index, const listing *fo
     static const char usual[] = "diffusion_pytorch_model.safetensors";
     const struct form *f = found->plain ? found->plain : found->form;
     if (!f)
-        return dn_fail(err, DN_E_NOT_FOUND, usual, "no weights: neither %s nor diffusion_pytorch_model.bin, sharded or "
-                                                   "not, is there", usual);
+        return dn_fail(err, DN_E_NOT_FOUND, usual,
+                       "no weights: there is neither %s nor a .bin of that name, nor shards of either", usual);
     if (!found->plain && found->other[0])
         return dn_fail(err, DN_E_IMPOSSIBLE, usual, "%s is not there, only several variants of it: \"%s\" and \"%s\"",
                        usual, found->variant + 1, found->other + 1);
@@ -175,9 +176,9 @@ static int sort(dn_checkpoint *c, dn_error *err)
     for (int i = 1; i < l->len; i++) {
         const dn_stored *x = &l->at[i - 1], *y = &l->at[i];
         if (strcmp(x->name, y->name) == 0)
-            return dn_fail(err, DN_E_FORMAT, c->sources[y->source].name, "tensor \"%s\" is there twice: in %s and in %s",
-                           dn_show(y->name, strlen(y->name)).text, c->sources[x->source].name,
-                           c->sources[y->source].name);
+            return dn_fail(err, DN_E_FORMAT, c->sources[y->source].name,
+                           "tensor \"%s\" is there twice: in %s and in %s", dn_show(y->name, strlen(y->name)).text,
+                           c->sources[x->source].name, c->sources[y->source].name);
     }
     return 0;
 }
@@ -211,12 +212,13 @@ static int add_shards(dn_checkpoint *c, int dirfd, const json_t *map, const char
 {
     const char *tensor;
     json_t *value;
-    json_object_foreach((json_t *)map, tensor, value) {
+    json_object_foreach((json_t *)map, tensor, value)
+    {
         const char *name = json_string_value(value);
         dn_shown shown = dn_show(tensor, strlen(tensor));
         if (!name || !dn_name_is_plain(name) || !(has_suffix(name, ".safetensors") || has_suffix(name, ".bin")))
-            return dn_fail(err, DN_E_FORMAT, index, "%s: tensor \"%s\": its shard is not the plain name of a weight file",
-                           index, shown.text);
+            return dn_fail(err, DN_E_FORMAT, index,
+                           "%s: tensor \"%s\": its shard is not the plain name of a weight file", index, shown.text);
         if (is_open(c, name))
             continue;
         if (c->sources_len == SHARDS_MAX)
@@ -237,7 +239,8 @@ static int check_index(const dn_checkpoint *c, const json_t *map, const char *in
 {
     const char *tensor;
     json_t *value;
-    json_object_foreach((json_t *)map, tensor, value) {
+    json_object_foreach((json_t *)map, tensor, value)
+    {
         const dn_stored *t = find_stored(c, tensor);
         const char *name = json_string_value(value);
         if (!t || strcmp(c->sources[t->source].name, name) != 0)
@@ -275,8 +278,12 @@ static int publish(dn_checkpoint *c, dn_error *err)
         return dn_fail(err, DN_E_MEMORY, NULL, "no memory for a list of %d tensors", c->stored.len);
     for (int i = 0; i < c->stored.len; i++) {
         const dn_stored *s = &c->stored.at[i];
-        c->tensors[i] = (dn_tensor){ .name = s->name, .dtype = s->dtype->kind, .dtype_name = s->dtype->name,
-                                     .rank = s->rank, .count = s->count, .file = c->sources[s->source].name };
+        c->tensors[i] = (dn_tensor){ .name = s->name,
+                                     .dtype = s->dtype->kind,
+                                     .dtype_name = s->dtype->name,
+                                     .rank = s->rank,
+                                     .count = s->count,
+                                     .file = c->sources[s->source].name };
         memcpy(c->tensors[i].dim, s->dim, sizeof s->dim);
     }
     return 0;
@@ -305,7 +312,8 @@ static int open_folder(int *out, const char *dir, const char *component, dn_erro
 {
     int root = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (root < 0)
-        return dn_fail(err, errno == ENOENT ? DN_E_NOT_FOUND : DN_E_IO, component, "cannot open the model's folder: %m");
+        return dn_fail(err, errno == ENOENT ? DN_E_NOT_FOUND : DN_E_IO, component,
+                       "cannot open the model's folder: %m");
     if (!component) {
         *out = root;
         return 0;

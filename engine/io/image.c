@@ -64,8 +64,10 @@ static int encode(spng_ctx *png, uint8_t **out, size_t *out_len, const void *pix
 int dn_png_encode(uint8_t **out, size_t *out_len, const uint8_t *pixels, int height, int width, int channels,
                   dn_error *err)
 {
-    static const uint8_t color_types[] = { [1] = SPNG_COLOR_TYPE_GRAYSCALE, [2] = SPNG_COLOR_TYPE_GRAYSCALE_ALPHA,
-                                           [3] = SPNG_COLOR_TYPE_TRUECOLOR, [4] = SPNG_COLOR_TYPE_TRUECOLOR_ALPHA };
+    static const uint8_t color_types[] = { [1] = SPNG_COLOR_TYPE_GRAYSCALE,
+                                           [2] = SPNG_COLOR_TYPE_GRAYSCALE_ALPHA,
+                                           [3] = SPNG_COLOR_TYPE_TRUECOLOR,
+                                           [4] = SPNG_COLOR_TYPE_TRUECOLOR_ALPHA };
     if (channels < 1 || channels > 4)
         return dn_fail(err, DN_E_IMPOSSIBLE, NULL, "a PNG has 1 to 4 channels, not %d", channels);
     size_t bytes = image_bytes(height, width, channels);
@@ -74,8 +76,9 @@ int dn_png_encode(uint8_t **out, size_t *out_len, const uint8_t *pixels, int hei
     spng_ctx *png = spng_ctx_new(SPNG_CTX_ENCODER);
     if (!png)
         return dn_fail(err, DN_E_MEMORY, NULL, "no memory for a PNG encoder");
-    struct spng_ihdr ihdr = { .width = (uint32_t)width, .height = (uint32_t)height, .bit_depth = 8,
-                              .color_type = color_types[channels] };
+    struct spng_ihdr ihdr = {
+        .width = (uint32_t)width, .height = (uint32_t)height, .bit_depth = 8, .color_type = color_types[channels]
+    };
     int rc = encode(png, out, out_len, pixels, bytes, &ihdr);
     spng_ctx_free(png);
     if (rc != 0)

@@ -45,7 +45,7 @@ int dn_json_text(json_t **out, const char *text, size_t len, const char *file, d
         return rc;
     json_error_t e;
     json_t *root = json_loadb(text, len, JSON_REJECT_DUPLICATES, &e);
-    if (!root && (!e.text[0] || json_error_code(&e) == json_error_out_of_memory)) /* no text: none of the syntax errors */
+    if (!root && !e.text[0]) /* every syntax error has a text */
         return dn_fail(err, DN_E_MEMORY, file, "%s: no memory to parse it", file);
     if (!root)
         return dn_fail(err, DN_E_FORMAT, file, "%s, line %d: %s", file, e.line, dn_show(e.text, strlen(e.text)).text);
@@ -55,6 +55,20 @@ int dn_json_text(json_t **out, const char *text, size_t len, const char *file, d
     }
     *out = root;
     return 0;
+}
+
+/* Python writes infinities as bare words (diffusers' lambda_min_clipped): they become null, "not given". */
+static void blank_infinities(char *text, size_t len)
+{
+    static const char word[] = "Infinity";
+    for (size_t i = 0; i < len;) {
+        size_t minus = text[i] == '-', n = sizeof word - 1 + minus;
+        if (i + n <= len && !memcmp(text + i + minus, word, sizeof word - 1)) {
+            memset(text + i, ' ', n);
+            memcpy(text + i, "null", 4);
+        }
+        i = text[i] == '"' ? skip_string(text, i, len) : i + 1;
+    }
 }
 
 int dn_json_load_at(json_t **out, int dirfd, const char *file, size_t limit, dn_error *err)
@@ -69,6 +83,8 @@ int dn_json_load_at(json_t **out, int dirfd, const char *file, size_t limit, dn_
                      (unsigned long long)src.size, limit);
     else
         rc = dn_source_load(&text, &src, 0, (size_t)src.size, err);
+    if (rc == 0)
+        blank_infinities((char *)text, (size_t)src.size);
     if (rc == 0)
         rc = dn_json_text(out, (const char *)text, (size_t)src.size, file, err);
     free(text);

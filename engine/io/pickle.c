@@ -53,7 +53,8 @@ typedef struct reader {
 
 /* What a GLOBAL may name: these, and the storages of the table of types. */
 enum global { ORDERED_DICT, REBUILD_TENSOR, STORAGE_TYPE };
-static const char *const global_names[STORAGE_TYPE] = { "collections\nOrderedDict\n", "torch._utils\n_rebuild_tensor_v2\n" };
+static const char *const global_names[STORAGE_TYPE] = { "collections\nOrderedDict\n",
+                                                        "torch._utils\n_rebuild_tensor_v2\n" };
 
 static int refuse(reader *r, int code, const char *why, const char *what)
 {
@@ -364,7 +365,8 @@ static int op_persistent_id(reader *r)
         (rc = item(r, &id, 2, STRING, &key)) != 0 || (rc = item(r, &id, 3, STRING, &device)) != 0 ||
         (rc = item(r, &id, 4, INTEGER, &count)) != 0)
         return rc;
-    if (word.len != 7 || memcmp(r->buf + word.first, "storage", 7) != 0 || type.first != STORAGE_TYPE || count.number < 0)
+    if (word.len != 7 || memcmp(r->buf + word.first, "storage", 7) != 0 || type.first != STORAGE_TYPE ||
+        count.number < 0)
         return bad(r, "a persistent id that is no storage");
     storage s = { .dtype = type.dtype, .count = count.number };
     int64_t bytes;

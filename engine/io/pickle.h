@@ -14,7 +14,7 @@ enum {
     DN_PICKLE_DEPTH_MAX = 64 /* open marks */
 };
 
-/* Where the raw bytes of storage `key` are: sets *offset, or returns false if there is no storage of exactly `bytes`. */
+/* Where the raw bytes of storage `key` are: sets *offset; false: there is no storage of exactly that many bytes. */
 typedef bool dn_storage_lookup(void *ctx, const char *key, size_t key_len, uint64_t bytes, uint64_t *offset);
 
 /* Append the tensors of the pickle to `l`. `file` is for messages. */

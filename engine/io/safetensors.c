@@ -25,9 +25,7 @@ static int check_metadata(const json_t *metadata, const dn_source *src, dn_error
     const char *key;
     json_t *value;
     bool good = json_is_object(metadata);
-    json_object_foreach((json_t *)metadata, key, value) {
-        good = good && json_is_string(value);
-    }
+    json_object_foreach((json_t *)metadata, key, value) { good = good && json_is_string(value); }
     return good ? 0 : dn_fail(err, DN_E_FORMAT, src->name, "%s: __metadata__ is not a map of strings", src->name);
 }
 
@@ -136,7 +134,8 @@ static int parse_header(dn_stored_list *l, json_t *header, const dn_source *src,
     int rc = dn_stored_reserve(l, json_object_size(header), src->name, err);
     if (rc != 0)
         return rc;
-    json_object_foreach(header, name, info) {
+    json_object_foreach(header, name, info)
+    {
         dn_stored t = { 0 };
         bool is_tensor = strcmp(name, metadata_key) != 0;
         rc = is_tensor ? parse_tensor(&t, name, info, src, err) : check_metadata(info, src, err);
@@ -177,7 +176,8 @@ static int give(dn_st_tensor *out, const dn_stored *t, const dn_source *src, dn_
 {
     *out = (dn_st_tensor){ .rank = t->rank, .data = src->mem + t->offset, .bytes = (size_t)t->bytes };
     if (strlen(t->name) >= sizeof out->name)
-        return bad_tensor(src, DN_E_LIMIT, t->name, "its name is longer than 63 bytes", err);
+        return dn_fail(err, DN_E_LIMIT, src->name, "%s: tensor \"%s\": its name is longer than %zu bytes", src->name,
+                       dn_show(t->name, strlen(t->name)).text, sizeof out->name - 1);
     if (strlen(t->dtype->name) >= sizeof out->dtype)
         return bad_tensor(src, DN_E_UNSUPPORTED, t->name, "its dtype is not supported", err);
     strcpy(out->name, t->name);

@@ -127,14 +127,14 @@ static float f32_from_bf16(uint16_t h)
 
 static void read_f32(float *dst, const uint8_t *src, size_t n) { memcpy(dst, src, n * sizeof *dst); }
 
-#define READER(name, type, convert)                                                                                    \
-    static void name(float *dst, const uint8_t *src, size_t n)                                                         \
-    {                                                                                                                  \
-        for (size_t i = 0; i < n; i++) {                                                                               \
-            type v; /* the source may be unaligned */                                                                  \
-            memcpy(&v, src + i * sizeof v, sizeof v);                                                                  \
-            dst[i] = convert(v);                                                                                       \
-        }                                                                                                              \
+#define READER(name, type, convert)                            \
+    static void name(float *dst, const uint8_t *src, size_t n) \
+    {                                                          \
+        for (size_t i = 0; i < n; i++) {                       \
+            type v; /* the source may be unaligned */          \
+            memcpy(&v, src + i * sizeof v, sizeof v);          \
+            dst[i] = convert(v);                               \
+        }                                                      \
     }
 READER(read_f16, uint16_t, f32_from_f16)
 READER(read_bf16, uint16_t, f32_from_bf16)

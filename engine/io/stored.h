@@ -44,7 +44,7 @@ void dn_stored_fini(dn_stored_list *l);
 
 /* count and C-order strides from rank and dim. -1 if a product does not fit. */
 int dn_stored_set_shape(dn_stored *t);
-/* Convert to float32 in C order; dst has t->count floats. */
+/* Convert to float32 in C order; dst has t->count floats, undefined after a failure. */
 int dn_stored_read(const dn_stored *t, const dn_source *src, float *dst, dn_error *err);
 
 /* The formats. Each appends the tensors of `src` to `l`, with `source` as their index. */

@@ -105,8 +105,9 @@ static int read_central(dn_zip_entry *e, const uint8_t **p, const uint8_t *end, 
     if ((size_t)(end - h) - CENTRAL_SIZE < name_len + extra_len + comment_len)
         return refuse(src, "its directory is broken", err);
     uint64_t packed = get32(h + 20);
-    *e = (dn_zip_entry){ .name = (const char *)h + CENTRAL_SIZE, .name_len = name_len, .size = get32(h + 24),
-                         .header = get32(h + 42) };
+    *e = (dn_zip_entry){
+        .name = (const char *)h + CENTRAL_SIZE, .name_len = name_len, .size = get32(h + 24), .header = get32(h + 42)
+    };
     if (!read_extra(h + CENTRAL_SIZE + name_len, extra_len, &e->size, &packed, &e->header))
         return refuse_entry(src, e, "has a broken extra field", err);
     if (get16(h + 8) & FLAG_ENCRYPTED)

@@ -4,6 +4,7 @@ Every daemon that a test starts must end with status 0 after SIGTERM and must no
 import json
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -116,10 +117,15 @@ def environment(extra=None):
     return dict({k: v for k, v in os.environ.items() if not k.startswith("DENOISED_")}, **(extra or {}))
 
 
+def limit_files(n):
+    return (lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (n, n))) if n else None
+
+
 class Daemon:
-    def __init__(self, binary, args, env=None):
+    def __init__(self, binary, args, env=None, nofile=None):
         full = environment(env)
-        self.proc = subprocess.Popen([binary] + list(args), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=full)
+        self.proc = subprocess.Popen([binary] + list(args), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=full,
+                                     preexec_fn=limit_files(nofile))
         self.log, self.addresses, self.clients = [], [], []
         self.seen = threading.Condition()
         self.reader = threading.Thread(target=self._read, daemon=True)
@@ -209,8 +215,8 @@ def start():
     """start(*args) runs a daemon on an ephemeral port; all of them are stopped and judged at the end."""
     daemons = []
 
-    def run(*args, binary=None, listen="127.0.0.1:0", env=None):
-        daemon = Daemon(binary or os.environ["DENOISED_BIN"], ["--listen", listen] + list(args), env)
+    def run(*args, binary=None, listen="127.0.0.1:0", env=None, nofile=None):
+        daemon = Daemon(binary or os.environ["DENOISED_BIN"], ["--listen", listen] + list(args), env, nofile)
         daemons.append(daemon)
         return daemon.started()
 
@@ -224,9 +230,9 @@ def start():
 def start_fails():
     """start_fails(*args): it must not start, and ends by itself; what it said on stderr."""
 
-    def run(*args, listen="127.0.0.1:0"):
+    def run(*args, listen="127.0.0.1:0", nofile=None):
         done = subprocess.run([os.environ["DENOISED_BIN"], "--listen", listen] + list(args), capture_output=True, timeout=20,
-                              env=environment())
+                              env=environment(), preexec_fn=limit_files(nofile))
         text = done.stderr.decode(errors="replace")
         assert done.returncode in (1, 2), (done.returncode, text)
         assert "listening" not in text and "Sanitizer" not in text and "runtime error" not in text, text

@@ -235,7 +235,10 @@ class Serving(Daemon):
 
 @contextlib.contextmanager
 def serving(models, *args):
-    daemon = Serving(BINARY, ["--listen", "127.0.0.1:0", "--models", str(models)] + list(args)).started()
+    args = list(args)
+    for flag, value in (("--max-queue-ms", "86400000"), ("--drain-ms", "2000")):  # sanitizers are slow
+        args += [] if flag in args else [flag, value]
+    daemon = Serving(BINARY, ["--listen", "127.0.0.1:0", "--models", str(models)] + args).started()
     try:
         end = time.monotonic() + 30
         while daemon.ask("GET", "/readyz").status != 200:

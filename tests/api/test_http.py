@@ -183,6 +183,14 @@ def test_expect_continue(shared):
     assert client.reply().body == b"{}"
 
 
+def test_expect_continue_without_a_body(shared):
+    client = shared.client()
+    one = "GET /healthz HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\n\r\n"
+    client.send(one + one)
+    for _ in range(2):
+        assert client.reply().json() == {"status": "ok"}
+
+
 def test_chunked_body(shared):
     client = shared.client()
     head = "POST /generate HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"

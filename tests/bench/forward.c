@@ -51,7 +51,8 @@ static double gflop_of(const dn_program *p, const dn_op *op)
     double out = op->out[0] == DN_NONE ? 0 : (double)dn_shape_count(&p->value[op->out[0]].shape);
     const dn_shape *b = op->n_in > 1 && op->in[1] != DN_NONE ? &p->value[op->in[1]].shape : NULL;
     if (op->kind == DN_OP_CONV2D || op->kind == DN_OP_MATMUL)
-        return 2e-9 * out * (double)dn_shape_count(b) / (double)p->value[op->out[0]].shape.dim[p->value[op->out[0]].shape.rank - 1];
+        return 2e-9 * out * (double)dn_shape_count(b) /
+               (double)p->value[op->out[0]].shape.dim[p->value[op->out[0]].shape.rank - 1];
     if (op->kind == DN_OP_ATTENTION)
         return 4e-9 * out * (double)b->dim[0];
     return 0;
@@ -106,7 +107,8 @@ static void print_kinds(const dn_program *p, const dn_lowered *l, const timed *t
     for (int k = 0; k < n; k++)
         printf("%-24s %4d steps %9.3f ms %5.1f %% %8.1f GF/s\n", name[k], count[k], sum[k].ms, 100 * sum[k].ms / all.ms,
                sum[k].gflop / sum[k].ms * 1e3);
-    printf("%-24s %4d steps %9.3f ms         %8.1f GF/s\n", "sum of the best", l->n_steps, all.ms, all.gflop / all.ms * 1e3);
+    printf("%-24s %4d steps %9.3f ms         %8.1f GF/s\n", "sum of the best", l->n_steps, all.ms,
+           all.gflop / all.ms * 1e3);
 }
 
 static int by_value(const void *a, const void *b)
@@ -177,7 +179,7 @@ static void measure(const options *o, const dn_lowered *l, dn_run *run, timed *t
 {
     double *whole = must(calloc((size_t)o->repeats, sizeof *whole));
     double *each = must(calloc((size_t)o->repeats * (size_t)l->n_steps, sizeof *each));
-    for (int r = -2; r < o->repeats; r++) {
+    for (int r = -1; r < o->repeats; r++) {
         double start = now_ms(o);
         for (int row = 0; row < o->rows; row += l->rows_max) {
             run->n = o->rows - row < l->rows_max ? o->rows - row : l->rows_max;
@@ -212,13 +214,26 @@ static options parse(int argc, char **argv)
     options o = { .rows = 4, .threads = 2, .repeats = 9 };
     for (int c; (c = getopt(argc, argv, "cvn:m:t:r:")) != -1;)
         switch (c) {
-        case 'c': o.cpu_time = true; break;
-        case 'v': o.verbose = true; break;
-        case 'n': o.rows = atoi(optarg); break;
-        case 'm': o.rows_max = atoi(optarg); break;
-        case 't': o.threads = atoi(optarg); break;
-        case 'r': o.repeats = atoi(optarg); break;
-        default: exit(2);
+        case 'c':
+            o.cpu_time = true;
+            break;
+        case 'v':
+            o.verbose = true;
+            break;
+        case 'n':
+            o.rows = atoi(optarg);
+            break;
+        case 'm':
+            o.rows_max = atoi(optarg);
+            break;
+        case 't':
+            o.threads = atoi(optarg);
+            break;
+        case 'r':
+            o.repeats = atoi(optarg);
+            break;
+        default:
+            exit(2);
         }
     if (optind + 1 != argc || o.rows < 1 || o.threads < 1 || o.repeats < 1)
         die("usage", "forward [-cv] [-n rows] [-m rows_max] [-t threads] [-r repeats] config.json");
@@ -236,8 +251,11 @@ int main(int argc, char **argv)
         die(o.config, err.message);
     float *block = random_block(&p->block[0]);
     const void **form = pack(l, block);
-    dn_run run = { .lowered = l, .arena = must(aligned_alloc(64, l->arena_bytes + 64)), .block = { (char *)block },
-                   .form = form, .pool = o.threads > 1 ? must(dn_pool_new(o.threads, NULL)) : NULL };
+    dn_run run = { .lowered = l,
+                   .arena = must(aligned_alloc(64, l->arena_bytes + 64)),
+                   .block = { (char *)block },
+                   .form = form,
+                   .pool = o.threads > 1 ? must(dn_pool_new(o.threads, NULL)) : NULL };
     memset(run.arena, 0, l->arena_bytes);
     timed *t = must(calloc((size_t)l->n_steps, sizeof *t));
     measure(&o, l, &run, t);

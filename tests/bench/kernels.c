@@ -1,10 +1,11 @@
 /* kernels.c - times every convolution kernel on the layers that matter. Run by hand; never a test.
  *
- *     kernels [-t threads] [-n rows] [-r rounds] [-c] [-f name]
+ *     kernels [-t threads] [-n rows] [-r rounds] [-c] [-f name] [-l layer]
  *
  * Kernels take turns within one round; a figure is the median over rounds, in effective GFLOP/s per thread (the
- * operations of a direct convolution, so Winograd may pass the peak). The kernel that dn_cpu_conv_choose takes is marked
- * with *. -c walks through so many copies of the weights that they come from memory; -f runs one kernel only. */
+ * operations of a direct convolution, so Winograd may pass the peak). The kernel that dn_cpu_conv_choose takes is
+ * marked with *. -c walks through so many copies of the weights that they come from memory; -f runs one kernel only, -l
+ * one layer, by its number in the list. */
 #include "choose.h"
 
 #include <stdio.h>
@@ -25,10 +26,10 @@ static const layer layers[] = {
     {  96,  32, 28, 1, 1 }, { 128, 128,  7, 1, 1 }, { 256, 256, 16, 1, 1 }, { 256, 768, 16, 1, 1 }, {1152,4608, 16, 1, 1 },
 };
 /* clang-format on */
-static const dn_conv_kernel *const kernels[] = {
-    &dn_cpu_winograd4, &dn_cpu_winograd4_plain, &dn_cpu_winograd4_live, &dn_cpu_winograd2, &dn_cpu_winograd2_plain,
-    &dn_cpu_winograd2_live, &dn_cpu_implicit, &dn_cpu_few_in, &dn_cpu_few_out, &dn_cpu_pointwise,
-};
+#define X(name) &dn_cpu_##name##_avx2, &dn_cpu_##name##_avx512,
+static const dn_conv_kernel *const kernels[] = { DN_WINOGRADS(X) & dn_cpu_implicit, &dn_cpu_few_in, &dn_cpu_few_out,
+                                                 &dn_cpu_pointwise };
+#undef X
 enum { LAYERS = sizeof layers / sizeof *layers, KERNELS = sizeof kernels / sizeof *kernels, ROUNDS_MAX = 1000 };
 static const size_t cold_bytes = (size_t)256 << 20;
 
@@ -36,6 +37,7 @@ typedef struct setting {
     int threads, rows, rounds;
     bool cold;
     const char *only;
+    int layer; /* -1: all */
 } setting;
 
 static double now(void)
@@ -57,9 +59,12 @@ static void *fill(size_t floats)
 
 static bool accepts(const dn_conv_kernel *k, const dn_conv_shape *s)
 {
-    bool winograd = k != &dn_cpu_implicit && k != &dn_cpu_few_in && k != &dn_cpu_few_out && k != &dn_cpu_pointwise;
-    if (winograd)
-        return s->kh == 3 && s->stride == 1;
+#define X(name) k == &dn_cpu_##name##_avx2 || k == &dn_cpu_##name##_avx512 ||
+#define Y(name) k == &dn_cpu_##name##_avx512 ||
+    if (DN_WINOGRADS(X) false)
+        return s->kh == 3 && s->stride == 1 && (dn_cpu_has_avx512() || !(DN_WINOGRADS(Y) false));
+#undef X
+#undef Y
     return k == &dn_cpu_implicit || (k == &dn_cpu_few_in && s->C <= 4) || (k == &dn_cpu_few_out && s->K <= 7) ||
            (k == &dn_cpu_pointwise && s->kh == 1 && s->stride == 1);
 }
@@ -158,16 +163,19 @@ static void bench(const layer *l, const setting *set, dn_pool *pool)
 
 int main(int argc, char **argv)
 {
-    setting set = { .threads = 1, .rows = 1, .rounds = 41 };
-    for (int o; (o = getopt(argc, argv, "t:n:r:cf:")) != -1;) {
+    setting set = { .threads = 1, .rows = 1, .rounds = 41, .layer = -1 };
+    for (int o; (o = getopt(argc, argv, "t:n:r:cf:l:")) != -1;) {
+        /* clang-format off */
         switch (o) {
         case 't': set.threads = atoi(optarg); break;
         case 'n': set.rows = atoi(optarg); break;
         case 'r': set.rounds = atoi(optarg); break;
         case 'c': set.cold = true; break;
         case 'f': set.only = optarg; break;
+        case 'l': set.layer = atoi(optarg); break;
         default: return 2;
         }
+        /* clang-format on */
     }
     if (set.threads < 1 || set.rows < 1 || set.rounds < 1 || set.rounds > ROUNDS_MAX || !dn_cpu_has_avx2())
         return 2;
@@ -175,7 +183,8 @@ int main(int argc, char **argv)
     if (!pool)
         return 1;
     for (int i = 0; i < LAYERS; i++)
-        bench(&layers[i], &set, pool);
+        if (set.layer < 0 || set.layer == i)
+            bench(&layers[i], &set, pool);
     dn_pool_free(pool);
     return 0;
 }

@@ -1,4 +1,4 @@
-/* fuzz_config.c - any bytes as the JSON of a config: what is accepted is an object that can be written and read again. */
+/* fuzz_config.c - any bytes as the JSON of a config: what is accepted can be written and read back. */
 #include "json.h"
 
 #include <jansson.h>

@@ -1,7 +1,7 @@
 /* fuzz_main.c - replays files through a fuzz target that is built as a plain program.
  *
- * Each argument is a file or a folder of files. Every input is given as a block of exactly its size, so that a sanitizer
- * sees a read past its end. No input at all is a failure. */
+ * Each argument is a file or a folder of files. Every input is given as a block of exactly its size, so that a
+ * sanitizer sees a read past its end. No input at all is a failure. */
 #include <dirent.h>
 #include <stdint.h>
 #include <stdio.h>

@@ -1,5 +1,5 @@
-/* fuzz_safetensors.c - any bytes as a safetensors file: what is accepted can be read as float32, and what comes out of the
- * writer is accepted again, the same. */
+/* fuzz_safetensors.c - any bytes as a safetensors file: what is accepted can be read as float32, and what comes out of
+ * the writer is accepted again, the same. */
 #include "stored.h"
 
 #include <denoised/image.h>

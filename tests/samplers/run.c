@@ -1,3 +1,4 @@
+/* run.c - a sample in memory and its way through a table; configurations from JSON text. */
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>
@@ -67,9 +68,11 @@ dn_scheduler_config *config_of(const char *file, const char *request)
 
 dn_plan_params params_of(int sampler, int steps)
 {
-    return (dn_plan_params){
-        .sampler = sampler, .steps = steps, .temperature = 1, .guidance = { .scale = 1, .interval = { 0, 1 } }, .elements = 192
-    };
+    return (dn_plan_params){ .sampler = sampler,
+                             .steps = steps,
+                             .temperature = 1,
+                             .guidance = { .scale = 1, .interval = { 0, 1 } },
+                             .elements = 192 };
 }
 
 json_t *json_file(const char *path)

@@ -1,7 +1,7 @@
 /* test_goldens.c - every step of every scheduler case recorded from diffusers.
  *
- * The cases' headers define model, start and noise; a case's steps are our entries, one to one. Errors are relative to the
- * largest |x| of the step. */
+ * The cases' headers define model, start and noise; a case's steps are our entries, one to one. Errors are relative to
+ * the largest |x| of the step. */
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>
@@ -11,16 +11,17 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Where x itself vanishes (a network that predicts x0 says 0 at t = 0) diffusers leaves rounding errors of about 1e-7. */
+/* Where x itself vanishes (a network that predicts x0 says 0 at t = 0) diffusers leaves rounding errors of about 1e-7.
+ */
 #define FLOOR 0.02
 
 enum { B = 4, C = 3, H = 8, W = 8, PER = C * H * W, ALL = B * PER };
 
 typedef struct batch {
     run sample[B];
-    float factor;      /* out = factor * in * t / (t + 1) */
-    int variance;      /* of the second half of the channels: 0 none, 1 learned, 2 learned_range */
-    int draws;         /* noise draws so far, and whether this entry drew */
+    float factor; /* out = factor * in * t / (t + 1) */
+    int variance; /* of the second half of the channels: 0 none, 1 learned, 2 learned_range */
+    int draws;    /* noise draws so far, and whether this entry drew */
     bool drew;
     int current;
     double worst;
@@ -39,7 +40,8 @@ static void model(void *user, float *out, const float *in, const run *r, float t
             float x = in[p * C + k], v = a->factor * x * t / (t + 1);
             out[p * stride + k] = v;
             if (a->variance)
-                out[p * stride + C + k] = a->variance == 1 ? (float)(0.001 + 0.01 / (1 + exp(-x))) : (float)tanh(0.3 * v);
+                out[p * stride + C + k] =
+                    a->variance == 1 ? (float)(0.001 + 0.01 / (1 + exp(-x))) : (float)tanh(0.3 * v);
         }
 }
 
@@ -96,9 +98,7 @@ static bool has_null(const json_t *steps)
 {
     size_t i;
     json_t *step;
-    json_array_foreach ((json_t *)steps, i, step)
-        if (json_is_null(json_object_get(step, "sum_abs")))
-            return true;
+    json_array_foreach((json_t *)steps, i, step) if (json_is_null(json_object_get(step, "sum_abs"))) return true;
     return false;
 }
 
@@ -110,9 +110,8 @@ static dn_scheduler_config *config_of_case(const json_t *c)
     json_t *file = json_deep_copy(json_object_get(c, "config")), *request = json_object(), *value;
     const char *key;
     json_object_set(file, "_class_name", json_object_get(c, "class"));
-    json_object_foreach (json_object_get(c, "step_kwargs"), key, value)
-        if (strcmp(key, "eta"))
-            json_object_set(request, key, value);
+    json_object_foreach(json_object_get(c, "step_kwargs"), key, value) if (strcmp(key, "eta"))
+        json_object_set(request, key, value);
     if (json_is_number(json_object_get(c, "mu")))
         json_object_set(request, "mu", json_object_get(c, "mu"));
     if (dn_scheduler_config_new(&config, file, &err) || dn_scheduler_config_overlay(config, request, &err))
@@ -195,11 +194,13 @@ static void run_file(const char *path, bool clipped, const int want[4])
     json_t *file = json_file(path), *c;
     int count[4] = { 0 };
     size_t i;
-    json_array_foreach (json_object_get(file, "cases"), i, c) {
+    json_array_foreach(json_object_get(file, "cases"), i, c)
+    {
         bool nan = has_null(json_object_get(c, "steps"));
         enum outcome o = try_case(c, (int)i, clipped);
         if (o != LATER && nan != (o == IMPOSSIBLE))
-            fail_msg("case %d: the golden %s NaN, we %s it", (int)i, nan ? "is" : "is no", o == IMPOSSIBLE ? "refuse" : "run");
+            fail_msg("case %d: the golden %s NaN, we %s it", (int)i, nan ? "is" : "is no",
+                     o == IMPOSSIBLE ? "refuse" : "run");
         count[o]++;
     }
     json_decref(file);

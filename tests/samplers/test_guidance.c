@@ -1,4 +1,5 @@
-/* test_guidance.c - guidance in tables (scale, interval, schedule, rescale) and in the update, against sums done here. */
+/* test_guidance.c - guidance in tables (scale, interval, schedule, rescale) and in the update, against sums done here.
+ */
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>
@@ -119,7 +120,8 @@ static void check_step(double scale, double rescale, int channels, int out_chann
     }
     for (int64_t i = 0; i < r.slot.n; i++) {
         r.slot.x[i] = (float)sin(0.01 * (double)i);
-        double c = field(i / channels, (int)(i % channels), DN_ROW_COND), u = field(i / channels, (int)(i % channels), DN_ROW_UNCOND);
+        double c = field(i / channels, (int)(i % channels), DN_ROW_COND),
+               u = field(i / channels, (int)(i % channels), DN_ROW_UNCOND);
         double v[2] = { c, u + scale * (c - u) };
         for (int k = 0; k < 2; k++)
             mean[k] += v[k] / n, square[k] += v[k] * v[k];
@@ -131,7 +133,8 @@ static void check_step(double scale, double rescale, int channels, int out_chann
     assert_int_equal(run_entry(&r, &t, two_fields, NULL, NULL), 0);
     for (int64_t i = 0; i < r.slot.n; i++) {
         double x = (float)sin(0.01 * (double)i);
-        double c = field(i / channels, (int)(i % channels), DN_ROW_COND), u = field(i / channels, (int)(i % channels), DN_ROW_UNCOND);
+        double c = field(i / channels, (int)(i % channels), DN_ROW_COND),
+               u = field(i / channels, (int)(i % channels), DN_ROW_UNCOND);
         double eps = factor * (u + scale * (c - u)), x0 = (x - sqrt(1 - abar) * eps) / sqrt(abar);
         double want = sqrt(before) * x0 + sqrt(1 - before) * eps;
         if (fabs(r.slot.x[i] - want) > 2e-5 * (1 + fabs(want)))
@@ -200,9 +203,14 @@ static void test_denoise(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_scale),   cmocka_unit_test(test_interval), cmocka_unit_test(test_interval_counts_entries),
-        cmocka_unit_test(test_schedules), cmocka_unit_test(test_step), cmocka_unit_test(test_rescale),
-        cmocka_unit_test(test_scale_one_is_none), cmocka_unit_test(test_denoise),
+        cmocka_unit_test(test_scale),
+        cmocka_unit_test(test_interval),
+        cmocka_unit_test(test_interval_counts_entries),
+        cmocka_unit_test(test_schedules),
+        cmocka_unit_test(test_step),
+        cmocka_unit_test(test_rescale),
+        cmocka_unit_test(test_scale_one_is_none),
+        cmocka_unit_test(test_denoise),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,5 +1,5 @@
-/* test_update.c - the update by itself: odd sizes, thresholding, learned variance, history, non-finite values; and torch's
- * random numbers. */
+/* test_update.c - the update by itself: odd sizes, thresholding, learned variance, history, non-finite values; and
+ * torch's random numbers. */
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>
@@ -10,7 +10,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-static float value(int64_t i, int k) { return (float)(2.5 * sin(0.7 * (double)i + 1.3 * k) * cos(0.013 * (double)i * (k + 1))); }
+static float value(int64_t i, int k)
+{
+    return (float)(2.5 * sin(0.7 * (double)i + 1.3 * k) * cos(0.013 * (double)i * (k + 1)));
+}
 
 static void fill(run *r)
 {
@@ -28,7 +31,9 @@ static void check_linear(int64_t n)
     run r;
     run_init(&r, n, 1, 1);
     fill(&r);
-    dn_entry e = { .rows = 1 << DN_ROW_COND, .c_s = 2, .c_x = 0.5f, .c_o = -0.25f, .n_writes = 3, .write = { 0, 1, 7 } };
+    dn_entry e = {
+        .rows = 1 << DN_ROW_COND, .c_s = 2, .c_x = 0.5f, .c_o = -0.25f, .n_writes = 3, .write = { 0, 1, 7 }
+    };
     e.x = (dn_linear){ { 0.5f, 0.25f, -1, 2, 3, -0.5f, 0.125f, 0, 0, 0, 0, 0, 4 } };
     e.writes[0].a[DN_B_H0 + 1] = 1;
     e.writes[1].a[DN_B_H0] = 1;
@@ -40,7 +45,8 @@ static void check_linear(int64_t n)
                       0.125 * value(i, 4) + 4 * value(i, 5);
         assert_float_equal(r.slot.x[i], want, 2e-5);
         assert_float_equal(r.slot.x0[i], x0, 1e-5);
-        assert_true(r.slot.h[0][i] == value(i, 4) && r.slot.h[1][i] == value(i, 3) && r.slot.h[7][i] == 2 * value(i, 0));
+        assert_true(r.slot.h[0][i] == value(i, 4) && r.slot.h[1][i] == value(i, 3) &&
+                    r.slot.h[7][i] == 2 * value(i, 0));
     }
     run_fini(&r);
 }
@@ -173,7 +179,13 @@ static void test_non_finite(void **state)
         run_fini(&r);
     }
     run r;
-    run_init(&r, 10, 1, 1);
+    run_init(&r, 10, 1, 2);
+    fill(&r);
+    r.slot.out[0][3] = NAN; /* a predicted variance */
+    dn_entry learned = { .flags = DN_SIGMA_LEARNED, .rows = 1, .c_s = 1, .z_scale = 1 };
+    learned.x.a[DN_B_X] = 1;
+    assert_int_equal(dn_update(&r.slot, &learned), 1);
+    r.slot.x[1] = 0;
     r.slot.x[9] = INFINITY;
     dn_entry e = { .flags = DN_NO_FORWARD };
     e.x.a[DN_B_X] = 1;
@@ -251,8 +263,8 @@ static void test_torch_randn(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_linear),    cmocka_unit_test(test_no_forward),       cmocka_unit_test(test_threshold),
-        cmocka_unit_test(test_clip),      cmocka_unit_test(test_learned_variance), cmocka_unit_test(test_non_finite),
+        cmocka_unit_test(test_linear),      cmocka_unit_test(test_no_forward),       cmocka_unit_test(test_threshold),
+        cmocka_unit_test(test_clip),        cmocka_unit_test(test_learned_variance), cmocka_unit_test(test_non_finite),
         cmocka_unit_test(test_torch_randn),
     };
     return cmocka_run_group_tests(tests, load, unload);

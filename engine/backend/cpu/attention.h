@@ -1,7 +1,7 @@
 /* attention.h - softmax(q k^T * scale) v, head by head, on blocked values.
  *
- * q [L,C], k [M,C], v [M,C] -> [L,C]; head h is channels h*d .. (h+1)*d-1, d = C/heads, any number. Scores exist only for a
- * strip of query rows at a time, in cache. */
+ * q [L,C], k [M,C], v [M,C] -> [L,C]; head h is channels h*d .. (h+1)*d-1, d = C/heads, any number. Scores exist only
+ * for a strip of query rows at a time, in cache. */
 #ifndef DN_CPU_ATTENTION_H
 #define DN_CPU_ATTENTION_H
 

@@ -1,10 +1,10 @@
 /* attention_avx2.c - see attention.h.
  *
  * Keys and values of every head are packed as panels for dn_cpu_strip: keys (times the scale) [M/16][d][16], values
- * [d/16][M][16], zero where a panel ends. Queries are read where they are if heads begin at whole blocks, else packed as
- * blocks [d/8][L][8]. Then, strip by strip of query rows: scores panel by panel with the running maximum of each row,
- * exponentials as blocks [M/8][rows][8], times the values, divided by their sum. Each score is one chain over d, each
- * output one over M. */
+ * [d/16][M][16], zero where a panel ends. Queries are read where they are if heads begin at whole blocks, else packed
+ * as blocks [d/8][L][8]. Then, strip by strip of query rows: scores panel by panel with the running maximum of each
+ * row, exponentials as blocks [M/8][rows][8], times the values, divided by their sum. Each score is one chain over d,
+ * each output one over M. */
 #include "attention.h"
 #include "elementwise_lanes.h"
 #include "tile_avx2.h"
@@ -17,7 +17,7 @@ static int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; 
 typedef struct head {
     const dn_attention_args *a;
     int64_t row;
-    int first;    /* channel */
+    int first; /* channel */
     int d;
     float *k, *v; /* packed */
     float *q;     /* packed, or in place */
@@ -70,18 +70,34 @@ static void pack_queries(const head *h)
     }
 }
 
+/* Eight whole channels of up to eight keys: dst[c*16 + m], zero past `keys`. */
+static void pack_key_block(float *dst, const float *src, int keys, float scale)
+{
+    __m256 r[LANES];
+    for (int m = 0; m < LANES; m++)
+        r[m] = m < keys ? _mm256_loadu_ps(src + m * LANES) : _mm256_setzero_ps();
+    lanes_transpose(r);
+    for (int c = 0; c < LANES; c++)
+        _mm256_store_ps(dst + c * PANEL, _mm256_mul_ps(r[c], _mm256_set1_ps(scale)));
+}
+
 /* Keys as panels [M/16][d][16], zero past d and past M. */
 static void pack_keys(const head *h)
 {
-    int64_t depth = round_up(h->d, LANES);
-    for (int c = 0; c < depth; c++) {
+    int64_t depth = round_up(h->d, LANES), keys = h->a->keys;
+    for (int c = 0; c < depth;) {
+        bool whole = in_place(h->d);
         const float *src = c < h->d ? channel_at(h, &h->a->k, c) : NULL;
-        float *dst = h->k + c * PANEL;
-        for (int64_t m = 0; m < h->a->keys; m += PANEL, dst += depth * PANEL) {
-            int n = src ? (int)min64(PANEL, h->a->keys - m) : 0;
-            for (int i = 0; i < PANEL; i++)
-                dst[i] = i < n ? src[(m + i) * LANES] * h->a->scale : 0;
+        for (int64_t m = 0; m < round_up(keys, PANEL); m += LANES) {
+            float *dst = h->k + (m / PANEL * depth + c) * PANEL + m % PANEL;
+            int n = m < keys ? (int)min64(LANES, keys - m) : 0;
+            if (whole)
+                pack_key_block(dst, src + m * LANES, n, h->a->scale);
+            else
+                for (int i = 0; i < LANES; i++)
+                    dst[i] = src && i < n ? src[(m + i) * LANES] * h->a->scale : 0;
         }
+        c += whole ? LANES : 1;
     }
 }
 
@@ -95,7 +111,8 @@ static void pack_values(const head *h)
         float *dst = h->v + c / PANEL * depth * PANEL + c % PANEL;
         for (int64_t m = 0; m < depth; m++)
             if (whole)
-                _mm256_store_ps(dst + m * PANEL, m < h->a->keys ? _mm256_loadu_ps(src + m * LANES) : _mm256_setzero_ps());
+                _mm256_store_ps(dst + m * PANEL,
+                                m < h->a->keys ? _mm256_loadu_ps(src + m * LANES) : _mm256_setzero_ps());
             else
                 dst[m * PANEL] = src && m < h->a->keys ? src[m * LANES] : 0;
         c += whole ? LANES : 1;
@@ -106,10 +123,12 @@ static void pack_heads(void *arg, int64_t first, int64_t last, int thread)
 {
     (void)thread;
     for (int64_t item = first; item < last; item++) {
-        head h = head_of(arg, item);
-        pack_keys(&h);
-        pack_values(&h);
-        if (!in_place(h.d))
+        head h = head_of(arg, item / 2);
+        if (item % 2)
+            pack_values(&h);
+        else
+            pack_keys(&h);
+        if (item % 2 && !in_place(h.d))
             pack_queries(&h);
     }
 }
@@ -220,7 +239,7 @@ static void clear_padding(const dn_attention_args *a)
 void dn_attention_blocked(dn_pool *pool, const dn_attention_args *a)
 {
     int64_t heads = (int64_t)a->n * a->heads, size = strip_rows(a);
-    dn_pool_run(pool, pack_heads, (void *)a, heads, 1);
+    dn_pool_run(pool, pack_heads, (void *)a, heads * 2, 1);
     dn_pool_run(pool, strips, (void *)a, heads * ((a->queries + size - 1) / size), 1);
     clear_padding(a);
 }

@@ -5,9 +5,42 @@ enum { FEW_IN = 4, FEW_OUT = 7 };
 
 bool dn_cpu_has_avx2(void) { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
 
+bool dn_cpu_has_avx512(void)
+{
+    return dn_cpu_has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl");
+}
+
 static bool is_winograd(const dn_conv_shape *s)
 {
-    return s->kh == 3 && s->kw == 3 && s->stride == 1 && s->pad_top == 1 && s->pad_left == 1 && s->Ho == s->H && s->Wo == s->W;
+    return s->kh == 3 && s->kw == 3 && s->stride == 1 && s->pad_top == 1 && s->pad_left == 1 && s->Ho == s->H &&
+           s->Wo == s->W;
+}
+
+static int64_t tiles(const dn_conv_shape *s, int m) { return (int64_t)((s->H + m - 1) / m) * ((s->W + m - 1) / m); }
+
+enum variant { AHEAD4, PLAIN4, LIVE4, AHEAD2, LIVE2, VARIANTS };
+
+/* Made from times with weights out of cache (docs/SPEED.md). F(4,3), unless its tiles cover so much outside the image
+ * that F(2,3) multiplies as little, or a row is one tile: too little work for its weights. Transformed weights are four
+ * times the bytes of plain ones, which pays only where they are few or serve many tiles. */
+static enum variant variant_of(const dn_conv_shape *s, bool live)
+{
+    if (tiles(s, 4) == 1 || 16 * tiles(s, 2) * 9 <= 36 * tiles(s, 4) * 10)
+        return live ? LIVE2 : AHEAD2;
+    if (live)
+        return LIVE4;
+    return tiles(s, 4) >= 16 && (int64_t)s->C * s->K < 256 * 256 ? AHEAD4 : PLAIN4;
+}
+
+static const dn_conv_kernel *winograd(const dn_conv_shape *s, bool live)
+{
+#define X(name) &dn_cpu_##name##_avx2,
+    static const dn_conv_kernel *const avx2[VARIANTS] = { DN_WINOGRADS(X) };
+#undef X
+#define X(name) &dn_cpu_##name##_avx512,
+    static const dn_conv_kernel *const avx512[VARIANTS] = { DN_WINOGRADS(X) };
+#undef X
+    return (dn_cpu_has_avx512() ? avx512 : avx2)[variant_of(s, live)];
 }
 
 const dn_conv_kernel *dn_cpu_conv_choose(const dn_conv_shape *s, bool live)
@@ -17,7 +50,7 @@ const dn_conv_kernel *dn_cpu_conv_choose(const dn_conv_shape *s, bool live)
     if (s->K <= FEW_OUT)
         return &dn_cpu_few_out;
     if (is_winograd(s))
-        return live ? &dn_cpu_winograd4_live : &dn_cpu_winograd4;
+        return winograd(s, live);
     if (s->kh == 1 && s->kw == 1 && s->stride == 1 && s->Ho == s->H && s->Wo == s->W)
         return &dn_cpu_pointwise;
     return &dn_cpu_implicit;

@@ -135,7 +135,8 @@ static void run_strips(dn_pool *pool, dn_task task, job *j)
 
 static void run_planes(dn_pool *pool, dn_task task, job *j)
 {
-    dn_pool_run(pool, task, j, (int64_t)j->e.n * dn_blocks_of(j->e.channels), 1 + 16384 / (j->e.positions * DN_LANES + 1));
+    dn_pool_run(pool, task, j, (int64_t)j->e.n * dn_blocks_of(j->e.channels),
+                1 + 16384 / (j->e.positions * DN_LANES + 1));
 }
 
 void dn_copy_to_blocked(dn_pool *pool, dn_rows dst, dn_rows dense, dn_extent e)

@@ -12,11 +12,11 @@ enum dn_operand {
 };
 
 typedef struct dn_elementwise_args {
-    dn_rows x, b, y;    /* b of binary operations only; y may be x */
-    dn_extent e;        /* dense values: positions * channels contiguous floats */
+    dn_rows x, b, y; /* b of binary operations only; y may be x */
+    dn_extent e;     /* dense values: positions * channels contiguous floats */
     enum dn_operand operand;
-    float p, q;         /* parameters of unary kinds: DN_AFFINE p*x + q, DN_CLAMP between p and q */
-    bool swapped;       /* b op x */
+    float p, q;   /* parameters of unary kinds: DN_AFFINE p*x + q, DN_CLAMP between p and q */
+    bool swapped; /* b op x */
 } dn_elementwise_args;
 
 bool dn_unary_has_kernel(enum dn_unary kind);

@@ -1,5 +1,5 @@
-/* elementwise_avx2.c - see elementwise.h. A value is a set of runs of contiguous floats: a plane of eight channels, or a
- * whole dense row. Each operation is one loop over a run, made from a table of expressions. */
+/* elementwise_avx2.c - see elementwise.h. A value is a set of runs of contiguous floats: a plane of eight channels, or
+ * a whole dense row. Each operation is one loop over a run, made from a table of expressions. */
 #include "elementwise.h"
 #include "elementwise_lanes.h"
 
@@ -16,30 +16,43 @@ typedef struct run {
 typedef void (*run_fn)(const run *r);
 
 /* Loads of a ragged end never touch what is beyond it. */
-#define RUN(name, expression)                                                                                          \
-    static void name(const run *r)                                                                                     \
-    {                                                                                                                  \
-        const __m256 p = r->p, q = r->q, keep = _mm256_castsi256_ps(r->keep);                                          \
-        (void)p, (void)q;                                                                                              \
-        for (int64_t i = 0; i < r->n; i += DN_LANES) {                                                                 \
-            __m256i inside = lanes_mask(r->n - i);                                                                     \
-            __m256 x = _mm256_maskload_ps(r->x + i, inside);                                                           \
-            _mm256_maskstore_ps(r->y + i, inside, _mm256_and_ps(keep, expression));                                    \
-        }                                                                                                              \
+#define RUN(name, expression)                                                       \
+    static void name(const run *r)                                                  \
+    {                                                                               \
+        const __m256 p = r->p, q = r->q, keep = _mm256_castsi256_ps(r->keep);       \
+        (void)p, (void)q;                                                           \
+        for (int64_t i = 0; i < r->n; i += DN_LANES) {                              \
+            __m256i inside = lanes_mask(r->n - i);                                  \
+            __m256 x = _mm256_maskload_ps(r->x + i, inside);                        \
+            _mm256_maskstore_ps(r->y + i, inside, _mm256_and_ps(keep, expression)); \
+        }                                                                           \
     }
+
+/* x tanh(ln(1 + e^x)) = x n / (n + 2), n = e^x (e^x + 2); from 20 on the quotient is 1. */
+static inline __m256 mish(__m256 x)
+{
+    __m256 two = _mm256_set1_ps(2), e = dn_v_exp(_mm256_min_ps(_mm256_set1_ps(20), x));
+    __m256 n = _mm256_mul_ps(e, _mm256_add_ps(e, two));
+    return _mm256_div_ps(_mm256_mul_ps(x, n), _mm256_add_ps(n, two));
+}
+
 #define ABS(v) _mm256_andnot_ps(_mm256_set1_ps(-0.0f), v)
 RUN(run_silu, dn_v_silu(x))
 RUN(run_sigmoid, dn_v_sigmoid(x))
 RUN(run_relu, _mm256_max_ps(_mm256_setzero_ps(), x))
 RUN(run_square, _mm256_mul_ps(x, x))
 RUN(run_abs, ABS(x))
+RUN(run_sqrt, _mm256_sqrt_ps(x))
+RUN(run_reciprocal, _mm256_div_ps(_mm256_set1_ps(1), x))
+RUN(run_mish, mish(x))
 RUN(run_affine, _mm256_fmadd_ps(p, x, q))
 RUN(run_clamp, _mm256_min_ps(q, _mm256_max_ps(p, x)))
 
 /* clang-format off */
 static const run_fn unary_runs[DN_UNARY_COUNT] = {
     [DN_SILU] = run_silu,     [DN_SIGMOID] = run_sigmoid, [DN_RELU] = run_relu, [DN_SQUARE] = run_square,
-    [DN_ABS] = run_abs,       [DN_AFFINE] = run_affine,   [DN_CLAMP] = run_clamp,
+    [DN_ABS] = run_abs,       [DN_AFFINE] = run_affine,   [DN_CLAMP] = run_clamp, [DN_MISH] = run_mish,
+    [DN_SQRT] = run_sqrt,     [DN_RECIPROCAL] = run_reciprocal,
 };
 /* clang-format on */
 
@@ -112,7 +125,10 @@ static void run_all(dn_pool *pool, run_fn fn, const dn_elementwise_args *a)
 
 bool dn_unary_has_kernel(enum dn_unary kind) { return unary_runs[kind] != NULL; }
 
-void dn_unary_run(dn_pool *pool, enum dn_unary kind, const dn_elementwise_args *a) { run_all(pool, unary_runs[kind], a); }
+void dn_unary_run(dn_pool *pool, enum dn_unary kind, const dn_elementwise_args *a)
+{
+    run_all(pool, unary_runs[kind], a);
+}
 
 void dn_binary_run(dn_pool *pool, enum dn_binary kind, const dn_elementwise_args *a)
 {

@@ -82,11 +82,12 @@ always_inline void line_run(const int K, const int n, const line *l)
 }
 
 /* K channels of n positions at a time fill the registers. */
-#define LINE(K, n)                                                                                                     \
-    static void line_##K(const line *l) { line_run(K, n, l); }
+/* clang-format off */
+#define LINE(K, n) static void line_##K(const line *l) { line_run(K, n, l); }
 LINE(1, 8) LINE(2, 6) LINE(3, 4) LINE(4, 3) LINE(5, 2) LINE(6, 2) LINE(7, 1)
 
 static void (*const lines[K_MAX + 1])(const line *l) = { NULL, line_1, line_2, line_3, line_4, line_5, line_6, line_7 };
+/* clang-format on */
 
 static void lines_task(void *arg, int64_t from, int64_t to, int thread)
 {

@@ -9,9 +9,9 @@
 #include <stdlib.h>
 
 enum {
-    K_STEP = 384,     /* a panel's part (24 KiB) stays in L1 while the rows pass */
-    ROWS_MAX = 96,    /* a block of rows: its part of A stays in L2 while the panels pass */
-    PANELS_MAX = 8,   /* panels per task: their sums stay in L2 between steps over k */
+    K_STEP = 384,   /* a panel's part (24 KiB) stays in L1 while the rows pass */
+    ROWS_MAX = 96,  /* a block of rows: its part of A stays in L2 while the panels pass */
+    PANELS_MAX = 8, /* panels per task: their sums stay in L2 between steps over k */
     TASKS_PER_THREAD = 3
 };
 
@@ -48,7 +48,7 @@ void dn_cpu_gemm_pack_transposed(void *dst, const float *weights, const dn_shape
 
 typedef struct gemm {
     const dn_gemm_call *call;
-    dn_rows x;         /* as the call's, but a dense [n, 1, C] counts as one row of n positions */
+    dn_rows x; /* as the call's, but a dense [n, 1, C] counts as one row of n positions */
     int64_t M, row_blocks;
     int n, panels, groups, group; /* panels in groups of `group` */
 } gemm;
@@ -155,5 +155,5 @@ static void pointwise(const dn_conv_call *c)
                                  .pool = c->pool });
 }
 
-const dn_conv_kernel dn_cpu_pointwise = { "pointwise",     dn_cpu_gemm_key,     false,    false, pointwise_form_bytes,
+const dn_conv_kernel dn_cpu_pointwise = { "pointwise",      dn_cpu_gemm_key,     false,    false, pointwise_form_bytes,
                                           dn_cpu_gemm_pack, pointwise_workspace, pointwise };

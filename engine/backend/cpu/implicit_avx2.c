@@ -2,8 +2,7 @@
  *
  * Positions of all rows of the batch are counted through and taken in chunks. For a chunk: (1) patches are gathered
  * into A [k/8][positions][8]; (2) each panel of 16 output channels is one product A W over all of k, K_STEP at a time,
- * and the epilogue. The order of k is (ky, kx, c): c padded to blocks of 8 when x is blocked; when x is dense (few
- * channels) all of k is one run without gaps, padded to 8 at its end. */
+ * and the epilogue. The order of k is (ky, kx, c), c padded to blocks of 8. */
 #include "choose.h"
 #include "tile_avx2.h"
 
@@ -19,18 +18,13 @@ enum {
 
 typedef struct implicit {
     const dn_conv_call *call;
-    bool dense;
     int c_blocks, k_blocks, panels, chunk;
     float *a;
     int64_t first; /* the chunk: positions first .. first+count-1 */
     int count, parts;
 } implicit;
 
-static int k_blocks_of(const dn_conv_shape *s, bool dense)
-{
-    int taps = s->kh * s->kw;
-    return dense ? ceil_div(taps * s->C, LANES) : taps * ceil_div(s->C, LANES);
-}
+static int k_blocks_of(const dn_conv_shape *s) { return s->kh * s->kw * ceil_div(s->C, LANES); }
 
 static int part_begin(const implicit *g, int part) { return (int)((int64_t)g->count * part / g->parts); }
 
@@ -41,8 +35,8 @@ static inline int64_t input_at(const dn_conv_shape *s, int64_t at, int ky, int k
     return y >= 0 && y < s->H && x >= 0 && x < s->W ? y * s->W + x : -1;
 }
 
-/* One position's patch of a blocked input: the 8 channels of each block under each tap. */
-static void gather_blocked(const implicit *g, int64_t row, int64_t at, float *a)
+/* One position's patch: the 8 channels of each block under each tap. */
+static void gather(const implicit *g, int64_t row, int64_t at, float *a)
 {
     const dn_conv_shape *s = &g->call->shape;
     const ptrdiff_t plane = g->call->x.plane / (ptrdiff_t)sizeof(float), step = (ptrdiff_t)g->chunk * LANES;
@@ -55,23 +49,6 @@ static void gather_blocked(const implicit *g, int64_t row, int64_t at, float *a)
         }
 }
 
-/* One position's patch of a dense input. */
-static void gather_dense(const implicit *g, int64_t row, int64_t at, float *a)
-{
-    const dn_conv_shape *s = &g->call->shape;
-    const char *x = (const char *)g->call->x.base + row * g->call->x.row_bytes;
-    int k = 0;
-    for (int ky = 0; ky < s->kh; ky++)
-        for (int kx = 0; kx < s->kw; kx++) {
-            int64_t from = input_at(s, at, ky, kx);
-            const float *src = (const float *)(x + (from < 0 ? 0 : from) * g->call->x.pitch);
-            for (int c = 0; c < s->C; c++, k++)
-                a[k / LANES * (ptrdiff_t)g->chunk * LANES + k % LANES] = from < 0 ? 0 : src[c];
-        }
-    for (; k < g->k_blocks * LANES; k++)
-        a[k / LANES * (ptrdiff_t)g->chunk * LANES + k % LANES] = 0;
-}
-
 static void gather_task(void *arg, int64_t from, int64_t to, int thread)
 {
     (void)thread;
@@ -79,7 +56,7 @@ static void gather_task(void *arg, int64_t from, int64_t to, int thread)
     const int64_t per_row = (int64_t)g->call->shape.Ho * g->call->shape.Wo;
     for (int64_t i = from; i < to; i++) {
         int64_t row = (g->first + i) / per_row, at = (g->first + i) % per_row;
-        (g->dense ? gather_dense : gather_blocked)(g, row, at, g->a + i * LANES);
+        gather(g, row, at, g->a + i * LANES);
     }
 }
 
@@ -107,61 +84,54 @@ static void panel_task(void *arg, int64_t from, int64_t to, int thread)
     }
 }
 
-static int chunk_of(const dn_conv_shape *s, bool dense, int64_t rows)
+static int chunk_of(const dn_conv_shape *s, int64_t rows)
 {
-    int fits = PATCH_BYTES / (k_blocks_of(s, dense) * LANES * (int)sizeof(float)) / 6 * 6;
+    int fits = PATCH_BYTES / (k_blocks_of(s) * LANES * (int)sizeof(float)) / TILE_ROWS * TILE_ROWS;
     int most = fits > CHUNK_MAX ? CHUNK_MAX : fits < CHUNK_MIN ? CHUNK_MIN : fits;
     return (int)min64(most, (int64_t)s->Ho * s->Wo * rows);
 }
 
-static void run(const dn_conv_call *call, bool dense)
+static void run(const dn_conv_call *call)
 {
     const dn_conv_shape *s = &call->shape;
-    implicit g = { .call = call, .dense = dense, .a = call->workspace };
+    implicit g = { .call = call, .a = call->workspace };
     g.c_blocks = ceil_div(s->C, LANES);
-    g.k_blocks = k_blocks_of(s, dense);
+    g.k_blocks = k_blocks_of(s);
     g.panels = ceil_div(s->K, PANEL);
-    g.chunk = chunk_of(s, dense, call->n);
+    g.chunk = chunk_of(s, call->n);
     const int threads = dn_pool_threads(call->pool), wanted = threads > 1 ? threads * TASKS_PER_THREAD : 1;
     const int64_t all = (int64_t)s->Ho * s->Wo * call->n;
     for (g.first = 0; g.first < all; g.first += g.count) {
         g.count = (int)min64(g.chunk, all - g.first);
-        g.parts = (int)min64(ceil_div(wanted, g.panels), ceil_div(g.count, 6));
+        g.parts = (int)min64(ceil_div(wanted, g.panels), ceil_div(g.count, TILE_ROWS));
         dn_pool_run(call->pool, gather_task, &g, g.count, ceil_div(g.count, wanted));
         dn_pool_run(call->pool, panel_task, &g, (int64_t)g.panels * g.parts, 1);
     }
 }
 
-static size_t workspace(const dn_conv_shape *s, int rows_max, bool dense)
+static size_t workspace(const dn_conv_shape *s, int rows_max)
 {
-    return (size_t)chunk_of(s, dense, rows_max) * k_blocks_of(s, dense) * LANES * sizeof(float);
+    return (size_t)chunk_of(s, rows_max) * k_blocks_of(s) * LANES * sizeof(float);
 }
 
-/* dst panels [k][16]; k runs over the taps and their channels, padded as the patches are. */
-static void pack(float *dst, const float *src, const dn_shape *shape, bool dense)
-{
-    const int taps = (int)(shape->dim[0] * shape->dim[1]), C = (int)shape->dim[2], K = (int)shape->dim[3];
-    const int per_tap = dense ? C : ceil_div(C, LANES) * LANES, all = ceil_div(taps * per_tap, LANES) * LANES;
-    memset(dst, 0, (size_t)ceil_div(K, PANEL) * all * PANEL * sizeof *dst);
-    for (int p = 0; p < K; p += PANEL, dst += (ptrdiff_t)all * PANEL)
-        for (int t = 0; t < taps; t++)
-            for (int c = 0; c < C; c++)
-                memcpy(dst + ((ptrdiff_t)t * per_tap + c) * PANEL, src + ((ptrdiff_t)t * C + c) * K + p,
-                       (size_t)min64(PANEL, K - p) * sizeof *dst);
-}
-
-static size_t form_bytes(const dn_shape *w, bool dense)
+static size_t form_bytes(const dn_shape *w)
 {
     dn_conv_shape s = { .kh = (int)w->dim[0], .kw = (int)w->dim[1], .C = (int)w->dim[2] };
-    return (size_t)k_blocks_of(&s, dense) * LANES * ceil_div((int)w->dim[3], PANEL) * PANEL * sizeof(float);
+    return (size_t)k_blocks_of(&s) * LANES * ceil_div((int)w->dim[3], PANEL) * PANEL * sizeof(float);
 }
 
-#define KERNEL(kernel, name, dense)                                                                                    \
-    static size_t form_bytes_##kernel(const dn_shape *w) { return form_bytes(w, dense); }                              \
-    static size_t workspace_##kernel(const dn_conv_shape *s, int rows_max) { return workspace(s, rows_max, dense); }   \
-    static void pack_##kernel(void *dst, const float *src, const dn_shape *shape) { pack(dst, src, shape, dense); }    \
-    static void run_##kernel(const dn_conv_call *call) { run(call, dense); }                                           \
-    const dn_conv_kernel dn_cpu_##kernel = { name,          name,                dense,        false, form_bytes_##kernel, \
-                                             pack_##kernel, workspace_##kernel, run_##kernel };
-KERNEL(implicit, "implicit", false)
-KERNEL(few_in, "few-in", true)
+/* dst panels [k][16] */
+static void pack(void *dst, const float *src, const dn_shape *shape)
+{
+    const int taps = (int)(shape->dim[0] * shape->dim[1]), C = (int)shape->dim[2], K = (int)shape->dim[3];
+    const int per_tap = ceil_div(C, LANES) * LANES;
+    float *panel_of = dst;
+    memset(dst, 0, form_bytes(shape));
+    for (int p = 0; p < K; p += PANEL, panel_of += (ptrdiff_t)taps * per_tap * PANEL)
+        for (int t = 0; t < taps; t++)
+            for (int c = 0; c < C; c++)
+                memcpy(panel_of + ((ptrdiff_t)t * per_tap + c) * PANEL, src + ((ptrdiff_t)t * C + c) * K + p,
+                       (size_t)min64(PANEL, K - p) * sizeof(float));
+}
+
+const dn_conv_kernel dn_cpu_implicit = { "implicit", "implicit", false, false, form_bytes, pack, workspace, run };

@@ -3,7 +3,11 @@
 #include "ref.h"
 #include <string.h>
 
-enum { ALIGN = 64, PLANE_PAD = 64, ROWS_MAX = 8 };
+enum { ALIGN = 64, PLANE_PAD = 64, ROWS_MIN = 4, ROWS_MAX = 8 };
+
+/* Packed weights stand beside the plain ones, one to four times their size. Networks that would need more than this
+ * read the plain weights instead, which costs some percent and gives the same bits. */
+static const int64_t conv_forms_max = (int64_t)3 << 29;
 
 /* clang-format off */
 static const dn_lower_fn table[DN_OP_COUNT] = {
@@ -115,9 +119,15 @@ static int run_to_dense(const dn_run *run, const dn_step *step)
 static void convert(dn_lower_state *s, dn_val v, dn_step_fn fn, int from, int to)
 {
     conversion c = { dn_value_positions(s->p, v), dn_value_channels(s->p, v) };
-    dn_step step = { .fn = fn, .attr = dn_lower_attr(s, &c, sizeof c), .in = { from }, .n_in = 1, .out = { to },
-                     .n_out = 1, .workspace = -1 };
-    dn_lower_step(s, step, s->now, s->now - 1);
+    dn_step step = { .fn = fn,
+                     .attr = dn_lower_attr(s, &c, sizeof c),
+                     .in = { from },
+                     .n_in = 1,
+                     .out = { to },
+                     .n_out = 1,
+                     .workspace = -1 };
+    int last = s->now < s->p->n_ops ? s->now : s->p->n_ops - 1;
+    dn_lower_step(s, step, last + 1, last); /* it computes no op */
 }
 
 int dn_lower_dense(dn_lower_state *s, dn_val v)
@@ -157,8 +167,8 @@ int dn_lower_form(dn_lower_state *s, dn_val v, dn_form form)
     int n = s->rc ? -1 : dn_form_add(s->l, form);
     if (n < 0)
         return dn_lower_fail(s, DN_E_MEMORY, "out of memory while lowering a program");
-    return add_place(s, (dn_place){ .memory = DN_IN_FORM, .block = n, .bytes = (int64_t)form.bytes, .inside = -1,
-                                    .val = v });
+    return add_place(
+        s, (dn_place){ .memory = DN_IN_FORM, .block = n, .bytes = (int64_t)form.bytes, .inside = -1, .val = v });
 }
 
 void *dn_lower_attr(dn_lower_state *s, const void *attr, size_t bytes)
@@ -294,7 +304,7 @@ static void look_around(dn_lower_state *s)
     }
 }
 
-/* Concatenation by placement: the blocked place of every input that begins at a whole block lies inside the result's. */
+/* Concatenation by placement: the blocked place of each input that begins at a whole block lies inside the result's. */
 static void find_homes(dn_lower_state *s)
 {
     const dn_program *p = s->p;
@@ -340,19 +350,20 @@ static bool get_tables(dn_lower_state *s)
     return s->made && s->op_state;
 }
 
-/* Measured (docs/SPEED.md): while the largest layer's rows fit these bytes, more rows are faster, because weights are read
- * fewer times; beyond, activations leave the cache. */
+/* Measured (docs/SPEED.md): rows share each reading of the weights, so four are better than one even when activations
+ * leave the cache; up to eight are, while those of the largest layer stay in it. One, where four would take too much
+ * memory. */
 int dn_cpu_rows_default(const dn_program *p)
 {
-    const int64_t bytes_max = 6500000;
+    const int64_t cached = 6500000, affordable = 64000000;
     int64_t largest = 1;
     for (int v = 0; v < p->n_values; v++) {
-        int64_t count = dn_shape_count(&p->value[v].shape);
-        if (dn_value_is_map(p, v) && count > largest)
-            largest = count;
+        int64_t bytes = dn_shape_count(&p->value[v].shape) * (int64_t)sizeof(float);
+        if (dn_value_is_map(p, v) && bytes > largest)
+            largest = bytes;
     }
-    int64_t rows = bytes_max / (largest * (int64_t)sizeof(float));
-    return rows < 1 ? 1 : rows > ROWS_MAX ? ROWS_MAX : (int)rows;
+    int64_t rows = cached / largest;
+    return rows > ROWS_MAX ? ROWS_MAX : rows >= ROWS_MIN ? (int)rows : largest * ROWS_MIN <= affordable ? ROWS_MIN : 1;
 }
 
 int dn_cpu_lower(dn_lowered *l, dn_error *err)
@@ -360,6 +371,7 @@ int dn_cpu_lower(dn_lowered *l, dn_error *err)
     dn_lower_state s = { .l = l, .p = l->program, .err = err };
     if (!get_tables(&s))
         return dn_fail(err, DN_E_MEMORY, NULL, "out of memory while lowering a program");
+    s.live = dn_lower_conv_forms(s.p) > conv_forms_max;
     look_around(&s);
     find_homes(&s);
     for (int i = 0; i < s.p->n_ops && !s.rc; i++)

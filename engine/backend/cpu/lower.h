@@ -15,9 +15,9 @@ typedef struct dn_lower_state {
     dn_lowered *l;
     const dn_program *p;
     dn_error *err;
-    int rc;         /* sticky */
-    int *root;      /* [n_values] the value whose storage this one is */
-    int *dense;     /* [n_values] places of roots, -1: none yet */
+    int rc;     /* sticky */
+    int *root;  /* [n_values] the value whose storage this one is */
+    int *dense; /* [n_values] places of roots, -1: none yet */
     int *blocked;
     int *home;      /* [n_values] of roots: the concat op whose output the blocked place lies in, -1: none */
     int *home_at;   /* ... at this channel */
@@ -25,6 +25,7 @@ typedef struct dn_lower_state {
     int *reader;    /* the last op that reads it */
     int *place;     /* [n_values] scratch: what ref is told */
     int now;        /* the op that is being lowered */
+    bool live;      /* packed convolution weights would take too much memory: transform them in every run */
     bool *made;     /* [n_values] steps that compute it are emitted */
     char *op_state; /* [n_ops] enum dn_op_state */
 } dn_lower_state;
@@ -64,6 +65,8 @@ void dn_lower_swallow(dn_lower_state *s, int op);
 /* Lower op number i if there is a kernel for it; false: ref does it. */
 typedef bool (*dn_lower_fn)(dn_lower_state *s, int i);
 bool dn_lower_conv(dn_lower_state *s, int i);
+/* Bytes of the packed weights of all convolutions. */
+int64_t dn_lower_conv_forms(const dn_program *p);
 bool dn_lower_matmul(dn_lower_state *s, int i);
 bool dn_lower_norm(dn_lower_state *s, int i);
 bool dn_lower_attention(dn_lower_state *s, int i);
@@ -72,7 +75,7 @@ bool dn_lower_binary(dn_lower_state *s, int i);
 bool dn_lower_copy(dn_lower_state *s, int i);
 
 int dn_cpu_lower(dn_lowered *l, dn_error *err);
-/* Rows of a run: as many as pay for reading the weights again, while a layer's activations stay in cache. */
+/* The number of rows, 1 to 8, that a run of this program should take. It changes time and memory, never bits. */
 int dn_cpu_rows_default(const dn_program *p);
 
 /* A place as kernels see it, in a run; place -1: a NULL base. */

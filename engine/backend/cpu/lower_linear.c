@@ -1,5 +1,5 @@
-/* lower_linear.c - convolutions and linear layers with what follows them: bias, time embedding, residual, scale, SiLU in
- * one step. */
+/* lower_linear.c - convolutions and linear layers with what follows them: bias, time embedding, residual, scale, SiLU
+ * in one step. */
 #include "lower.h"
 
 /* What a chain of ops adds to a linear op; see dn_epilogue. */
@@ -9,7 +9,7 @@ typedef struct tail {
     dn_val residual;
     float scale;
     bool silu;
-    int last;        /* the last op swallowed */
+    int last; /* the last op swallowed */
 } tail;
 
 enum { IN_X, IN_WEIGHTS, IN_BIAS, IN_ROW_BIAS, IN_RESIDUAL, N_IN };
@@ -179,16 +179,26 @@ static dn_conv_shape shape_of(const dn_program *p, const dn_op *op)
 {
     const int64_t *x = p->value[op->in[0]].shape.dim, *w = p->value[op->in[1]].shape.dim;
     const int64_t *y = p->value[op->out[0]].shape.dim;
-    return (dn_conv_shape){ .C = (int)x[2], .K = (int)y[2], .H = (int)x[0], .W = (int)x[1], .Ho = (int)y[0],
-                            .Wo = (int)y[1], .kh = (int)w[0], .kw = (int)w[1], .stride = op->attr.conv.stride,
-                            .pad_top = op->attr.conv.pad[DN_TOP], .pad_left = op->attr.conv.pad[DN_LEFT] };
+    return (dn_conv_shape){ .C = (int)x[2],
+                            .K = (int)y[2],
+                            .H = (int)x[0],
+                            .W = (int)x[1],
+                            .Ho = (int)y[0],
+                            .Wo = (int)y[1],
+                            .kh = (int)w[0],
+                            .kw = (int)w[1],
+                            .stride = op->attr.conv.stride,
+                            .pad_top = op->attr.conv.pad[DN_TOP],
+                            .pad_left = op->attr.conv.pad[DN_LEFT] };
 }
 
 static int weights_of(dn_lower_state *s, dn_val w, const dn_conv_kernel *kernel)
 {
     if (!kernel->form_key)
         return dn_lower_dense(s, w);
-    dn_form form = { .key = kernel->form_key, .bytes = kernel->form_bytes(&s->p->value[w].shape), .pack = kernel->pack };
+    dn_form form = { .key = kernel->form_key,
+                     .bytes = kernel->form_bytes(&s->p->value[w].shape),
+                     .pack = kernel->pack };
     return dn_lower_form(s, w, form);
 }
 
@@ -198,7 +208,7 @@ bool dn_lower_conv(dn_lower_state *s, int i)
     conv_attr a = { .shape = shape_of(s->p, op) };
     if (!is_param(s->p, op->in[1]) || (op->in[2] != DN_NONE && !is_param(s->p, op->in[2])))
         return false;
-    a.kernel = dn_cpu_conv_choose(&a.shape, false);
+    a.kernel = dn_cpu_conv_choose(&a.shape, s->live);
     tail t = find_tail(s, i);
     a.scale = t.scale;
     a.silu = t.silu;
@@ -209,4 +219,18 @@ bool dn_lower_conv(dn_lower_state *s, int i)
     step.attr = dn_lower_attr(s, &a, sizeof a);
     dn_lower_step(s, step, i, t.last);
     return true;
+}
+
+int64_t dn_lower_conv_forms(const dn_program *p)
+{
+    int64_t bytes = 0;
+    for (int i = 0; i < p->n_ops; i++) {
+        const dn_op *op = &p->op[i];
+        if (op->kind != DN_OP_CONV2D || !is_param(p, op->in[1]))
+            continue;
+        dn_conv_shape shape = shape_of(p, op);
+        const dn_conv_kernel *kernel = dn_cpu_conv_choose(&shape, false);
+        bytes += kernel->form_key ? (int64_t)kernel->form_bytes(&p->value[op->in[1]].shape) : 0;
+    }
+    return bytes;
 }

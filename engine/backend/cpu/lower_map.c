@@ -156,8 +156,12 @@ typedef struct attention_attr {
 static int run_attention(const dn_run *run, const dn_step *step)
 {
     const attention_attr *a = step->attr;
-    dn_attention_args args = { .n = run->n, .queries = a->queries, .keys = a->keys, .channels = a->channels,
-                               .heads = a->heads, .scale = a->scale };
+    dn_attention_args args = { .n = run->n,
+                               .queries = a->queries,
+                               .keys = a->keys,
+                               .channels = a->channels,
+                               .heads = a->heads,
+                               .scale = a->scale };
     args.q = dn_view(run, step->in[0], a->channels);
     args.k = dn_view(run, step->in[1], a->channels);
     args.v = dn_view(run, step->in[2], a->channels);
@@ -171,7 +175,8 @@ bool dn_lower_attention(dn_lower_state *s, int i)
 {
     const dn_op *op = &s->p->op[i];
     attention_attr a = { s->p->value[op->in[0]].shape.dim[0], s->p->value[op->in[1]].shape.dim[0],
-                         dn_value_channels(s->p, op->in[0]), op->attr.attention.heads, (float)op->attr.attention.scale };
+                         dn_value_channels(s->p, op->in[0]), op->attr.attention.heads,
+                         (float)op->attr.attention.scale };
     if (a.keys > DN_ATTENTION_KEYS_MAX)
         return false;
     dn_step step = { .fn = run_attention, .n_in = 3, .n_out = 1 };
@@ -235,7 +240,7 @@ static void emit_elementwise(dn_lower_state *s, int i, elementwise_attr *a, dn_s
         blocked = true;
     dn_step step = { .fn = fn, .n_in = 2, .n_out = 1, .workspace = -1 };
     step.in[0] = blocked ? dn_lower_blocked(s, x) : dn_lower_dense(s, x);
-    step.in[1] = b == DN_NONE ? -1
+    step.in[1] = b == DN_NONE                               ? -1
                  : blocked && a->operand == DN_OPERAND_SAME ? dn_lower_blocked(s, b)
                                                             : dn_lower_dense(s, b);
     step.out[0] = blocked ? dn_lower_new_blocked(s, y) : dn_lower_new_dense(s, y);
@@ -322,8 +327,13 @@ static int run_pool2(const dn_run *run, const dn_step *step)
 
 static void emit_copy(dn_lower_state *s, int i, dn_step_fn fn, const copy_attr *a, int from, int to)
 {
-    dn_step step = { .fn = fn, .attr = dn_lower_attr(s, a, sizeof *a), .in = { from }, .n_in = 1, .out = { to },
-                     .n_out = 1, .workspace = -1 };
+    dn_step step = { .fn = fn,
+                     .attr = dn_lower_attr(s, a, sizeof *a),
+                     .in = { from },
+                     .n_in = 1,
+                     .out = { to },
+                     .n_out = 1,
+                     .workspace = -1 };
     dn_lower_step(s, step, i, i);
 }
 

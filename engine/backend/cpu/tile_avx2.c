@@ -1,12 +1,12 @@
 /* tile_avx2.c - the 6x16 register tile, its edges of 1 to 5 rows, and the epilogue of a panel. */
 #include "tile_avx2.h"
 
-enum { ROWS = 6, AHEAD = 1024 };
+enum { AHEAD = 1024 /* floats of B to fetch ahead: its panels come from L3 or memory */ };
 
 always_inline void tile(const int rows, int k_blocks, const float *a, ptrdiff_t block, const float *b, float *c,
                         const bool more)
 {
-    __m256 c0[ROWS], c1[ROWS];
+    __m256 c0[TILE_ROWS], c1[TILE_ROWS];
 #pragma GCC unroll 6
     for (int i = 0; i < rows; i++) {
         c0[i] = more ? _mm256_loadu_ps(c + i * PANEL) : _mm256_setzero_ps();
@@ -34,24 +34,23 @@ always_inline void tile(const int rows, int k_blocks, const float *a, ptrdiff_t 
 
 typedef void (*tile_fn)(int k_blocks, const float *a, ptrdiff_t block, const float *b, float *c);
 
-#define TILE(rows)                                                                                                     \
-    static void tile_##rows(int k_blocks, const float *a, ptrdiff_t block, const float *b, float *c)                   \
-    {                                                                                                                  \
-        tile(rows, k_blocks, a, block, b, c, false);                                                                   \
-    }                                                                                                                  \
-    static void tile_more_##rows(int k_blocks, const float *a, ptrdiff_t block, const float *b, float *c)              \
-    {                                                                                                                  \
-        tile(rows, k_blocks, a, block, b, c, true);                                                                    \
+#define TILE(rows)                                                                                        \
+    static void tile_##rows(int k_blocks, const float *a, ptrdiff_t block, const float *b, float *c)      \
+    {                                                                                                     \
+        tile(rows, k_blocks, a, block, b, c, false);                                                      \
+    }                                                                                                     \
+    static void tile_more_##rows(int k_blocks, const float *a, ptrdiff_t block, const float *b, float *c) \
+    {                                                                                                     \
+        tile(rows, k_blocks, a, block, b, c, true);                                                       \
     }
+/* clang-format off */
 TILE(1) TILE(2) TILE(3) TILE(4) TILE(5) TILE(6)
 
-static const tile_fn tiles[2][ROWS + 1] = {
+static const tile_fn tiles[2][TILE_ROWS + 1] = {
     { NULL, tile_1, tile_2, tile_3, tile_4, tile_5, tile_6 },
     { NULL, tile_more_1, tile_more_2, tile_more_3, tile_more_4, tile_more_5, tile_more_6 },
 };
-
-/* Two tiles of 3 to 6 rows rather than one of 6 and one of 1: short tiles wait for the latency of their chains. */
-static inline int tile_rows(int left) { return left >= 2 * ROWS ? ROWS : left > ROWS ? (left + 1) / 2 : left; }
+/* clang-format on */
 
 void dn_cpu_strip(int rows, int k_blocks, const float *a, ptrdiff_t block, const float *b, float *c, bool more)
 {
@@ -61,8 +60,8 @@ void dn_cpu_strip(int rows, int k_blocks, const float *a, ptrdiff_t block, const
     }
 }
 
-void dn_cpu_panel_put(const float *c, int64_t at, int64_t n, int64_t per_row, const dn_epilogue *e, const dn_rows *y, int K,
-                      int panel)
+void dn_cpu_panel_put(const float *c, int64_t at, int64_t n, int64_t per_row, const dn_epilogue *e, const dn_rows *y,
+                      int K, int panel)
 {
     for (int64_t done = 0, m; done < n; done += m) {
         int64_t row = (at + done) / per_row, pos = (at + done) % per_row;

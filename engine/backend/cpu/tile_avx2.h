@@ -14,10 +14,17 @@
 
 #define always_inline static inline __attribute__((always_inline))
 
-enum { LANES = 8, PANEL = 16 };
+enum { LANES = 8, PANEL = 16, TILE_ROWS = 6 };
 
 static inline int ceil_div(int a, int b) { return (a + b - 1) / b; }
 static inline int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
+
+/* How many of the rows left the next tile takes: two of 3 to 6 rather than 6 and 1, as short ones wait for their
+ * chains. */
+static inline int tile_rows(int left)
+{
+    return left >= 2 * TILE_ROWS ? TILE_ROWS : left > TILE_ROWS ? (left + 1) / 2 : left;
+}
 
 /* c[rows][16] = (or +=, with `more`) A [rows, 8*k_blocks] B; `block` in floats. */
 void dn_cpu_strip(int rows, int k_blocks, const float *a, ptrdiff_t block, const float *b, float *c, bool more);
@@ -41,7 +48,8 @@ typedef struct sink {
 
 static inline char *rows_at(const dn_rows *t, int64_t row, int channel)
 {
-    return (char *)t->base + row * t->row_bytes + channel / LANES * (t->plane ? t->plane : LANES * (int64_t)sizeof(float));
+    return (char *)t->base + row * t->row_bytes +
+           channel / LANES * (t->plane ? t->plane : LANES * (int64_t)sizeof(float));
 }
 
 static inline sink sink_open(const dn_epilogue *e, const dn_rows *y, int K, int64_t row, int channel)
@@ -81,7 +89,7 @@ always_inline void sink_put(const sink *s, int64_t at, __m256 v)
 }
 
 /* Finish c[n][16]: the panel's channels of the positions at .. at+n-1, counted through the rows (`per_row` in each). */
-void dn_cpu_panel_put(const float *c, int64_t at, int64_t n, int64_t per_row, const dn_epilogue *e, const dn_rows *y, int K,
-                      int panel);
+void dn_cpu_panel_put(const float *c, int64_t at, int64_t n, int64_t per_row, const dn_epilogue *e, const dn_rows *y,
+                      int K, int panel);
 
 #endif

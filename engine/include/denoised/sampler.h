@@ -12,7 +12,8 @@
 
 struct json_t;
 
-/* our name on the wire, diffusers' class, extra config that the name implies */
+/* our name on the wire, diffusers' class. A dpm++ name also fixes solver_order and algorithm_type, whatever the file says;
+ * a request that contradicts it is refused. */
 #define DN_SAMPLERS(X)                                                                                                 \
     X(DDPM, "ddpm", "DDPMScheduler")                                                                                   \
     X(DDIM, "ddim", "DDIMScheduler")                                                                                   \
@@ -40,7 +41,8 @@ int dn_sampler_find(const char *name);       /* by our name; -1: unknown */
 /* Opaque set of config keys. */
 typedef struct dn_scheduler_config dn_scheduler_config;
 
-/* From a parsed scheduler_config.json. Unknown keys and keys that start with "_" (but _class_name) are ignored there.
+/* From a parsed scheduler_config.json (NULL: an empty one). Unknown keys and keys that start with "_" (but _class_name) are
+ * ignored there, and null is as if the key were not there.
  * On failure *out is untouched. */
 int dn_scheduler_config_new(dn_scheduler_config **out, const struct json_t *json, dn_error *err);
 dn_scheduler_config *dn_scheduler_config_copy(const dn_scheduler_config *c);
@@ -48,14 +50,14 @@ void dn_scheduler_config_free(dn_scheduler_config *c);
 /* Lay a request's "scheduler" object over it. Strict: an unknown key, a wrong type, a value out of range is refused and
  * err->param is "scheduler.KEY". */
 int dn_scheduler_config_overlay(dn_scheduler_config *c, const struct json_t *json, dn_error *err);
-/* The sampler of its _class_name, or -1 (err says which class is unknown or belongs to a later version). */
+/* The sampler of its _class_name (none: DDPM's), or -1 (err says which class is unknown or belongs to a later version). */
 int dn_scheduler_config_sampler(const dn_scheduler_config *c, dn_error *err);
 
 typedef struct dn_guidance {
     double scale;              /* 1: no unconditional row is emitted */
     double interval[2];        /* fractions [a,b) of the run, entry i of N counts as i/N; outside it w = 1 ({0,1}) */
     double rescale;            /* 0..1 (0) */
-    int schedule;              /* enum dn_guidance_schedule: w goes from 1 to scale over the run */
+    int schedule;              /* enum dn_guidance_schedule: w goes from 1 at the first entry to scale at the last */
 } dn_guidance;
 enum dn_guidance_schedule { DN_GUIDANCE_CONSTANT, DN_GUIDANCE_LINEAR, DN_GUIDANCE_COSINE };
 
@@ -73,7 +75,7 @@ typedef struct dn_plan_params {
 
 /* Fill *out, the caller's. On failure *out is untouched; DN_E_IMPOSSIBLE where diffusers itself gives NaN, or where the sampler
  * cannot take what is asked (explicit timesteps, eta, temperature on a run that draws no noise). err->param is the
- * request's field. */
+ * request's field: "steps", "scheduler.KEY", "guidance.cfg.scale"; "scheduler" when several keys together are at fault. */
 int dn_table_plan(dn_table *out, const dn_scheduler_config *c, const dn_plan_params *p, dn_error *err);
 
 /* One evaluation of a row that the caller brings: x' = the network's output (POST /denoise). */

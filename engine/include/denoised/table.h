@@ -30,8 +30,8 @@ enum dn_entry_flags {
     DN_NO_FORWARD = 1,     /* no rows: runs at once, within the same boundary */
     DN_CLIP = 2,           /* x0 = clamp(x0, -clip, clip) */
     DN_THRESHOLD = 4,      /* dynamic: s = quantile(|x0|, ratio) clamped to [1, clip]; x0 = clamp(x0, -s, s) / s */
-    DN_SIGMA_LEARNED = 8,  /* z's coefficient is z_scale * exp(0.5 * lerp(lv_min, lv_max, (v+1)/2)), v: the row's 2nd half */
-    DN_SIGMA_RAW = 16,     /* ... is z_scale * sqrt(v) */
+    DN_SIGMA_LEARNED = 8,  /* x' += z * z_scale * exp(0.5 * lerp(lv_min, lv_max, (v+1)/2)), v: the row's 2nd half */
+    DN_SIGMA_RAW = 16,     /* x' += z * z_scale * sqrt(v) */
     DN_RESCALE = 32,       /* guidance rescale: out *= rescale * std(out_c)/std(out) + (1 - rescale), before x0 */
     DN_STEP_END = 64       /* the last entry of one of the request's sampler steps: progress and previews count these */
 };

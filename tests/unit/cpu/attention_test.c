@@ -35,8 +35,16 @@ static tensors run(const spec *s, int n, int first, int threads)
                   .v = blocks_random(n, first, s->keys, s->channels, 3, 1, 0.25f),
                   .y = blocks_new(n, s->queries, s->channels) };
     int64_t work = (dn_attention_work(s->queries, s->keys, s->channels, s->heads) + 63) / 64 * 64;
-    dn_attention_args a = { .n = n, .queries = s->queries, .keys = s->keys, .channels = s->channels, .heads = s->heads,
-                            .scale = 0.7f, .q = t.q, .k = t.k, .v = t.v, .y = t.y };
+    dn_attention_args a = { .n = n,
+                            .queries = s->queries,
+                            .keys = s->keys,
+                            .channels = s->channels,
+                            .heads = s->heads,
+                            .scale = 0.7f,
+                            .q = t.q,
+                            .k = t.k,
+                            .v = t.v,
+                            .y = t.y };
     t.work = aligned_alloc(64, (size_t)(work * n));
     memset(t.work, 0xff, (size_t)(work * n)); /* NaN */
     a.work = (dn_rows){ .base = t.work, .row_bytes = work };

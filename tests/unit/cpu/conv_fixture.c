@@ -22,7 +22,8 @@ tensor tensor_new(int n, int positions, int channels, bool dense, int gap)
     t.rows.pitch = dense ? (channels + gap) * 4 : 32;
     t.rows.plane = dense ? 0 : positions * 32 + gap;
     t.rows.row_bytes = dense ? positions * t.rows.pitch : blocks(&t) * t.rows.plane;
-    int64_t last = dense ? (positions - 1) * t.rows.pitch + channels * 4 : (blocks(&t) - 1) * t.rows.plane + positions * 32;
+    int64_t last =
+        dense ? (positions - 1) * t.rows.pitch + channels * 4 : (blocks(&t) - 1) * t.rows.plane + positions * 32;
     t.bytes = (size_t)((n - 1) * t.rows.row_bytes + last);
     t.rows.base = malloc(t.bytes);
     tensor_spoil(&t);

@@ -13,26 +13,36 @@ typedef struct algorithm {
     const dn_conv_kernel *kernel;
     double tolerance; /* relative to the largest output */
     bool (*accepts)(const dn_conv_shape *s);
+    int bits;
 } algorithm;
 
 static bool any(const dn_conv_shape *s) { return s->C > 0; }
 static bool few_out(const dn_conv_shape *s) { return s->K <= 7; }
-static bool same3x3(const dn_conv_shape *s) { return s->kh == 3 && s->kw == 3 && s->stride == 1 && s->pad_top == 1 && s->Ho == s->H && s->Wo == s->W; }
+static bool same3x3(const dn_conv_shape *s)
+{
+    return s->kh == 3 && s->kw == 3 && s->stride == 1 && s->pad_top == 1 && s->Ho == s->H && s->Wo == s->W;
+}
+static bool same3x3_avx512(const dn_conv_shape *s) { return same3x3(s) && dn_cpu_has_avx512(); }
 static bool pointwise(const dn_conv_shape *s) { return s->kh == 1 && s->kw == 1 && s->stride == 1; }
 
+/* The first WINOGRADS are Winograd's, those with the same `bits` the same function in several forms. */
 static const algorithm algorithms[] = {
-    { &dn_cpu_winograd4, 3e-6, same3x3 },
-    { &dn_cpu_winograd4_plain, 3e-6, same3x3 },
-    { &dn_cpu_winograd4_live, 3e-6, same3x3 },
-    { &dn_cpu_winograd2, 1e-6, same3x3 },
-    { &dn_cpu_winograd2_plain, 1e-6, same3x3 },
-    { &dn_cpu_winograd2_live, 1e-6, same3x3 },
+    { &dn_cpu_winograd4_avx2, 3e-6, same3x3, 4 },
+    { &dn_cpu_winograd4_plain_avx2, 3e-6, same3x3, 4 },
+    { &dn_cpu_winograd4_live_avx2, 3e-6, same3x3, 4 },
+    { &dn_cpu_winograd2_avx2, 1e-6, same3x3, 2 },
+    { &dn_cpu_winograd2_live_avx2, 1e-6, same3x3, 2 },
+    { &dn_cpu_winograd4_avx512, 3e-6, same3x3_avx512, 4 },
+    { &dn_cpu_winograd4_plain_avx512, 3e-6, same3x3_avx512, 4 },
+    { &dn_cpu_winograd4_live_avx512, 3e-6, same3x3_avx512, 4 },
+    { &dn_cpu_winograd2_avx512, 1e-6, same3x3_avx512, 2 },
+    { &dn_cpu_winograd2_live_avx512, 1e-6, same3x3_avx512, 2 },
     { &dn_cpu_implicit, 2e-6, any },
     { &dn_cpu_few_in, 2e-6, any },
     { &dn_cpu_few_out, 1e-6, few_out },
     { &dn_cpu_pointwise, 1e-6, pointwise },
 };
-enum { ALGORITHMS = sizeof algorithms / sizeof *algorithms };
+enum { ALGORITHMS = sizeof algorithms / sizeof *algorithms, WINOGRADS = 10 };
 
 /* clang-format off */
 typedef struct layer { int n, C, K, H, W, k, stride, top, left, bottom, right; } layer;
@@ -83,8 +93,15 @@ static float *random_block(size_t n, size_t padded, float scale, uint64_t seed)
 static fixture fixture_new(const layer *l, int variant)
 {
     fixture f = { .n = l->n, .scale = variant & 4 ? 0.7071f : 1, .silu = variant & 1 };
-    f.shape = (dn_conv_shape){ .C = l->C, .K = l->K, .H = l->H, .W = l->W, .kh = l->k, .kw = l->k, .stride = l->stride,
-                               .pad_top = l->top, .pad_left = l->left };
+    f.shape = (dn_conv_shape){ .C = l->C,
+                               .K = l->K,
+                               .H = l->H,
+                               .W = l->W,
+                               .kh = l->k,
+                               .kw = l->k,
+                               .stride = l->stride,
+                               .pad_top = l->top,
+                               .pad_left = l->left };
     f.shape.Ho = (l->H + l->top + l->bottom - l->k) / l->stride + 1;
     f.shape.Wo = (l->W + l->left + l->right - l->k) / l->stride + 1;
     f.x = tensor_new(l->n, l->H * l->W, l->C, false, GAP);
@@ -139,7 +156,7 @@ static tensor run(const fixture *f, const dn_conv_kernel *kernel, int row, int n
         kernel->pack(form, f->weights, &w);
     }
     c.weights = form ? form : f->weights;
-    c.workspace = aligned(kernel->workspace_bytes(s, n));
+    c.workspace = aligned(kernel->workspace_bytes(s, f->n)); /* for n rows or more */
     kernel->run(&c);
     free(c.workspace);
     free(form);
@@ -153,8 +170,8 @@ static void check(const fixture *f, const algorithm *a, const double *reference,
     tensor y = run(f, a->kernel, 0, f->n, NULL), two = run(f, a->kernel, 0, f->n, pool);
     double error = reference_error(&y, reference);
     if (!(error <= a->tolerance))
-        fail_msg("%s on %d->%d, %dx%d kernel %d: error %g", a->kernel->name, f->shape.C, f->shape.K, f->shape.H, f->shape.W,
-                 f->shape.kh, error);
+        fail_msg("%s on %d->%d, %dx%d kernel %d: error %g", a->kernel->name, f->shape.C, f->shape.K, f->shape.H,
+                 f->shape.W, f->shape.kh, error);
     assert_true(tensor_padding_is_zero(&y));
     assert_true(tensor_gaps_are_spoiled(&y));
     for (int r = 0; r < f->n; r++) {
@@ -188,18 +205,20 @@ static void test_kernels(void **state)
     dn_pool_free(pool);
 }
 
-/* Weights transformed ahead and on the way give the same bits. */
-static void test_live(void **state)
+/* Weights transformed ahead and on the way, and both instruction sets, give the same bits. */
+static void test_same_bits(void **state)
 {
     (void)state;
     for (int i = 0; i < LAYERS; i++) {
         fixture f = fixture_new(&layers[i], 7);
-        for (int a = 0; a < 6 && same3x3(&f.shape); a++) {
-            tensor ahead = run(&f, algorithms[a / 3 * 3].kernel, 0, f.n, NULL);
-            tensor other = run(&f, algorithms[a].kernel, 0, f.n, NULL);
+        for (int a = 0; a < WINOGRADS && same3x3(&f.shape); a++) {
+            if (!algorithms[a].accepts(&f.shape))
+                continue;
+            const dn_conv_kernel *same = algorithms[a].bits == 4 ? &dn_cpu_winograd4_avx2 : &dn_cpu_winograd2_avx2;
+            tensor one = run(&f, same, 0, f.n, NULL), other = run(&f, algorithms[a].kernel, 0, f.n, NULL);
             for (int r = 0; r < f.n; r++)
-                assert_true(tensor_row_equal(&ahead, r, &other, r));
-            tensor_free(&ahead);
+                assert_true(tensor_row_equal(&one, r, &other, r));
+            tensor_free(&one);
             tensor_free(&other);
         }
         fixture_free(&f);
@@ -213,15 +232,22 @@ static void test_in_place(void **state)
     const layer l = { 2, 16, 24, 9, 7, 3, 1, 1, 1, 1, 1 };
     fixture f = fixture_new(&l, 7);
     dn_shape w = dn_shape(3, 3, l.C, l.K);
-    for (int a = 0; a < 7; a++) {
+    for (int a = 0; a <= WINOGRADS; a++) { /* and the one behind them, implicit */
+        if (!algorithms[a].accepts(&f.shape))
+            continue;
         const dn_conv_kernel *k = algorithms[a].kernel;
         tensor apart = run(&f, k, 0, f.n, NULL), y = tensor_copy(&f.residual, false, GAP);
-        void *form = aligned(k->form_key ? k->form_bytes(&w) : 1), *workspace = aligned(k->workspace_bytes(&f.shape, l.n));
+        void *form = aligned(k->form_key ? k->form_bytes(&w) : 1),
+             *workspace = aligned(k->workspace_bytes(&f.shape, l.n));
         if (k->form_key)
             k->pack(form, f.weights, &w);
-        k->run(&(dn_conv_call){ .shape = f.shape, .n = l.n, .x = f.x.rows, .y = y.rows, .workspace = workspace,
-            .weights = k->form_key ? form : f.weights,
-            .epilogue = { f.bias, f.row_bias, l.K * 4, y.rows, f.scale, f.silu } });
+        k->run(&(dn_conv_call){ .shape = f.shape,
+                                .n = l.n,
+                                .x = f.x.rows,
+                                .y = y.rows,
+                                .workspace = workspace,
+                                .weights = k->form_key ? form : f.weights,
+                                .epilogue = { f.bias, f.row_bias, l.K * 4, y.rows, f.scale, f.silu } });
         for (int r = 0; r < f.n; r++)
             assert_true(tensor_row_equal(&apart, r, &y, r));
         free(form);
@@ -253,7 +279,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_kernels),
-        cmocka_unit_test(test_live),
+        cmocka_unit_test(test_same_bits),
         cmocka_unit_test(test_in_place),
         cmocka_unit_test(test_choose),
     };

@@ -6,7 +6,8 @@
 
 /* n rows, blocked, some bytes between them; all of it NaN. */
 dn_rows blocks_new(int n, int64_t positions, int channels);
-/* The same with padded lanes zero and numbers of -1 .. 1, times scale, plus offset. Row r's numbers depend on (seed, first + r) alone. */
+/* The same with padded lanes zero and numbers of -1 .. 1, times scale, plus offset. Row r's numbers depend on (seed,
+ * first + r) alone. */
 dn_rows blocks_random(int n, int first, int64_t positions, int channels, int seed, float scale, float offset);
 void blocks_free(dn_rows x);
 float *block_at(const dn_rows *x, int64_t row, int64_t position, int channel);

@@ -58,7 +58,9 @@ static void there_and_back(void **state)
 static void concatenate_and_slice(void **state)
 {
     (void)state;
-    static const int widths[][3] = { { 8, 16, 8 }, { 8, 12, 3 }, { 5, 8, 11 }, { 1, 1, 1 }, { 12, 20, 40 }, { 7, 1, 16 } };
+    static const int widths[][3] = {
+        { 8, 16, 8 }, { 8, 12, 3 }, { 5, 8, 11 }, { 1, 1, 1 }, { 12, 20, 40 }, { 7, 1, 16 }
+    };
     enum { POSITIONS = 9 };
     for (int i = 0; i < 6; i++) {
         int total = widths[i][0] + widths[i][1] + widths[i][2];
@@ -121,14 +123,28 @@ static void resample(void **state)
 static double unary_of(int kind, double x)
 {
     switch (kind) {
-    case DN_SILU: return x / (1 + exp(-x));
-    case DN_SIGMOID: return 1 / (1 + exp(-x));
-    case DN_RELU: return x > 0 ? x : 0;
-    case DN_SQUARE: return x * x;
-    case DN_ABS: return fabs(x);
-    case DN_AFFINE: return 1.5 * x - 0.75;
-    case DN_CLAMP: return fmin(fmax(x, 0.1), 0.6);
-    default: return NAN;
+    case DN_SILU:
+        return x / (1 + exp(-x));
+    case DN_SIGMOID:
+        return 1 / (1 + exp(-x));
+    case DN_RELU:
+        return x > 0 ? x : 0;
+    case DN_SQUARE:
+        return x * x;
+    case DN_ABS:
+        return fabs(x);
+    case DN_AFFINE:
+        return 1.5 * x - 0.75;
+    case DN_CLAMP:
+        return fmin(fmax(x, 0.1), 0.6);
+    case DN_MISH:
+        return x * tanh(log1p(exp(x)));
+    case DN_SQRT:
+        return sqrt(x);
+    case DN_RECIPROCAL:
+        return 1 / x;
+    default:
+        return NAN;
     }
 }
 
@@ -137,16 +153,15 @@ static void unary(void **state)
 {
     (void)state;
     enum { POSITIONS = 11 };
-    static const int lowest[] = { [DN_AFFINE] = 1, [DN_CLAMP] = 2 };
     for (int kind = 0; kind < DN_UNARY_COUNT; kind++) {
         if (!dn_unary_has_kernel(kind))
             continue;
-        int special = kind < (int)(sizeof lowest / sizeof *lowest) ? lowest[kind] : 0;
+        float p = kind == DN_CLAMP ? 0.1f : 1.5f, q = kind == DN_CLAMP ? 0.6f : -0.75f;
         EACH_CHANNELS(c)
         {
-            dn_rows x = blocks_random(ROWS, 0, POSITIONS, c, 3, 4, 0), y = blocks_new(ROWS, POSITIONS, c);
-            dn_elementwise_args a = { .x = x, .y = y, .e = { ROWS, POSITIONS, c }, .p = special == 2 ? 0.1f : 1.5f,
-                                      .q = special == 2 ? 0.6f : -0.75f };
+            dn_rows x = blocks_random(ROWS, 0, POSITIONS, c, 3, kind == DN_SQRT ? 4 : 30, kind == DN_SQRT ? 4 : 0),
+                    y = blocks_new(ROWS, POSITIONS, c);
+            dn_elementwise_args a = { .x = x, .y = y, .e = { ROWS, POSITIONS, c }, .p = p, .q = q };
             dn_unary_run(pool, kind, &a);
             check_padding(&y, ROWS, POSITIONS, c);
             float *in = dense_new(ROWS * POSITIONS * c), *out = dense_new(ROWS * POSITIONS * c);
@@ -189,13 +204,19 @@ static void binary(void **state)
             noise_fill(vector, ROWS * c, &seed);
             for (int i = 0; i < ROWS * c; i++)
                 vector[i] += 2;
-            dn_elementwise_args a = { .x = x, .y = y, .b = operand == DN_OPERAND_SAME ? same : (dn_rows){ vector, c * 4, 0, c * 4 },
-                                      .e = { ROWS, POSITIONS, c }, .operand = operand, .swapped = swapped };
+            dn_elementwise_args a = { .x = x,
+                                      .y = y,
+                                      .b = operand == DN_OPERAND_SAME ? same : (dn_rows){ vector, c * 4, 0, c * 4 },
+                                      .e = { ROWS, POSITIONS, c },
+                                      .operand = operand,
+                                      .swapped = swapped };
             dn_binary_run(pool, kind, &a);
             check_padding(&y, ROWS, POSITIONS, c);
             for (int i = 0; i < ROWS * POSITIONS * c; i++) {
                 int r = i / c / POSITIONS, p = i / c % POSITIONS, j = i % c;
-                float v = *block_at(&x, r, p, j), b = operand == DN_OPERAND_SAME ? *block_at(&same, r, p, j) : vector[r * c + (operand == DN_OPERAND_SCALAR ? 0 : j)];
+                float v = *block_at(&x, r, p, j), b = operand == DN_OPERAND_SAME
+                                                          ? *block_at(&same, r, p, j)
+                                                          : vector[r * c + (operand == DN_OPERAND_SCALAR ? 0 : j)];
                 assert_true(*block_at(&y, r, p, j) == (swapped ? binary_of(kind, b, v) : binary_of(kind, v, b)));
             }
             free(vector);
@@ -223,8 +244,9 @@ static int stop_pool(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(there_and_back), cmocka_unit_test(concatenate_and_slice), cmocka_unit_test(resample),
-        cmocka_unit_test(unary),          cmocka_unit_test(binary),
+        cmocka_unit_test(there_and_back), cmocka_unit_test(concatenate_and_slice),
+        cmocka_unit_test(resample),       cmocka_unit_test(unary),
+        cmocka_unit_test(binary),
     };
     if (!dn_cpu_has_avx2()) {
         printf("SKIPPED: this machine has no AVX2\n");

@@ -85,8 +85,12 @@ float *run_program(const dn_backend *b, const dn_program *p, const float *block,
     if (how.apart)
         assert_int_equal(dn_plan_apart(l, &err), 0);
     const void **form = pack_forms(l, block);
-    dn_run run = { .lowered = l, .arena = aligned_alloc(64, l->arena_bytes + 64), .block = { (const char *)block },
-                   .form = form, .n = how.n, .pool = how.threads > 1 ? dn_pool_new(how.threads, NULL) : NULL };
+    dn_run run = { .lowered = l,
+                   .arena = aligned_alloc(64, l->arena_bytes + 64),
+                   .block = { (const char *)block },
+                   .form = form,
+                   .n = how.n,
+                   .pool = how.threads > 1 ? dn_pool_new(how.threads, NULL) : NULL };
     memset(run.arena, 0xff, l->arena_bytes); /* NaN */
     fill_inputs(&run, &how);
     assert_int_equal(dn_run_some(&run, 0), 0);

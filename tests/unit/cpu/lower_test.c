@@ -23,8 +23,13 @@ static void resblock(dn_nn *m, const int *c)
 {
     dn_val x = dn_nn_conv(m, "first", picture(m, c[0], c[1], 3), c[2], 3, 1, 1);
     dn_val emb = dn_unary(m->p, DN_SILU, dn_input(m->p, "emb", DN_F32, dn_shape(24)));
-    dn_resnet r = { .channels = c[3], .groups = c[4], .eps = 1e-5, .act = c[7], .scale_shift = c[5],
-                    .output_scale_factor = c[5] ? 1.5 : 1, .resample = c[6] };
+    dn_resnet r = { .channels = c[3],
+                    .groups = c[4],
+                    .eps = 1e-5,
+                    .act = c[7],
+                    .scale_shift = c[5],
+                    .output_scale_factor = c[5] ? 1.5 : 1,
+                    .resample = c[6] };
     dn_output(m->p, "out", dn_nn_resnet(m, "block", &r, x, emb));
 }
 
@@ -67,8 +72,9 @@ static void small_unet(dn_nn *m, const int *c)
 static void input_gradient(dn_nn *m, const int *c)
 {
     dn_val x = picture(m, c[0], c[1], c[2]);
-    dn_resnet r = { .channels = c[2], .groups = c[3], .eps = 1e-5, .act = DN_SILU, .output_scale_factor = 1,
-                    .resample = c[4] };
+    dn_resnet r = {
+        .channels = c[2], .groups = c[3], .eps = 1e-5, .act = DN_SILU, .output_scale_factor = 1, .resample = c[4]
+    };
     dn_val emb = dn_input(m->p, "emb", DN_F32, dn_shape(6)), grad;
     dn_val h = dn_nn_attention(m, "attention", dn_nn_resnet(m, "block", &r, x, emb), c[2], c[3], 1e-5, 1);
     h = dn_concat(m->p, (dn_val[]){ h, h }, 2);
@@ -178,8 +184,8 @@ static void agrees_with_ref(void **state)
 static void check_bits(const spec *s, const dn_program *p, const float *block, const char *name)
 {
     const batch others[] = {
-        { .n = ROWS, .threads = 1 }, { .n = ROWS, .threads = 3 }, { .n = ROWS, .threads = 2, .apart = true },
-        { .n = ROWS, .rows_max = 7 }, { .n = 1, .first = 2 }, { .n = 1, .first = 1, .rows_max = 4 },
+        { .n = ROWS, .threads = 1 },          { .n = ROWS, .threads = 3 }, { .n = ROWS, .threads = 2, .apart = true },
+        { .n = ROWS, .rows_max = 7 },         { .n = 1, .first = 2 },      { .n = 1, .first = 1, .rows_max = 4 },
         { .n = 2, .first = 1, .threads = 2 },
     };
     int64_t n, m;
@@ -200,19 +206,92 @@ static void bits_stay(void **state)
         each_output(&specs[i], check_bits);
 }
 
-/* A residual block is two norms, two convolutions and one small product: nothing else is left of its twelve ops. */
-static void fuses_a_resblock(void **state)
+static dn_lowered *lower(const dn_program *p, int rows_max)
 {
-    (void)state;
-    static const spec s = { "resblock", resblock, { 8, 8, 16, 16, 4, 0, DN_SAME, DN_SILU } };
-    dn_program *p = record(&s);
     dn_lowered *l = NULL;
     dn_error err = { 0 };
-    assert_int_equal(dn_lower(&l, &dn_backend_cpu, p, 2, &err), 0);
-    int steps = l->n_steps;
+    if (dn_lower(&l, &dn_backend_cpu, p, rows_max, &err))
+        fail_msg("%s: %s", err.param, err.message);
+    return l;
+}
+
+/* Steps that convert a layout, or (with `kind`) that begin with such an op. */
+static int count(const dn_lowered *l, bool conversions, enum dn_op_kind kind)
+{
+    int n = 0;
+    for (int i = 0; i < l->n_steps; i++) {
+        const dn_step *s = &l->step[i];
+        bool converts = s->op_first > s->op_last;
+        n += conversions ? converts : !converts && l->program->op[s->op_first].kind == kind;
+    }
+    return n;
+}
+
+/* Each op that needs no arithmetic of its own vanishes: into the step before it, or because its operands are written
+ * where it would copy them. */
+static void fuses(void **state)
+{
+    (void)state;
+    for (int i = 0; i < SPECS; i++) {
+        if (specs[i].build != small_unet || specs[i].c[2] % 8 || specs[i].c[3] % 8)
+            continue;
+        dn_program *p = record(&specs[i]);
+        dn_lowered *l = lower(p, 2);
+        assert_int_equal(count(l, true, 0), 0);
+        assert_int_equal(count(l, false, DN_OP_COPY), 1);    /* the upsampling */
+        assert_int_equal(count(l, false, DN_OP_CONV2D), 20); /* 4, and 6 resnets with 4 shortcuts */
+        assert_int_equal(count(l, false, DN_OP_NORM), 14);
+        dn_lowered_free(l);
+        dn_program_free(p);
+    }
+}
+
+/* Scale and shift from time, and an output scale: still one step for each norm and convolution. */
+static void fuses_modulation(void **state)
+{
+    (void)state;
+    static const spec s = { "resblock", resblock, { 8, 8, 16, 16, 4, 1, DN_SAME, DN_SILU } };
+    dn_program *p = record(&s);
+    dn_lowered *l = lower(p, 2);
+    assert_int_equal(count(l, false, DN_OP_BINARY), 0);
+    assert_int_equal(count(l, false, DN_OP_UNARY), 2); /* silu(emb), 1 + scale */
+    assert_int_equal(count(l, false, DN_OP_NORM) + count(l, false, DN_OP_CONV2D), 5);
     dn_lowered_free(l);
     dn_program_free(p);
-    assert_true(steps <= 9); /* first conv with its conversion, silu(emb), time_emb_proj, 2 norms, 2 convs, the output */
+}
+
+/* Networks whose packed weights would take gigabytes read the plain ones. Nothing of this size is run here. */
+static void large_networks_keep_plain_weights(void **state)
+{
+    (void)state;
+    dn_program *p = dn_program_new();
+    dn_nn m = { p, dn_block_add(p, "net") };
+    dn_val x = dn_nn_conv(&m, "in", dn_input(p, "x", DN_F32, dn_shape(16, 16, 3)), 4096, 3, 1, 1);
+    dn_output(p, "half", x = dn_nn_conv(&m, "0", x, 4096, 3, 1, 1));
+    x = dn_nn_conv(&m, "1", x, 4096, 3, 1, 1);
+    dn_output(p, "out", dn_nn_conv(&m, "2", x, 4096, 3, 1, 1));
+    dn_program_prune(p);
+    dn_lowered *l = lower(p, 1);
+    for (int i = 0; i < l->n_forms; i++) /* only that of the first, small one */
+        assert_true(l->form[i].bytes < 1 << 20);
+    dn_lowered_free(l);
+    dn_program_free(p);
+}
+
+/* Beyond the kernels' limits ref computes: as right, only slower. */
+static void wide_norm(void **state)
+{
+    (void)state;
+    dn_program *p = dn_program_new();
+    dn_nn m = { p, dn_block_add(p, "net") };
+    dn_val x = dn_nn_conv(&m, "in", dn_input(p, "x", DN_F32, dn_shape(2, 3, 2)), 4104, 1, 1, 0);
+    dn_output(p, "out", dn_nn_conv(&m, "out", dn_nn_group_norm(&m, "norm", x, 4, 1e-5), 2, 1, 1, 0));
+    dn_program_prune(p);
+    static const spec s = { "wide norm", NULL, { 0 } };
+    float *block = parameters(p, 0, 3);
+    check_ref(&s, p, block, "out");
+    free(block);
+    dn_program_free(p);
 }
 
 int main(void)
@@ -220,7 +299,10 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(agrees_with_ref),
         cmocka_unit_test(bits_stay),
-        cmocka_unit_test(fuses_a_resblock),
+        cmocka_unit_test(fuses),
+        cmocka_unit_test(fuses_modulation),
+        cmocka_unit_test(large_networks_keep_plain_weights),
+        cmocka_unit_test(wide_norm),
     };
     if (!dn_backend_cpu.available()) {
         printf("SKIPPED: this machine has no AVX2\n");

@@ -66,8 +66,9 @@ static void vectors_free(vectors v)
 
 static dn_group_norm_args args_of(const spec *s, dn_rows x, dn_rows y, int first, int n, const vectors *v)
 {
-    dn_group_norm_args a = { .x = x, .y = y, .e = { n, s->positions, s->channels }, .groups = s->groups, .eps = 1e-5f,
-                             .silu = s->silu };
+    dn_group_norm_args a = {
+        .x = x, .y = y, .e = { n, s->positions, s->channels }, .groups = s->groups, .eps = 1e-5f, .silu = s->silu
+    };
     if (s->affine) {
         a.gamma.data = v->gamma;
         a.beta.data = v->beta;
@@ -197,9 +198,12 @@ static void layer_norm(void **state)
     for (int i = 0; i < 6; i++) {
         int n = channels[i], count = POSITIONS * n;
         vectors v = vectors_new(n);
-        float *x = vector(count * ROWS, 9, 0.5f), *y = vector(count * ROWS, 1, 0), *stats = vector(POSITIONS * 2 * ROWS, 1, 0);
-        dn_layer_norm_args a = { .x = { x, count * 4, 0, n * 4 }, .y = { y, count * 4, 0, n * 4 },
-                                 .e = { ROWS, POSITIONS, n }, .eps = 1e-5f,
+        float *x = vector(count * ROWS, 9, 0.5f), *y = vector(count * ROWS, 1, 0),
+              *stats = vector(POSITIONS * 2 * ROWS, 1, 0);
+        dn_layer_norm_args a = { .x = { x, count * 4, 0, n * 4 },
+                                 .y = { y, count * 4, 0, n * 4 },
+                                 .e = { ROWS, POSITIONS, n },
+                                 .eps = 1e-5f,
                                  .stats = { .base = stats, .row_bytes = POSITIONS * 8 } };
         if (i % 2) {
             a.gamma.data = v.gamma;

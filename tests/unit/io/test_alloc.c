@@ -1,5 +1,5 @@
-/* test_alloc.c - opens, reads and writes with the Nth allocation failing, for every N: an error each time, no crash, and
- * (under a sanitizer) no leak.
+/* test_alloc.c - opens, reads and writes with the Nth allocation failing, for every N: an error each time, no crash,
+ * and (under a sanitizer) no leak.
  *
  * The allocations of engine/io are caught by the linker (--wrap). jansson's are left alone: its parser does not survive
  * one that fails (2.14 reads past a string buffer that could not grow). */

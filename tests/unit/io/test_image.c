@@ -86,8 +86,12 @@ static void grid(void **state)
         uint8_t want[40];
     } cases[] = {
         { 5, 0, 2, 6, { 0x10, 0x11, 0x12, 0x13, 0x20, 0x21, 0x22, 0x23, 0x30, 0x31, 0x32, 0x33,
-                        0x40, 0x41, 0x42, 0x43, 0x50, 0x51, 0x52, 0x53, 0, 0, 0, 0 } },
-        { 4, 0, 2, 4, { 0x10, 0x11, 0x12, 0x13, 0x20, 0x21, 0x22, 0x23, 0x30, 0x31, 0x32, 0x33, 0x40, 0x41, 0x42, 0x43 } },
+                        0x40, 0x41, 0x42, 0x43, 0x50, 0x51, 0x52, 0x53, 0,    0,    0,    0 } },
+        { 4,
+          0,
+          2,
+          4,
+          { 0x10, 0x11, 0x12, 0x13, 0x20, 0x21, 0x22, 0x23, 0x30, 0x31, 0x32, 0x33, 0x40, 0x41, 0x42, 0x43 } },
         { 3, 1, 3, 2, { 0x10, 0x11, 0x12, 0x13, 0x20, 0x21, 0x22, 0x23, 0x30, 0x31, 0x32, 0x33 } },
         { 2, 3, 1, 6, { 0x10, 0x11, 0x12, 0x13, 0x20, 0x21, 0x22, 0x23, 0, 0, 0, 0 } },
         { 1, 0, 1, 2, { 0x10, 0x11, 0x12, 0x13 } },
@@ -124,7 +128,9 @@ static void npy(void **state)
         { 1, { 3 }, 128, "{'descr': '<f4', 'fortran_order': False, 'shape': (3,), }" },
         { 0, { 0 }, 128, "{'descr': '<f4', 'fortran_order': False, 'shape': (), }" },
         { 2, { 0, 5 }, 128, "{'descr': '<f4', 'fortran_order': False, 'shape': (0, 5), }" },
-        { 8, { 1, 1, 1, 1, 1, 1, 1, 1 }, 128,
+        { 8,
+          { 1, 1, 1, 1, 1, 1, 1, 1 },
+          128,
           "{'descr': '<f4', 'fortran_order': False, 'shape': (1, 1, 1, 1, 1, 1, 1, 1), }" },
     };
     float data[2 * 28 * 28];
@@ -149,7 +155,8 @@ static void npy(void **state)
     }
     uint8_t *out = NULL;
     size_t len = 7;
-    assert_error(&err, dn_npy_encode(&out, &len, data, (int64_t[9]){ 1 }, 9, &err), DN_E_IMPOSSIBLE, "", "9 dimensions");
+    assert_error(&err, dn_npy_encode(&out, &len, data, (int64_t[9]){ 1 }, 9, &err), DN_E_IMPOSSIBLE, "",
+                 "9 dimensions");
     assert_error(&err, dn_npy_encode(&out, &len, data, (int64_t[]){ 1LL << 40, 1LL << 40 }, 2, &err), DN_E_RANGE, "",
                  "overflows");
     assert_error(&err, dn_npy_encode(&out, &len, data, (int64_t[]){ -1 }, 1, &err), DN_E_RANGE, "", "overflows");

@@ -20,6 +20,14 @@ static void takes_objects(void **state)
     assert_int_equal(dn_json_load(&root, dir, "config.json", sizeof text - 1, &err), 0);
     assert_true(json_integer_value(json_object_get(json_object_get(root, "b"), "c")) == INT64_MIN);
     json_decref(root);
+    static const char python[] = "{\"a\": -Infinity, \"b\": [Infinity], \"c\": \"-Infinity \\\"Infinity\"}";
+    file_write(dir, "config.json", python, sizeof python - 1);
+    assert_int_equal(dn_json_load(&root, dir, "config.json", 1000, &err), 0);
+    assert_true(json_is_null(json_object_get(root, "a")));
+    assert_true(json_is_null(json_array_get(json_object_get(root, "b"), 0)));
+    assert_string_equal(json_string_value(json_object_get(root, "c")), "-Infinity \"Infinity");
+    json_decref(root);
+    file_write(dir, "config.json", text, sizeof text - 1);
     json_t *untouched = (json_t *)dir;
     root = untouched;
     int rc = dn_json_load(&root, dir, "config.json", sizeof text - 2, &err);

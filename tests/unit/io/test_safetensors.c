@@ -27,7 +27,8 @@ static void conformance(void **state)
     assert_non_null(manifest);
     assert_int_equal(json_object_size(manifest), 33);
     const char *name;
-    json_object_foreach(manifest, name, entry) {
+    json_object_foreach(manifest, name, entry)
+    {
         int valid = json_is_true(json_object_get(entry, "valid"));
         char file[128];
         snprintf(file, sizeof file, "%s.safetensors", name);
@@ -177,21 +178,26 @@ static void parse_refuses(void **state)
         int code;
         const char *text;
     } bad[] = {
-        { "{\"a\":{\"dtype\":\"F32\",\"shape\":[1,1,1,1,1,1,1,1,1],\"data_offsets\":[0,4]}}", DN_E_LIMIT, "8 dimensions" },
-        { "{\"a\":{\"dtype\":\"F32\",\"shape\":[99999999999999999999],\"data_offsets\":[0,4]}}", DN_E_FORMAT, "integer" },
+        { "{\"a\":{\"dtype\":\"F32\",\"shape\":[1,1,1,1,1,1,1,1,1],\"data_offsets\":[0,4]}}", DN_E_LIMIT,
+          "8 dimensions" },
+        { "{\"a\":{\"dtype\":\"F32\",\"shape\":[99999999999999999999],\"data_offsets\":[0,4]}}", DN_E_FORMAT,
+          "integer" },
         { "{\"a\":{\"dtype\":\"F32\",\"shape\":[1e999],\"data_offsets\":[0,4]}}", DN_E_FORMAT, "overflow" },
         { "{\"a\":{\"dtype\":\"F32\",\"shape\":[-1],\"data_offsets\":[0,4]}}", DN_E_FORMAT, "tensor \"a\": its shape" },
-        { "{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[4,0]}}", DN_E_FORMAT, "tensor \"a\": its data_off" },
+        { "{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[4,0]}}", DN_E_FORMAT,
+          "tensor \"a\": its data_off" },
         { "{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0]}}", DN_E_FORMAT, "tensor \"a\": its data_off" },
         { "{\"a\":{\"dtype\":32,\"shape\":[1],\"data_offsets\":[0,4]}}", DN_E_FORMAT, "tensor \"a\": its dtype" },
-        { "{\"a\":{\"dtype\":\"F32\",\"shape\":1,\"data_offsets\":[0,4]}}", DN_E_FORMAT, "tensor \"a\": it has no shape" },
-        { "{\"a\":{\"dtype\":\"F32\",\"shape\":[4611686018427387904],\"data_offsets\":[0,4]}}", DN_E_FORMAT, "overflow" },
+        { "{\"a\":{\"dtype\":\"F32\",\"shape\":1,\"data_offsets\":[0,4]}}", DN_E_FORMAT,
+          "tensor \"a\": it has no shape" },
+        { "{\"a\":{\"dtype\":\"F32\",\"shape\":[4611686018427387904],\"data_offsets\":[0,4]}}", DN_E_FORMAT,
+          "overflow" },
         { "{\"a\":[1]}", DN_E_FORMAT, "tensor \"a\": its entry" },
         { "{\"a\\u0000b\":{" ENTRY "}}", DN_E_FORMAT, "\\u0000" },
         { "{}", DN_E_FORMAT, "there is data, but no tensor" },
         { "{\"__metadata__\":[]}", DN_E_FORMAT, "__metadata__" },
         { long_name, DN_E_LIMIT, "longer than 255" },
-        { client_name, DN_E_LIMIT, "longer than 63" },
+        { client_name, DN_E_LIMIT, "longer than 127" },
         { deep, DN_E_LIMIT, "deep" },
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
@@ -332,9 +338,14 @@ static void other_types_are_listed_but_not_read(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(conformance),        cmocka_unit_test(foreign_bytes), cmocka_unit_test(round_trip),
-        cmocka_unit_test(encode_refuses),     cmocka_unit_test(parse_refuses), cmocka_unit_test(counts_are_bounded),
-        cmocka_unit_test(halves),             cmocka_unit_test(wide_types),
+        cmocka_unit_test(conformance),
+        cmocka_unit_test(foreign_bytes),
+        cmocka_unit_test(round_trip),
+        cmocka_unit_test(encode_refuses),
+        cmocka_unit_test(parse_refuses),
+        cmocka_unit_test(counts_are_bounded),
+        cmocka_unit_test(halves),
+        cmocka_unit_test(wide_types),
         cmocka_unit_test(other_types_are_listed_but_not_read),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

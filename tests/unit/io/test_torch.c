@@ -68,8 +68,8 @@ static void views(void **state)
         const char *name;
         int64_t count, offset, dim[3], stride[3];
     } want[] = {
-        { "all", 24, 0, { 2, 3, 4 }, { 12, 4, 1 } },    { "permuted", 24, 0, { 4, 2, 3 }, { 1, 12, 4 } },
-        { "slice", 4, 5, { 1, 2, 2 }, { 0, 12, 2 } },   { "expanded", 24, 23, { 1, 3, 8 }, { 0, 0, 0 } },
+        { "all", 24, 0, { 2, 3, 4 }, { 12, 4, 1 } },       { "permuted", 24, 0, { 4, 2, 3 }, { 1, 12, 4 } },
+        { "slice", 4, 5, { 1, 2, 2 }, { 0, 12, 2 } },      { "expanded", 24, 23, { 1, 3, 8 }, { 0, 0, 0 } },
         { "overlapping", 9, 0, { 1, 3, 3 }, { 0, 1, 1 } }, { "scalar", 1, 7, { 1, 1, 1 }, { 0 } },
         { "empty", 0, 24, { 1, 0, 5 }, { 0, 5, 1 } },
     };
@@ -98,7 +98,7 @@ static void ordered_dict_with_metadata(void **state)
 {
     (void)state;
     blob p = { 0 };
-    blob_str(&p, "\x80\x02" "ccollections\nOrderedDict\nq\x00)Rq\x01(");
+    blob_str(&p, "\x80\2ccollections\nOrderedDict\nq\x00)Rq\x01(");
     pickle_tensor(&p, "w", "FloatStorage", "0", 24, 1, 1, (int64_t[]){ 2 }, (int64_t[]){ 1 });
     blob_str(&p, "u}q\x02");
     pickle_text(&p, "_metadata");
@@ -106,7 +106,7 @@ static void ordered_dict_with_metadata(void **state)
     pickle_text(&p, "");
     blob_str(&p, "}");
     pickle_text(&p, "version");
-    blob_str(&p, "K\x01su" "sb.");
+    blob_str(&p, "K\x01susb.");
     dn_checkpoint *c;
     dn_error err = { 0 };
     if (open_bin(&c, &p, &err) != 0)
@@ -130,7 +130,9 @@ static void expect_refused(const blob *pickle, int code, const char *text)
     assert_ptr_equal(c, untouched);
 }
 
+/* clang-format off */
 #define P(s) { (uint8_t *)(s), sizeof(s) - 1 }
+/* clang-format on */
 static void hostile_pickles(void **state)
 {
     (void)state;
@@ -139,15 +141,15 @@ static void hostile_pickles(void **state)
         int code;
         const char *text;
     } bad[] = {
-        { P("\x80\x02" "cos\nsystem\n(X\x04\0\0\0true" "tR."), DN_E_FORMAT, "nothing is run, but it names os.system" },
-        { P("\x80\x02" "cbuiltins\neval\n."), DN_E_FORMAT, "builtins.eval" },
-        { P("\x80\x02" "cposix\nsystem\n."), DN_E_FORMAT, "posix.system" },
-        { P("\x80\x02" "ctorch\nload\n."), DN_E_FORMAT, "torch.load" },
-        { P("\x80\x02" "ctorch.cuda\nFloatStorage\n."), DN_E_FORMAT, "torch.cuda.FloatStorage" },
-        { P("\x80\x02" "ctorch._utils\n_rebuild_parameter\n."), DN_E_FORMAT, "torch._utils._rebuild_parameter" },
-        { P("\x80\x02" "ccollections\nOrderedDict\x00\n."), DN_E_FORMAT, "collections.OrderedDict?" },
-        { P("\x80\x02" "ccollections\nOrderedDict\n(K\x01tR."), DN_E_FORMAT, "calls something" },
-        { P("\x80\x02" "ctorch\nFloatStorage\n)R."), DN_E_FORMAT, "calls something" },
+        { P("\x80\2cos\nsystem\n(X\x04\0\0\0truetR."), DN_E_FORMAT, "nothing is run, but it names os.system" },
+        { P("\x80\2cbuiltins\neval\n."), DN_E_FORMAT, "builtins.eval" },
+        { P("\x80\2cposix\nsystem\n."), DN_E_FORMAT, "posix.system" },
+        { P("\x80\2ctorch\nload\n."), DN_E_FORMAT, "torch.load" },
+        { P("\x80\2ctorch.cuda\nFloatStorage\n."), DN_E_FORMAT, "torch.cuda.FloatStorage" },
+        { P("\x80\2ctorch._utils\n_rebuild_parameter\n."), DN_E_FORMAT, "torch._utils._rebuild_parameter" },
+        { P("\x80\2ccollections\nOrderedDict\x00\n."), DN_E_FORMAT, "collections.OrderedDict?" },
+        { P("\x80\2ccollections\nOrderedDict\n(K\x01tR."), DN_E_FORMAT, "calls something" },
+        { P("\x80\2ctorch\nFloatStorage\n)R."), DN_E_FORMAT, "calls something" },
         { P("\x80\x02}(ios\nsystem\n."), DN_E_FORMAT, "opcode that a map of tensors needs: 0x69" },
         { P("\x80\x02}\x82\x01."), DN_E_FORMAT, "0x82" },
         { P("\x80\x02}\x93."), DN_E_FORMAT, "0x93" },
@@ -175,13 +177,13 @@ static void hostile_pickles(void **state)
         { P("\x80\x02}q\x05h\x04."), DN_E_FORMAT, "memo entry that was never made" },
         { P("\x80\x02}r\xff\xff\xff\xff."), DN_E_LIMIT, "memo is too large" },
         { P("\x80\x02j\xff\xff\xff\xff."), DN_E_FORMAT, "memo entry that was never made" },
-        { P("\x80\x02X\xff\xff\xff\xff" "a."), DN_E_FORMAT, "cut short" },
-        { P("\x80\x02" "cos"), DN_E_FORMAT, "cut short" },
-        { P("\x80\x02" "cos\nsystem"), DN_E_FORMAT, "cut short" },
+        { P("\x80\x02X\xff\xff\xff\377a."), DN_E_FORMAT, "cut short" },
+        { P("\x80\2cos"), DN_E_FORMAT, "cut short" },
+        { P("\x80\2cos\nsystem"), DN_E_FORMAT, "cut short" },
         { P("\x80\x02\x8a\x09\1\1\1\1\1\1\1\1\1."), DN_E_FORMAT, "64 bits" },
         { P("\x80\x02K\x01Q."), DN_E_FORMAT, "expected a tuple" },
         { P("\x80\x02)Q."), DN_E_FORMAT, "persistent id" },
-        { P("\x80\x02}K\x01" "b."), DN_E_FORMAT, "expected a dict" },
+        { P("\x80\x02}K\1b."), DN_E_FORMAT, "expected a dict" },
         { P("\x80\x02K\x01}b."), DN_E_FORMAT, "expected a dict" },
         /* a dict that holds itself, and one in the place of a tensor */
         { P("\x80\x02}q\x00X\x01\0\0\0ah\x00s."), DN_E_FORMAT, "\"a\" is a dict, not a tensor" },
@@ -325,7 +327,12 @@ static void zips(void **state)
     expect_zip((zip_item[]){ storage }, 1, DN_E_FORMAT, "no data.pkl");
     expect_zip(NULL, 0, DN_E_FORMAT, "no data.pkl");
 
-#define LIE(item, field, value) ({ zip_item lie_ = item; lie_.field = value; lie_; })
+#define LIE(item, field, value) \
+    ({                          \
+        zip_item lie_ = item;   \
+        lie_.field = value;     \
+        lie_;                   \
+    })
     const struct {
         zip_item item;
         const char *text;
@@ -384,8 +391,10 @@ static void other_files(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(views), TEST(ordered_dict_with_metadata), TEST(hostile_pickles), TEST(lying_tensors), TEST(bounded),
-        TEST(zips),  TEST(other_files),
+        TEST(views),           TEST(ordered_dict_with_metadata),
+        TEST(hostile_pickles), TEST(lying_tensors),
+        TEST(bounded),         TEST(zips),
+        TEST(other_files),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

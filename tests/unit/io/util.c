@@ -198,8 +198,8 @@ void pickle_storage(blob *b, const char *type, const char *key, int64_t numel)
     blob_str(b, "tQ");
 }
 
-void pickle_tensor(blob *b, const char *name, const char *type, const char *key, int64_t numel, int64_t offset, int rank,
-                   const int64_t *dims, const int64_t *strides)
+void pickle_tensor(blob *b, const char *name, const char *type, const char *key, int64_t numel, int64_t offset,
+                   int rank, const int64_t *dims, const int64_t *strides)
 {
     pickle_text(b, name);
     blob_str(b, "ctorch._utils\n_rebuild_tensor_v2\n(");
@@ -207,7 +207,7 @@ void pickle_tensor(blob *b, const char *name, const char *type, const char *key,
     pickle_int(b, offset);
     pickle_sizes(b, rank, dims);
     pickle_sizes(b, rank, strides);
-    blob_str(b, "\x89" "ccollections\nOrderedDict\n)RtR");
+    blob_str(b, "\211ccollections\nOrderedDict\n)RtR");
 }
 
 void pickle_end(blob *b) { blob_str(b, "u."); }

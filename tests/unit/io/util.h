@@ -45,8 +45,8 @@ void pickle_begin(blob *b);
 void pickle_text(blob *b, const char *s);
 void pickle_int(blob *b, int64_t v);
 void pickle_storage(blob *b, const char *type, const char *key, int64_t numel);
-void pickle_tensor(blob *b, const char *name, const char *type, const char *key, int64_t numel, int64_t offset, int rank,
-                   const int64_t *dims, const int64_t *strides);
+void pickle_tensor(blob *b, const char *name, const char *type, const char *key, int64_t numel, int64_t offset,
+                   int rank, const int64_t *dims, const int64_t *strides);
 void pickle_end(blob *b);
 
 /* `rc` is the code, and the message and param say what they should. */

@@ -173,7 +173,8 @@ static const struct {
     { "{'deadline_ms':'soon'}", "wrong_type", "deadline_ms" },
     /* out of range */
     { "{'model':''}", "out_of_range", "model" },
-    { "{'model':'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa'}", "out_of_range", "model" },
+    { "{'model':'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa'}", "out_of_range",
+      "model" },
     { "{'n':0}", "out_of_range", "n" },
     { "{'n':-1}", "out_of_range", "n" },
     { "{'n':65}", "out_of_range", "n" },
@@ -269,7 +270,8 @@ static void test_cases(void **state)
         char *body = double_quotes(cases[i].body);
         dn_http_error e;
         int code = parse(body, strlen(body), &e);
-        if (!code || strcmp(e.code, cases[i].code) || strcmp(e.param, cases[i].param) || !e.message[0] || e.status != 400) {
+        if (!code || strcmp(e.code, cases[i].code) || strcmp(e.param, cases[i].param) || !e.message[0] ||
+            e.status != 400) {
             print_error("%s\n  expected %s %s\n  got      %s %s: %s\n", body, cases[i].code, cases[i].param,
                         code ? e.code : "nothing", code ? e.param : "", code ? e.message : "");
             bad++;
@@ -359,7 +361,8 @@ static void test_nul_byte(void **state)
 static void test_prefixes(void **state)
 {
     (void)state;
-    const char *good = "{\"n\":2,\"class_label\":[\"a\\\"b\",3],\"guidance\":{\"cfg\":{\"scale\":3,\"interval\":[0,0.5]}}}";
+    const char *good =
+        "{\"n\":2,\"class_label\":[\"a\\\"b\",3],\"guidance\":{\"cfg\":{\"scale\":3,\"interval\":[0,0.5]}}}";
     dn_http_error e;
     for (size_t len = 0; len < strlen(good); len++) {
         char *exact = malloc(len ? len : 1); /* so that ASan sees an over-read */

@@ -58,9 +58,14 @@ static void test_growth(void **state)
 static void test_base64(void **state)
 {
     (void)state;
-    static const char *const rfc4648[][2] = { { "", "" },         { "f", "Zg==" },         { "fo", "Zm8=" },
-                                              { "foo", "Zm9v" },  { "foob", "Zm9vYg==" },  { "fooba", "Zm9vYmE=" },
-                                              { "foobar", "Zm9vYmFy" }, { "\xff\xfe\xfd\xfb\xef\xbe", "//79++++" } };
+    static const char *const rfc4648[][2] = { { "", "" },
+                                              { "f", "Zg==" },
+                                              { "fo", "Zm8=" },
+                                              { "foo", "Zm9v" },
+                                              { "foob", "Zm9vYg==" },
+                                              { "fooba", "Zm9vYmE=" },
+                                              { "foobar", "Zm9vYmFy" },
+                                              { "\xff\xfe\xfd\xfb\xef\xbe", "//79++++" } };
     for (size_t i = 0; i < sizeof rfc4648 / sizeof *rfc4648; i++) {
         dn_buf b;
         dn_buf_init(&b, 100);
@@ -91,10 +96,12 @@ static void test_json_string(void **state)
     expect_json_string("a\0b", 3, "\"a\\u0000b\"");
     expect_json_string("\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80", 9, "\"\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80\"");
     expect_json_string("\xff", 1, "\"\xef\xbf\xbd\"");
-    expect_json_string("\xc0\x80", 2, "\"\xef\xbf\xbd\xef\xbf\xbd\"");                     /* overlong */
-    expect_json_string("\xed\xa0\x80", 3, "\"\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\"");     /* a surrogate */
-    expect_json_string("\xe2\x82", 2, "\"\xef\xbf\xbd\xef\xbf\xbd\"");                     /* cut */
-    expect_json_string("\xf4\x90\x80\x80", 4, "\"\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\""); /* past U+10FFFF */
+    expect_json_string("\xc0\x80", 2, "\"\xef\xbf\xbd\xef\xbf\xbd\"");                 /* overlong */
+    expect_json_string("\xed\xa0\x80", 3, "\"\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\""); /* a surrogate */
+    expect_json_string("\xe0\x80\x80", 3, "\"\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\""); /* overlong */
+    expect_json_string("\xe2\x82", 2, "\"\xef\xbf\xbd\xef\xbf\xbd\"");                 /* cut */
+    expect_json_string("\xf4\x90\x80\x80", 4,
+                       "\"\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\""); /* past U+10FFFF */
 }
 
 /* All two-byte strings come out as JSON. */
@@ -119,8 +126,15 @@ static void test_json_number(void **state)
     static const struct {
         double v;
         const char *text;
-    } cases[] = { { 0, "0" },          { 1, "1" },       { -3, "-3" },     { 0.1, "0.1" },        { 1.0 / 3, "0.3333333333333333" },
-                  { 1e300, "1e+300" }, { NAN, "null" },  { INFINITY, "null" }, { 9007199254740991, "9007199254740991" },
+    } cases[] = { { 0, "0" },
+                  { 1, "1" },
+                  { -3, "-3" },
+                  { 0.1, "0.1" },
+                  { 1.0 / 3, "0.3333333333333333" },
+                  { 1e300, "1e+300" },
+                  { NAN, "null" },
+                  { INFINITY, "null" },
+                  { 9007199254740991, "9007199254740991" },
                   { 5e-324, "4.94065645841247e-324" } };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         dn_buf b;
@@ -131,6 +145,18 @@ static void test_json_number(void **state)
             assert_true(strtod(b.data, NULL) == cases[i].v);
         dn_buf_fini(&b);
     }
+}
+
+/* What rounding up adds counts too. */
+static void test_arena_edge(void **state)
+{
+    (void)state;
+    dn_arena *a = dn_arena_new(40);
+    assert_non_null(dn_arena_alloc(a, 20));
+    assert_null(dn_arena_alloc(a, 5));
+    assert_null(dn_arena_alloc(a, 1000));
+    assert_true(dn_arena_bytes(a) <= 40);
+    dn_arena_free(a);
 }
 
 static int order[4], n_order;
@@ -184,8 +210,9 @@ static void test_errors(void **state)
     dn_buf b;
     dn_buf_init(&b, 1000);
     dn_http_error_write(&e, &b);
-    assert_string_equal(b.data, "{\"error\":{\"type\":\"invalid_request_error\",\"code\":\"out_of_range\",\"param\":\"steps\","
-                                "\"message\":\"steps must be 1..1000, got 0\"}}");
+    assert_string_equal(b.data,
+                        "{\"error\":{\"type\":\"invalid_request_error\",\"code\":\"out_of_range\",\"param\":\"steps\","
+                        "\"message\":\"steps must be 1..1000, got 0\"}}");
     dn_buf_fini(&b);
     dn_http_fail(&e, DN_H_DRAINING, NULL, NULL);
     assert_int_equal(e.status, 503);
@@ -204,9 +231,10 @@ static void test_error_table(void **state)
     static const struct {
         const char *name;
         int status;
-    } engine[] = { { "invalid", 400 },   { "out_of_range", 400 },  { "unknown_field", 400 }, { "not_found", 404 },
-                   { "bad_format", 400 }, { "not_supported", 400 }, { "impossible", 422 },    { "limit", 400 },
-                   { "memory", 503 },    { "io", 500 },            { "non_finite", 500 },    { "backend", 500 },
+    } engine[] = { { "invalid", 400 },    { "out_of_range", 400 }, { "unknown_field", 400 },
+                   { "not_found", 404 },  { "bad_format", 400 },   { "not_supported", 400 },
+                   { "impossible", 422 }, { "limit", 400 },        { "memory", 503 },
+                   { "io", 500 },         { "non_finite", 500 },   { "backend", 500 },
                    { "internal", 500 } };
     dn_http_error e;
     for (size_t i = 0; i < sizeof engine / sizeof *engine; i++) {
@@ -217,7 +245,8 @@ static void test_error_table(void **state)
     }
     assert_int_equal(dn_http_fail_engine(&e, "no such code", "p", "text"), DN_H_INTERNAL);
     assert_non_null(strstr(e.message, "no such code"));
-    static const int statuses[] = { 400, 401, 403, 404, 405, 406, 408, 409, 410, 411, 413, 415, 422, 429, 500, 501, 503, 507 };
+    static const int statuses[] = { 400, 401, 403, 404, 405, 406, 408, 409, 410,
+                                    411, 413, 415, 422, 429, 500, 501, 503, 507 };
     for (size_t i = 0; i < sizeof statuses / sizeof *statuses; i++) {
         int n = 0;
         for (int id = 1; id < DN_H_COUNT; id++)
@@ -235,8 +264,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_cap),         cmocka_unit_test(test_growth),          cmocka_unit_test(test_base64),
         cmocka_unit_test(test_json_string), cmocka_unit_test(test_json_string_all), cmocka_unit_test(test_json_number),
-        cmocka_unit_test(test_arena),       cmocka_unit_test(test_arena_hooks),     cmocka_unit_test(test_errors),
-        cmocka_unit_test(test_error_table),
+        cmocka_unit_test(test_arena),       cmocka_unit_test(test_arena_edge),      cmocka_unit_test(test_arena_hooks),
+        cmocka_unit_test(test_errors),      cmocka_unit_test(test_error_table),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

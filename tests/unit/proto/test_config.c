@@ -48,7 +48,7 @@ static struct read read_config(const char *flags, const char *vars, const char *
         env[n++] = s;
     memset(&r.c, 0x5a, sizeof r.c);
     dn_config before = r.c;
-    r.code = dn_config_read(&r.c, &r.action, r.a, argc, argv, env, &r.e);
+    r.code = dn_config_load(&r.c, &r.action, r.a, argc, argv, env, &r.e);
     if (r.code)
         assert_memory_equal(&before, &r.c, sizeof before);
     if (ini)
@@ -201,14 +201,23 @@ static void test_units(void **state)
         const char *flag;
         int64_t bytes, ms;
     } cases[] = {
-        { "--result-bytes=512M", 512ll << 20, 0 }, { "--result-bytes=1GiB", 1ll << 30, 0 }, { "--result-bytes=2GB", 2000000000, 0 },
-        { "--result-bytes=1.5k", 1536, 0 },        { "--result-bytes=77", 77, 0 },          { "--result-bytes=0", 0, 0 },
-        { "--result-ttl=90", 0, 90000 },           { "--result-ttl=90s", 0, 90000 },        { "--result-ttl=1500ms", 0, 1500 },
-        { "--result-ttl=2m", 0, 120000 },          { "--result-ttl=1.5h", 0, 5400000 },     { "--result-ttl=1d", 0, 86400000 },
+        { "--result-bytes=512M", 512ll << 20, 0 },
+        { "--result-bytes=1GiB", 1ll << 30, 0 },
+        { "--result-bytes=2GB", 2000000000, 0 },
+        { "--result-bytes=1.5k", 1536, 0 },
+        { "--result-bytes=77", 77, 0 },
+        { "--result-bytes=0", 0, 0 },
+        { "--result-ttl=90", 0, 90000 },
+        { "--result-ttl=90s", 0, 90000 },
+        { "--result-ttl=1500ms", 0, 1500 },
+        { "--result-ttl=2m", 0, 120000 },
+        { "--result-ttl=1.5h", 0, 5400000 },
+        { "--result-ttl=1d", 0, 86400000 },
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct read r = good(cases[i].flag, "", NULL);
-        assert_int_equal(cases[i].ms ? r.c.result_ttl_ms : r.c.result_bytes, cases[i].ms ? cases[i].ms : cases[i].bytes);
+        assert_int_equal(cases[i].ms ? r.c.result_ttl_ms : r.c.result_bytes,
+                         cases[i].ms ? cases[i].ms : cases[i].bytes);
         dn_arena_free(r.a);
     }
 }
@@ -269,7 +278,8 @@ static void test_refusals(void **state)
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct read r = read_config(cases[i].flags, cases[i].vars, cases[i].ini);
-        if (!r.code || strcmp(r.e.code, cases[i].code) || strcmp(r.e.param, cases[i].param) || !strstr(r.e.message, cases[i].text))
+        if (!r.code || strcmp(r.e.code, cases[i].code) || strcmp(r.e.param, cases[i].param) ||
+            !strstr(r.e.message, cases[i].text))
             fail_msg("case %zu (%s %s): %s %s: %s", i, cases[i].flags, cases[i].vars, r.code ? r.e.code : "accepted",
                      r.code ? r.e.param : "", r.code ? r.e.message : "");
         dn_arena_free(r.a);
@@ -290,8 +300,9 @@ static void test_listening_elsewhere(void **state)
 static void test_foreign_variables(void **state)
 {
     (void)state;
-    struct read r = good("", "DENOISED_TRACE=1\nDENOISED_CHECK=ref\nDENOISED_SERVICE_HOST=10.0.0.1\nDENOISED_PORT=tcp://x\n"
-                             "DENOISED_PORT_8760_TCP=x\nDENOISED_STATE=\nDENOISED",
+    struct read r = good("",
+                         "DENOISED_TRACE=1\nDENOISED_CHECK=ref\nDENOISED_SERVICE_HOST=10.0.0.1\nDENOISED_PORT=tcp://x\n"
+                         "DENOISED_PORT_8760_TCP=x\nDENOISED_STATE=\nDENOISED",
                          NULL);
     assert_int_equal(r.c.has, 0);
     dn_arena_free(r.a);
@@ -320,8 +331,12 @@ static void test_actions(void **state)
     static const struct {
         const char *flag;
         enum dn_config_action action;
-    } cases[] = { { "--print-config", DN_ACTION_PRINT_CONFIG }, { "--check", DN_ACTION_CHECK },     { "--help", DN_ACTION_HELP },
-                  { "-h", DN_ACTION_HELP },                     { "--version", DN_ACTION_VERSION }, { "--max-rows=3", DN_ACTION_RUN } };
+    } cases[] = { { "--print-config", DN_ACTION_PRINT_CONFIG },
+                  { "--check", DN_ACTION_CHECK },
+                  { "--help", DN_ACTION_HELP },
+                  { "-h", DN_ACTION_HELP },
+                  { "--version", DN_ACTION_VERSION },
+                  { "--max-rows=3", DN_ACTION_RUN } };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct read r = good(cases[i].flag, "", NULL);
         assert_int_equal(r.action, cases[i].action);
@@ -351,7 +366,8 @@ static void test_round_trip(void **state)
 {
     (void)state;
     round_trip("");
-    round_trip("--devices=cpu:0,2,cpu:1\n--memory=3G\n--result-ttl=90001ms\n--listen=unix:/a=b:c#d\n--step-ms=0.1e2\n--load=a,b\n"
+    round_trip("--devices=cpu:0,2,cpu:1\n--memory=3G\n--result-ttl=90001ms\n--listen=unix:/"
+               "a=b:c#d\n--step-ms=0.1e2\n--load=a,b\n"
                "--models=x;y \"z\"\n--cors-origin=https://a:1,null");
     for (int i = 0; i < N_VALUES; i++) {
         char flags[128];
@@ -384,13 +400,20 @@ static void test_help(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_defaults),       cmocka_unit_test(test_precedence),
-        cmocka_unit_test(test_each_key_is_tested), cmocka_unit_test(test_separate_value),
-        cmocka_unit_test(test_config_from_variable), cmocka_unit_test(test_lists),
-        cmocka_unit_test(test_units),          cmocka_unit_test(test_refusals),
-        cmocka_unit_test(test_listening_elsewhere), cmocka_unit_test(test_foreign_variables),
-        cmocka_unit_test(test_long_lines),     cmocka_unit_test(test_actions),
-        cmocka_unit_test(test_round_trip),     cmocka_unit_test(test_help),
+        cmocka_unit_test(test_defaults),
+        cmocka_unit_test(test_precedence),
+        cmocka_unit_test(test_each_key_is_tested),
+        cmocka_unit_test(test_separate_value),
+        cmocka_unit_test(test_config_from_variable),
+        cmocka_unit_test(test_lists),
+        cmocka_unit_test(test_units),
+        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_listening_elsewhere),
+        cmocka_unit_test(test_foreign_variables),
+        cmocka_unit_test(test_long_lines),
+        cmocka_unit_test(test_actions),
+        cmocka_unit_test(test_round_trip),
+        cmocka_unit_test(test_help),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

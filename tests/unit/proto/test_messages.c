@@ -23,8 +23,8 @@ static void expect(const dn_fields *t, const void *data, const char *text)
 }
 
 static const dn_timing timing = { DN_HAS_ALL, 1.5, 20, 160, 7.25, 30, 0.5, 0.25 };
-#define TIMING                                                                                                         \
-    "{\"queue_ms\":1.5,\"steps\":20,\"row_steps\":160,\"batch_rows_mean\":7.25,\"device_ms\":30,\"decode_ms\":0.5,"     \
+#define TIMING                                                                                                      \
+    "{\"queue_ms\":1.5,\"steps\":20,\"row_steps\":160,\"batch_rows_mean\":7.25,\"device_ms\":30,\"decode_ms\":0.5," \
     "\"encode_ms\":0.25}"
 
 static void test_result(void **state)
@@ -65,7 +65,8 @@ static void test_events(void **state)
                  "id: 7\nevent: preview\ndata: {\"index\":1,\"step\":5,\"b64\":\"Zm9v\"}\n\n");
     const dn_event_done done = { DN_HAS_ALL, "m@1", "n", 7, timing };
     expect_event("done", &dn_event_done_fields, &done,
-                 "id: 7\nevent: done\ndata: {\"model\":\"m@1\",\"numerics\":\"n\",\"seed\":7,\"timing\":" TIMING "}\n\n");
+                 "id: 7\nevent: done\ndata: {\"model\":\"m@1\",\"numerics\":\"n\",\"seed\":7,\"timing\":" TIMING
+                 "}\n\n");
 }
 
 /* Whatever a message holds, an event is one line of data. */
@@ -77,15 +78,18 @@ static void test_event_is_one_line(void **state)
     dn_http_fail(&e, DN_H_NON_FINITE, NULL, "a\nb\r\n\ndata: x");
     dn_buf_init(&b, 4096);
     dn_event_error_write(&b, 9, &e);
-    assert_string_equal(b.data, "id: 9\nevent: error\ndata: {\"error\":{\"type\":\"server_error\",\"code\":\"non_finite\","
-                                "\"param\":null,\"message\":\"a\\nb\\r\\n\\ndata: x\"}}\n\n");
+    assert_string_equal(b.data,
+                        "id: 9\nevent: error\ndata: {\"error\":{\"type\":\"server_error\",\"code\":\"non_finite\","
+                        "\"param\":null,\"message\":\"a\\nb\\r\\n\\ndata: x\"}}\n\n");
     dn_buf_fini(&b);
 }
 
 static void test_request_info(void **state)
 {
     (void)state;
-    dn_request_info r = { .has = DN_BIT(DN_REQUEST_ID) | DN_BIT(DN_REQUEST_STATE), .id = "ab", .state = DN_STATE_QUEUED };
+    dn_request_info r = { .has = DN_BIT(DN_REQUEST_ID) | DN_BIT(DN_REQUEST_STATE),
+                          .id = "ab",
+                          .state = DN_STATE_QUEUED };
     expect(&dn_request_info_fields, &r, "{\"id\":\"ab\",\"state\":\"queued\"}");
     r.has |= DN_BIT(DN_REQUEST_ERROR) | DN_BIT(DN_REQUEST_CREATED_AT) | DN_BIT(DN_REQUEST_TIMING);
     r.state = DN_STATE_FAILED;
@@ -94,13 +98,11 @@ static void test_request_info(void **state)
     expect(&dn_request_info_fields, &r,
            "{\"id\":\"ab\",\"state\":\"failed\",\"created_at\":1700000000.25,"
            "\"error\":{\"type\":\"server_error\",\"code\":\"non_finite\",\"param\":null,\"message\":\"no\"}}");
-    const dn_request_list list = { DN_HAS_ALL, { &r, 1 }, NULL };
     dn_request_info bare = { .has = DN_BIT(DN_REQUEST_ID), .id = "z" };
     const dn_request_list page = { DN_HAS_ALL, { &bare, 1 }, "z" };
     const dn_request_list empty = { DN_HAS_ALL, { NULL, 0 }, NULL };
     expect(&dn_request_list_fields, &page, "{\"requests\":[{\"id\":\"z\"}],\"next\":\"z\"}");
     expect(&dn_request_list_fields, &empty, "{\"requests\":[],\"next\":null}");
-    assert_int_equal(list.requests.n, 1);
     for (int i = 0; i < DN_STATE_COUNT; i++)
         assert_non_null(dn_request_states[i]);
     assert_null(dn_request_states[DN_STATE_COUNT]);
@@ -113,19 +115,40 @@ static void test_models(void **state)
     const dn_size sizes[] = { { DN_HAS_ALL, 32, 64 } };
     const dn_model_version versions[] = { { DN_HAS_ALL, 1, true, "aa" } };
     json_t *defaults = json_pack("{s:i}", "steps", 20);
-    dn_model_card m = { .has = DN_HAS_ALL, .name = "m", .state = DN_MODEL_LOADED, .description = "d", .architecture = "UNet2DModel",
-                        .pipeline = "DDPMPipeline", .parameters = 5, .bytes = 20, .height = 28, .width = 28, .channels = 1,
-                        .sizes = { sizes, 1 }, .n_classes = 11, .labels = { labels, 2 }, .sampler = "ddpm", .ms_per_row = 0.5,
-                        .versions = { versions, 1 }, .numerics = "x", .defaults = defaults };
-    expect(&dn_model_card_fields, &m,
-           "{\"name\":\"m\",\"state\":\"loaded\",\"description\":\"d\",\"architecture\":\"UNet2DModel\",\"pipeline\":\"DDPMPipeline\","
-           "\"parameters\":5,\"bytes\":20,\"height\":28,\"width\":28,\"channels\":1,\"sizes\":[{\"height\":32,\"width\":64}],"
-           "\"n_classes\":11,\"labels\":[\"t-shirt\",\"b\\\"g\"],\"sampler\":\"ddpm\",\"ms_per_row\":0.5,"
-           "\"versions\":[{\"version\":1,\"live\":true,\"hash\":\"aa\"}],\"numerics\":\"x\",\"defaults\":{\"steps\":20}}");
-    dn_model_card failed = { .has = DN_BIT(DN_CARD_NAME) | DN_BIT(DN_CARD_STATE) | DN_BIT(DN_CARD_ERROR), .name = "f",
-                             .state = DN_MODEL_FAILED, .error = "no weights" };
+    dn_model_card m = { .has = DN_HAS_ALL,
+                        .name = "m",
+                        .state = DN_MODEL_LOADED,
+                        .description = "d",
+                        .architecture = "UNet2DModel",
+                        .pipeline = "DDPMPipeline",
+                        .parameters = 5,
+                        .bytes = 20,
+                        .height = 28,
+                        .width = 28,
+                        .channels = 1,
+                        .sizes = { sizes, 1 },
+                        .n_classes = 11,
+                        .labels = { labels, 2 },
+                        .sampler = "ddpm",
+                        .ms_per_row = 0.5,
+                        .versions = { versions, 1 },
+                        .numerics = "x",
+                        .defaults = defaults };
+    expect(
+        &dn_model_card_fields, &m,
+        "{\"name\":\"m\",\"state\":\"loaded\",\"description\":\"d\",\"architecture\":\"UNet2DModel\",\"pipeline\":"
+        "\"DDPMPipeline\","
+        "\"parameters\":5,\"bytes\":20,\"height\":28,\"width\":28,\"channels\":1,\"sizes\":[{\"height\":32,\"width\":"
+        "64}],"
+        "\"n_classes\":11,\"labels\":[\"t-shirt\",\"b\\\"g\"],\"sampler\":\"ddpm\",\"ms_per_row\":0.5,"
+        "\"versions\":[{\"version\":1,\"live\":true,\"hash\":\"aa\"}],\"numerics\":\"x\",\"defaults\":{\"steps\":20}}");
+    dn_model_card failed = { .has = DN_BIT(DN_CARD_NAME) | DN_BIT(DN_CARD_STATE) | DN_BIT(DN_CARD_ERROR),
+                             .name = "f",
+                             .state = DN_MODEL_FAILED,
+                             .error = "no weights" };
     const dn_model_list list = { DN_HAS_ALL, { &failed, 1 } };
-    expect(&dn_model_list_fields, &list, "{\"models\":[{\"name\":\"f\",\"state\":\"failed\",\"error\":\"no weights\"}]}");
+    expect(&dn_model_list_fields, &list,
+           "{\"models\":[{\"name\":\"f\",\"state\":\"failed\",\"error\":\"no weights\"}]}");
     json_decref(defaults);
 }
 
@@ -133,14 +156,31 @@ static void test_status(void **state)
 {
     (void)state;
     const dn_status_share shares[] = { { DN_HAS_ALL, "ab", 3 } };
-    const dn_status_device devices[] = { { .has = DN_HAS_ALL, .name = "cpu", .backend = "cpu-avx2", .threads = 2, .bytes = 10,
-                                           .steps = 4, .row_steps = 12, .rows = 3, .step_ms = 2.5, .shares = { shares, 1 } } };
-    const dn_status s = { .has = DN_HAS_ALL, .version = "0.1.0", .uptime_s = 2.5, .draining = true, .running = 1, .waiting = 2,
-                          .queue_ms = 10, .devices = { devices, 1 }, .memory = { DN_HAS_ALL, 6, 5, 4, 3, 2, 1 } };
+    const dn_status_device devices[] = { { .has = DN_HAS_ALL,
+                                           .name = "cpu",
+                                           .backend = "cpu-avx2",
+                                           .threads = 2,
+                                           .bytes = 10,
+                                           .steps = 4,
+                                           .row_steps = 12,
+                                           .rows = 3,
+                                           .step_ms = 2.5,
+                                           .shares = { shares, 1 } } };
+    const dn_status s = { .has = DN_HAS_ALL,
+                          .version = "0.1.0",
+                          .uptime_s = 2.5,
+                          .draining = true,
+                          .running = 1,
+                          .waiting = 2,
+                          .queue_ms = 10,
+                          .devices = { devices, 1 },
+                          .memory = { DN_HAS_ALL, 6, 5, 4, 3, 2, 1 } };
     expect(&dn_status_fields, &s,
            "{\"version\":\"0.1.0\",\"uptime_s\":2.5,\"draining\":true,\"running\":1,\"waiting\":2,\"queue_ms\":10,"
-           "\"devices\":[{\"name\":\"cpu\",\"backend\":\"cpu-avx2\",\"threads\":2,\"bytes\":10,\"steps\":4,\"row_steps\":12,"
-           "\"model\":null,\"rows\":3,\"step_ms\":2.5,\"shares\":[{\"id\":\"ab\",\"rows\":3}]}],\"requests\":[],\"models\":[],"
+           "\"devices\":[{\"name\":\"cpu\",\"backend\":\"cpu-avx2\",\"threads\":2,\"bytes\":10,\"steps\":4,\"row_"
+           "steps\":12,"
+           "\"model\":null,\"rows\":3,\"step_ms\":2.5,\"shares\":[{\"id\":\"ab\",\"rows\":3}]}],\"requests\":[],"
+           "\"models\":[],"
            "\"memory\":{\"limit\":6,\"weights\":5,\"forms\":4,\"arenas\":3,\"slots\":2,\"results\":1}}");
     const dn_health h = { DN_HAS_ALL, "ok" };
     expect(&dn_health_fields, &h, "{\"status\":\"ok\"}");

@@ -1,4 +1,5 @@
-/* test_metrics.c - the Prometheus text, line by line; label sets are bounded; recording from many threads loses nothing. */
+/* test_metrics.c - the Prometheus text, line by line; label sets are bounded; recording from many threads loses
+ * nothing. */
 #include "metric_set.h"
 #include "proto.h"
 
@@ -34,10 +35,11 @@ static void expect_line(const char *text, const char *line)
 static void fill(dn_metrics *m)
 {
     int model = dn_metrics_label(m, DN_L_MODEL, "fashion-mnist"), code = dn_metrics_label(m, DN_L_CODE, "200");
-    dn_metrics_add(m, DN_M_REQUESTS, model, DN_ROUTE_GENERATE, code, 1);
-    dn_metrics_add(m, DN_M_REQUESTS, model, DN_ROUTE_GENERATE, code, 1);
-    dn_metrics_add(m, DN_M_REQUESTS, 0, DN_ROUTE_HEALTHZ, code, 1);
-    dn_metrics_add(m, DN_M_REQUESTS, 0, dn_metrics_label(m, DN_L_ROUTE, "other"), dn_metrics_label(m, DN_L_CODE, "404"), 1);
+    dn_metrics_add(m, DN_M_REQUESTS, model, dn_metrics_label(m, DN_L_ROUTE, "/generate"), code, 1);
+    dn_metrics_add(m, DN_M_REQUESTS, model, dn_metrics_label(m, DN_L_ROUTE, "/generate"), code, 1);
+    dn_metrics_add(m, DN_M_REQUESTS, 0, dn_metrics_label(m, DN_L_ROUTE, "/healthz"), code, 1);
+    dn_metrics_add(m, DN_M_REQUESTS, 0, dn_metrics_label(m, DN_L_ROUTE, "other"), dn_metrics_label(m, DN_L_CODE, "404"),
+                   1);
     dn_metrics_add(m, DN_M_REQUESTS_FAILED, model, DN_REASON_NON_FINITE, 0, 1);
     dn_metrics_add(m, DN_M_REQUESTS_RUNNING, 0, 0, 0, 3);
     dn_metrics_add(m, DN_M_REQUESTS_RUNNING, 0, 0, 0, -1);
@@ -59,8 +61,8 @@ static void test_values(void **state)
     char *text = text_of(m);
     static const char *const lines[] = {
         "# TYPE denoised_requests_total counter",
-        "denoised_requests_total{model=\"fashion-mnist\",route=\"POST /generate\",code=\"200\"} 2",
-        "denoised_requests_total{model=\"\",route=\"GET /healthz\",code=\"200\"} 1",
+        "denoised_requests_total{model=\"fashion-mnist\",route=\"/generate\",code=\"200\"} 2",
+        "denoised_requests_total{model=\"\",route=\"/healthz\",code=\"200\"} 1",
         "denoised_requests_total{model=\"\",route=\"other\",code=\"404\"} 1",
         "denoised_requests_failed_total{model=\"fashion-mnist\",reason=\"non_finite\"} 1",
         "denoised_requests_running 2",
@@ -91,26 +93,39 @@ static void test_values(void **state)
     dn_metrics_free(m);
 }
 
-/* Each line is a comment or a sample of the format; each sample belongs to the family announced last; families are those of
- * http.md. */
+/* Each line is a comment or a sample of the format; each sample belongs to the family announced last; families are
+ * those of http.md. */
 static void test_format(void **state)
 {
     (void)state;
-    static const char *const families[] = {
-        "denoised_requests_total", "denoised_requests_failed_total", "denoised_requests_running", "denoised_requests_waiting",
-        "denoised_request_queue_seconds", "denoised_request_duration_seconds", "denoised_time_to_first_preview_seconds",
-        "denoised_steps_total", "denoised_row_steps_total", "denoised_batch_rows", "denoised_step_seconds",
-        "denoised_decode_seconds", "denoised_encode_seconds", "denoised_images_total", "denoised_device_seconds_total",
-        "denoised_memory_bytes", "denoised_model_loaded" };
+    static const char *const families[] = { "denoised_requests_total",
+                                            "denoised_requests_failed_total",
+                                            "denoised_requests_running",
+                                            "denoised_requests_waiting",
+                                            "denoised_request_queue_seconds",
+                                            "denoised_request_duration_seconds",
+                                            "denoised_time_to_first_preview_seconds",
+                                            "denoised_steps_total",
+                                            "denoised_row_steps_total",
+                                            "denoised_batch_rows",
+                                            "denoised_step_seconds",
+                                            "denoised_decode_seconds",
+                                            "denoised_encode_seconds",
+                                            "denoised_images_total",
+                                            "denoised_device_seconds_total",
+                                            "denoised_memory_bytes",
+                                            "denoised_model_loaded" };
     dn_metrics *m = dn_metrics_new();
     regex_t comment, sample;
     fill(m);
-    assert_int_equal(regcomp(&comment, "^# (HELP [a-z_]+ .+|TYPE [a-z_]+ (counter|gauge|histogram))$", REG_EXTENDED), 0);
-    assert_int_equal(regcomp(&sample,
-                             "^[a-z_]+(\\{[a-z]+=\"([^\"\\\\]|\\\\[\\\\\"n])*\"(,[a-z]+=\"([^\"\\\\]|\\\\[\\\\\"n])*\")*\\})? "
-                             "[-+0-9.e]+$",
-                             REG_EXTENDED),
+    assert_int_equal(regcomp(&comment, "^# (HELP [a-z_]+ .+|TYPE [a-z_]+ (counter|gauge|histogram))$", REG_EXTENDED),
                      0);
+    assert_int_equal(
+        regcomp(&sample,
+                "^[a-z_]+(\\{[a-z]+=\"([^\"\\\\]|\\\\[\\\\\"n])*\"(,[a-z]+=\"([^\"\\\\]|\\\\[\\\\\"n])*\")*\\})? "
+                "[-+0-9.e]+$",
+                REG_EXTENDED),
+        0);
     char *text = text_of(m), *save, family[64] = "", type[16] = "";
     size_t n_types = 0;
     assert_int_equal(text[strlen(text) - 1], '\n');
@@ -158,8 +173,20 @@ static void test_labels_are_bounded(void **state)
     longest[sizeof longest - 1] = 0;
     assert_int_equal(dn_metrics_label(m, DN_L_MODEL, longest), last);
     char *text = text_of(m);
-    expect_line(text, "denoised_requests_failed_total{model=\"other\",reason=\"other\"} 938"); /* 64 - "" - "other" kept */
+    expect_line(text,
+                "denoised_requests_failed_total{model=\"other\",reason=\"other\"} 938"); /* 64 - "" - "other" kept */
     free(text);
+    dn_metrics_free(m);
+}
+
+/* Every route has a place of its own. */
+static void test_route_labels(void **state)
+{
+    (void)state;
+    dn_metrics *m = dn_metrics_new();
+    int other = dn_metrics_label(m, DN_L_ROUTE, "other");
+    for (int i = 0; i < DN_ROUTE_COUNT; i++)
+        assert_true(dn_metrics_label(m, DN_L_ROUTE, dn_routes[i].path) < other);
     dn_metrics_free(m);
 }
 
@@ -177,7 +204,8 @@ static void test_escapes(void **state)
 static void test_row_buckets(void **state)
 {
     (void)state;
-    static const int cases[][2] = { { 1, 0 }, { 2, 1 }, { 3, 2 }, { 4, 2 }, { 5, 3 }, { 33, 6 }, { 64, 6 }, { 65, 7 }, { 1024, 7 } };
+    static const int cases[][2] = { { 1, 0 },  { 2, 1 },  { 3, 2 },  { 4, 2 },   { 5, 3 },
+                                    { 33, 6 }, { 64, 6 }, { 65, 7 }, { 1024, 7 } };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
         assert_int_equal(dn_metrics_rows(cases[i][0]), cases[i][1]);
 }
@@ -219,8 +247,9 @@ static void test_threads(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_values),      cmocka_unit_test(test_format),  cmocka_unit_test(test_labels_are_bounded),
-        cmocka_unit_test(test_escapes),     cmocka_unit_test(test_row_buckets), cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_values),  cmocka_unit_test(test_format),       cmocka_unit_test(test_labels_are_bounded),
+        cmocka_unit_test(test_escapes), cmocka_unit_test(test_route_labels), cmocka_unit_test(test_row_buckets),
+        cmocka_unit_test(test_threads),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -141,6 +141,8 @@ static void test_routes(void **state)
     assert_true(has_param(json_object_get(op, "parameters"), "state", "query"));
     assert_true(has_param(json_object_get(op, "parameters"), "limit", "query"));
     assert_true(has_param(json_object_get(op, "parameters"), "after", "query"));
+    op = json_object_get(json_object_get(paths, "/generate"), "post");
+    assert_true(has_param(json_object_get(op, "parameters"), "Prefer", "header"));
 }
 
 static bool lists(const json_t *array, const char *word)
@@ -185,7 +187,8 @@ static int check_table(const dn_fields *t)
     assert_int_equal(json_object_size(properties), t->n);
     for (int i = 0; i < t->n; i++) {
         check_field(&t->v[i], json_object_get(properties, t->v[i].name), t->name);
-        assert_int_equal((t->v[i].flags & DN_F_REQUIRED) != 0, lists(json_object_get(schema, "required"), t->v[i].name));
+        assert_int_equal((t->v[i].flags & DN_F_REQUIRED) != 0,
+                         lists(json_object_get(schema, "required"), t->v[i].name));
         if (t->v[i].sub)
             n += check_table(t->v[i].sub);
     }
@@ -195,11 +198,12 @@ static int check_table(const dn_fields *t)
 static void test_tables(void **state)
 {
     (void)state;
-    static const dn_fields *const tables[] = { &dn_generate_fields,       &dn_result_fields,        &dn_request_info_fields,
-                                               &dn_request_list_fields,   &dn_model_card_fields,    &dn_model_list_fields,
-                                               &dn_status_fields,         &dn_health_fields,        &dn_event_queued_fields,
-                                               &dn_event_progress_fields, &dn_event_preview_fields, &dn_event_done_fields,
-                                               &dn_error_fields };
+    static const dn_fields *const tables[] = {
+        &dn_generate_fields,     &dn_result_fields,         &dn_request_info_fields,  &dn_request_list_fields,
+        &dn_model_card_fields,   &dn_model_list_fields,     &dn_status_fields,        &dn_health_fields,
+        &dn_event_queued_fields, &dn_event_progress_fields, &dn_event_preview_fields, &dn_event_done_fields,
+        &dn_error_fields
+    };
     for (size_t i = 0; i < sizeof tables / sizeof *tables; i++)
         assert_true(check_table(tables[i]) > 0);
 }
@@ -233,7 +237,7 @@ static void test_facts(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_refs),   cmocka_unit_test(test_head),  cmocka_unit_test(test_deterministic),
+        cmocka_unit_test(test_refs),   cmocka_unit_test(test_head),   cmocka_unit_test(test_deterministic),
         cmocka_unit_test(test_routes), cmocka_unit_test(test_tables), cmocka_unit_test(test_facts),
     };
     return cmocka_run_group_tests(tests, setup, teardown);

@@ -86,19 +86,19 @@ static void test_usual(void **state)
 }
 
 /* One check per field of the table, by its dotted name. A field without one fails the test. */
-#define IS(name, ...)                                                                                            \
+#define IS(name, ...) \
     static bool is_##name(const dn_generate_request *r) { return __VA_ARGS__; }
 IS(model, !strcmp(r->model, "m@2"))
 IS(task, r->task == 0)
 IS(n, r->n == 64)
 IS(seed, r->seed == 9007199254740928)
-IS(label_list, r->class_label.list && r->class_label.n == 2 && r->class_label.v[0].number == 3 && !r->class_label.v[0].name &&
-                     !strcmp(r->class_label.v[1].name, "bag"))
+IS(label_list, r->class_label.list && r->class_label.n == 2 && r->class_label.v[0].number == 3 &&
+                   !r->class_label.v[0].name && !strcmp(r->class_label.v[1].name, "bag"))
 IS(sampler, !strcmp(r->sampler, "euler_ancestral"))
 IS(scheduler, json_is_true(json_object_get(r->scheduler, "use_karras_sigmas")))
 IS(steps, r->steps == 1000)
 IS(timesteps, r->timesteps.n == 3 && r->timesteps.v[0] == 999 && r->timesteps.v[1] == 500.5 && r->timesteps.v[2] == 0 &&
-                    r->steps == 3)
+                  r->steps == 3)
 IS(eta, r->eta == 0.25)
 IS(temperature, r->temperature == 2)
 IS(scale, r->guidance.cfg.scale == 7.5)
@@ -289,8 +289,9 @@ static void test_merge_lifetime(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_smallest),   cmocka_unit_test(test_usual), cmocka_unit_test(test_each_field),
-        cmocka_unit_test(test_samplers),   cmocka_unit_test(test_edges), cmocka_unit_test(test_scheduler_is_kept),
+        cmocka_unit_test(test_smallest),   cmocka_unit_test(test_usual),
+        cmocka_unit_test(test_each_field), cmocka_unit_test(test_samplers),
+        cmocka_unit_test(test_edges),      cmocka_unit_test(test_scheduler_is_kept),
         cmocka_unit_test(test_merge),      cmocka_unit_test(test_merge_lifetime),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

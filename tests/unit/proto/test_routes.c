@@ -82,7 +82,8 @@ static void test_not_found(void **state)
         { "GET", "/requests/a/images", DN_H_NOT_FOUND, NULL },
         { "GET", "/requests/a/images/1/x", DN_H_NOT_FOUND, NULL },
         { "GET", "/models//load", DN_H_NOT_FOUND, NULL },
-        { "GET", "/requests/aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+        { "GET",
+          "/requests/aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
           DN_H_NOT_FOUND, NULL },
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -114,10 +115,12 @@ static void test_query(void **state)
     static const struct {
         const char *name, *value;
         int code;
-    } bad[] = { { "state", "queued", DN_H_DUPLICATE }, { "limit", "0", DN_H_RANGE },  { "limit", "1001", DN_H_RANGE },
-                { "limit", "x", DN_H_TYPE },           { "limit", NULL, DN_H_TYPE },  { "limit", "", DN_H_TYPE },
-                { "limit", " 5", DN_H_TYPE },          { "limit", "5 ", DN_H_TYPE },  { "foo", "1", DN_H_UNKNOWN },
-                { "limit", "\xff", DN_H_TYPE },        { "after", "\xff", DN_H_DUPLICATE } };
+    } bad[] = { { "state", "queued", DN_H_DUPLICATE }, { "limit", "0", DN_H_RANGE },
+                { "limit", "1001", DN_H_RANGE },       { "limit", "x", DN_H_TYPE },
+                { "limit", NULL, DN_H_TYPE },          { "limit", "", DN_H_TYPE },
+                { "limit", " 5", DN_H_TYPE },          { "limit", "5 ", DN_H_TYPE },
+                { "foo", "1", DN_H_UNKNOWN },          { "limit", "\xff", DN_H_TYPE },
+                { "after", "\xff", DN_H_DUPLICATE } };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         assert_int_equal(dn_query_set(&dn_requests_query_fields, &q, a, bad[i].name, bad[i].value, &e), bad[i].code);
         assert_string_equal(e.param, bad[i].name);
@@ -198,10 +201,12 @@ static void test_cli(void **state)
     expect_flags("--format=npy\n--layout=list", "{'output':{'format':'npy','layout':'list'}}");
     expect_flags("--deadline-ms=500\n--preview-every\n5\n--on-disconnect=continue",
                  "{'deadline_ms':500,'preview_every':5,'on_disconnect':'continue'}");
-    expect_flags("--sampler=dpm++2m\n-s\n9007199254740991\n--eta=0.5\n--temperature=0.9\n--rng=torch\n--priority=low\n--height=28\n"
-                 "--width=28\n--task=sample\n--model=m",
-                 "{'sampler':'dpm++2m','seed':9007199254740991,'eta':0.5,'temperature':0.9,'rng':'torch','priority':'low',"
-                 "'height':28,'width':28,'task':'sample','model':'m'}");
+    expect_flags(
+        "--sampler=dpm++2m\n-s\n9007199254740991\n--eta=0.5\n--temperature=0.9\n--rng=torch\n--priority=low\n--height="
+        "28\n"
+        "--width=28\n--task=sample\n--model=m",
+        "{'sampler':'dpm++2m','seed':9007199254740991,'eta':0.5,'temperature':0.9,'rng':'torch','priority':'low',"
+        "'height':28,'width':28,'task':'sample','model':'m'}");
 }
 
 static void test_cli_refusals(void **state)
@@ -210,12 +215,16 @@ static void test_cli_refusals(void **state)
     static const struct {
         const char *flags;
         int code;
-    } cases[] = { { "--steps=x", DN_H_TYPE },      { "--steps", DN_H_MISSING },       { "--steps=1\n--steps=2", DN_H_DUPLICATE },
-                  { "--scheduler=[]", DN_H_TYPE }, { "--scheduler={", DN_H_TYPE },    { "--grid\n--layout=list", DN_H_DUPLICATE },
-                  { "--timesteps=3,x", DN_H_TYPE }, { "--guidance=inf", DN_H_TYPE } };
+    } cases[] = {
+        { "--steps=x", DN_H_TYPE },       { "--steps", DN_H_MISSING },    { "--steps=1\n--steps=2", DN_H_DUPLICATE },
+        { "--scheduler=[]", DN_H_TYPE },  { "--scheduler={", DN_H_TYPE }, { "--grid\n--layout=list", DN_H_DUPLICATE },
+        { "--timesteps=3,x", DN_H_TYPE }, { "--guidance=inf", DN_H_TYPE }
+    };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
         json_decref(flags(cases[i].flags, cases[i].code, NULL));
-    static const char *const others[] = { "-o", "--output=x", "file", "--", "-", "", "--grid=1", "-nn", "--stream", "-" };
+    static const char *const others[] = {
+        "-o", "--output=x", "file", "--", "-", "", "--grid=1", "-nn", "--stream", "-"
+    };
     for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
         json_t *request = json_object();
         char *argv[] = { (char *)others[i], "value" };

@@ -1,8 +1,9 @@
 /* test_app.c - an app.h for tests of the transport: no engine, answers that are told what to do.
  *
- * POST /generate {"do": ...}: "echo" (the body), "later" (from a lane, after "ms"), "hang" (never, until the client leaves or the
- * daemon stops), "big" ("bytes" of it). POST /denoise: length and sum of the body. GET /requests/{script}/events: a stream.
- * GET /status: what has happened so far. The start set is "loaded" by the slow lane; --load never: never. */
+ * POST /generate {"do": ...}: "echo" (the body), "later" (from a lane, after "ms"), "hang" (never, until the client
+ * leaves or the daemon stops), "big" ("bytes" of it). POST /denoise: length and sum of the body. GET
+ * /requests/{script}/events: a stream. GET /status: what has happened so far. The start set is "loaded" by the slow
+ * lane; --load never: never. */
 #include <app.h>
 #include <daemon_config.h>
 #include <jansson.h>
@@ -83,7 +84,7 @@ bool dn_app_ready(const dn_app *app, const char **why)
 
 void dn_app_measure(dn_app *app) { (void)app; }
 
-/* ---- open calls ------------------------------------------------------------------------------------------------------- */
+/* ---- open calls ------------------------------------------------------------------------------------------ */
 
 static void free_timer(uv_handle_t *timer) { free(timer); }
 
@@ -125,7 +126,7 @@ static open_call *keep(dn_call *call)
     return oc;
 }
 
-/* ---- POST /generate ---------------------------------------------------------------------------------------------------- */
+/* ---- POST /generate -------------------------------------------------------------------------------------- */
 
 static void do_echo(dn_call *call, json_t *request)
 {
@@ -217,7 +218,7 @@ static void post_denoise(dn_call *call)
     dn_reply(call, 200, "application/x-safetensors", text, (size_t)len);
 }
 
-/* ---- GET /requests/{script}/events --------------------------------------------------------------------------------------- */
+/* ---- GET /requests/{script}/events ----------------------------------------------------------------------- */
 
 static void say(dn_stream *s, int id, const char *event, size_t pad, int lossy_key)
 {
@@ -230,7 +231,8 @@ static void say(dn_stream *s, int id, const char *event, size_t pad, int lossy_k
     free(text);
 }
 
-/* Much more than a socket takes, of both sorts, at once: a reader that is slow must find all images and the last progress. */
+/* Much more than a socket takes, of both sorts, at once: a reader that is slow must find all images and the last
+ * progress. */
 static void stream_flood(open_call *oc)
 {
     for (int i = 0; i < 2000; i++)
@@ -274,7 +276,9 @@ static void stream_silent(open_call *oc) { (void)oc; }
 static const struct {
     const char *name;
     void (*run)(open_call *);
-} scripts[] = { { "flood", stream_flood }, { "overflow", stream_overflow }, { "slow", stream_slow }, { "silent", stream_silent } };
+} scripts[] = {
+    { "flood", stream_flood }, { "overflow", stream_overflow }, { "slow", stream_slow }, { "silent", stream_silent }
+};
 
 static void get_events(dn_call *call)
 {
@@ -306,8 +310,8 @@ static void get_status(dn_call *call)
 {
     dn_app *app = dn_call_app(call);
     char text[256];
-    int n = snprintf(text, sizeof text, "{\"open\":%d,\"gone\":%d,\"later\":%d,\"gives\":\"%s\",\"given\":%d}", app->n_open,
-                     app->n_gone, app->n_later, dn_call_gives(call), dn_call_accept_given(call));
+    int n = snprintf(text, sizeof text, "{\"open\":%d,\"gone\":%d,\"later\":%d,\"gives\":\"%s\",\"given\":%d}",
+                     app->n_open, app->n_gone, app->n_later, dn_call_gives(call), dn_call_accept_given(call));
     dn_reply(call, 200, "application/json", text, (size_t)n);
 }
 

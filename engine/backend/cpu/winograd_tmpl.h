@@ -1,0 +1,427 @@
+/* winograd_tmpl.h - 3x3 convolutions, stride 1, padding 1, as F(4x4,3x3) and F(2x2,3x3). Included once per instruction
+ * set, with NAME(x) the exported name and ISA its text; the arithmetic, and so the bits, are the same.
+ *
+ * Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks" (CVPR 2016). F(4,3) interpolates at 0, +-sqrt(1/2),
+ * +-sqrt(2) and infinity: factors near 1 make the largest error a quarter of that of 0, +-1, +-2, at the same cost.
+ * Tiles of all rows of the batch are counted through and taken in chunks. For a chunk: (1) every tile of a x a inputs
+ * becomes one element of a*a planes V [a*a][C/8][tiles][8]; (2) for each panel of 16 output channels, a*a products
+ * V U into sums [a*a][tiles][16], which stay in L2, and then the inverse transform and the epilogue. Both steps divide
+ * only outputs among the threads. Weights are transformed ahead (U [panel][a*a][C padded to 8][16]) or on the way, STEP
+ * input channels at a time, from a form of plain taps ([panel][C padded to 8][9][16], a quarter of the bytes) or from
+ * the parameter itself. Sums continue from step to step, so all three give the same bits. */
+#include "choose.h"
+#include "tile_avx2.h"
+
+enum {
+    A_MAX = 6,
+    PLANES_MAX = A_MAX * A_MAX,
+    TILES_MAX = 48, /* a chunk */
+    STEP = 64,      /* input channels whose weights are transformed at a time */
+    TAPS = 9,
+    AHEAD = 12, /* input channels whose taps are fetched ahead: they come from L3 or memory */
+    PAD = 16,   /* floats after a plane, against 4 KiB aliasing */
+    SUMS_PLANE = TILES_MAX * PANEL + PAD,
+    TASKS_PER_THREAD = 2
+};
+
+#define P1 0.70710678118654752f
+#define P2 1.41421356237309505f
+#define ADD _mm256_add_ps
+#define SUB _mm256_sub_ps
+#define MUL _mm256_mul_ps
+#define FMA _mm256_fmadd_ps
+#define SET _mm256_set1_ps
+
+/* B^T d: one column or row of an input tile, m outputs (m is 4 or 2 here and below). */
+always_inline void input_1d(const int m, const __m256 *d, __m256 *o)
+{
+    if (m == 2) {
+        o[0] = SUB(d[0], d[2]);
+        o[1] = ADD(d[1], d[2]);
+        o[2] = SUB(d[2], d[1]);
+        o[3] = SUB(d[1], d[3]);
+        return;
+    }
+    __m256 even1 = FMA(SET(-2), d[2], d[4]), odd1 = FMA(SET(-2), d[1], d[3]);
+    __m256 even2 = FMA(SET(-0.5f), d[2], d[4]), odd2 = FMA(SET(-0.5f), d[1], d[3]);
+    o[0] = ADD(d[0], FMA(SET(-2.5f), d[2], d[4]));
+    o[1] = FMA(SET(P1), odd1, even1);
+    o[2] = FMA(SET(-P1), odd1, even1);
+    o[3] = FMA(SET(P2), odd2, even2);
+    o[4] = FMA(SET(-P2), odd2, even2);
+    o[5] = ADD(d[1], FMA(SET(-2.5f), d[3], d[5]));
+}
+
+/* A^T s: one column or row of sums. */
+always_inline void output_1d(const int m, const __m256 *s, __m256 *o)
+{
+    __m256 a = ADD(s[1], s[2]), b = SUB(s[1], s[2]);
+    if (m == 2) {
+        o[0] = ADD(s[0], a);
+        o[1] = SUB(b, s[3]);
+        return;
+    }
+    __m256 c = ADD(s[3], s[4]), d = SUB(s[3], s[4]);
+    o[0] = ADD(ADD(s[0], a), c);
+    o[1] = FMA(SET(P2), d, MUL(SET(P1), b));
+    o[2] = FMA(SET(2), c, MUL(SET(0.5f), a));
+    o[3] = FMA(SET(2 * P2), d, FMA(SET(0.5f * P1), b, s[5]));
+}
+
+/* G g: one column or row of a 3x3 kernel. */
+always_inline void weight_1d(const int m, const __m256 *g, __m256 *o)
+{
+    if (m == 2) {
+        __m256 a = MUL(SET(0.5f), ADD(g[0], g[2])), b = MUL(SET(0.5f), g[1]);
+        o[0] = g[0];
+        o[1] = ADD(a, b);
+        o[2] = SUB(a, b);
+        o[3] = g[2];
+        return;
+    }
+    __m256 a = FMA(SET(-2 / 3.f), g[0], MUL(SET(-1 / 3.f), g[2])), b = MUL(SET(-2 / 3.f * P1), g[1]);
+    __m256 c = FMA(SET(1 / 6.f), g[0], MUL(SET(1 / 3.f), g[2])), d = MUL(SET(1 / 6.f * P2), g[1]);
+    o[0] = g[0];
+    o[1] = ADD(a, b);
+    o[2] = SUB(a, b);
+    o[3] = ADD(c, d);
+    o[4] = SUB(c, d);
+    o[5] = g[2];
+}
+
+/* v[plane] = B^T d B for a tile whose rows are `row` floats apart. */
+always_inline void input_tile(const int m, const float *src, ptrdiff_t row, float *v, ptrdiff_t plane)
+{
+    const int a = m + 2;
+    __m256 t[PLANES_MAX], d[A_MAX], o[A_MAX];
+#pragma GCC unroll 6
+    for (int j = 0; j < a; j++) {
+#pragma GCC unroll 6
+        for (int i = 0; i < a; i++)
+            d[i] = _mm256_loadu_ps(src + i * row + j * LANES);
+        input_1d(m, d, o);
+#pragma GCC unroll 6
+        for (int i = 0; i < a; i++)
+            t[i * a + j] = o[i];
+    }
+#pragma GCC unroll 6
+    for (int i = 0; i < a; i++) {
+        input_1d(m, t + i * a, o);
+#pragma GCC unroll 6
+        for (int j = 0; j < a; j++)
+            _mm256_store_ps(v + (i * a + j) * plane, o[j]);
+    }
+}
+
+/* o[m*m] = A^T s A */
+always_inline void output_tile(const int m, const float *sums, ptrdiff_t plane, __m256 *o)
+{
+    const int a = m + 2;
+    __m256 t[4 * A_MAX], s[A_MAX], r[4];
+#pragma GCC unroll 6
+    for (int j = 0; j < a; j++) {
+#pragma GCC unroll 6
+        for (int i = 0; i < a; i++)
+            s[i] = _mm256_load_ps(sums + (i * a + j) * plane);
+        output_1d(m, s, r);
+#pragma GCC unroll 4
+        for (int i = 0; i < m; i++)
+            t[i * a + j] = r[i];
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < m; i++)
+        output_1d(m, t + i * a, o + i * m);
+}
+
+/* u[plane] = G g G^T for 8 output channels of one input channel; the 9 taps are PANEL floats apart. */
+always_inline void weight_tile(const int m, const float *taps, float *u, ptrdiff_t plane)
+{
+    const int a = m + 2;
+    __m256 t[3 * A_MAX], g[3], o[A_MAX];
+#pragma GCC unroll 3
+    for (int j = 0; j < 3; j++) {
+#pragma GCC unroll 3
+        for (int i = 0; i < 3; i++)
+            g[i] = _mm256_loadu_ps(taps + (i * 3 + j) * PANEL);
+        weight_1d(m, g, o);
+#pragma GCC unroll 6
+        for (int i = 0; i < a; i++)
+            t[i * 3 + j] = o[i];
+    }
+#pragma GCC unroll 6
+    for (int i = 0; i < a; i++) {
+        weight_1d(m, t + i * 3, o);
+#pragma GCC unroll 6
+        for (int j = 0; j < a; j++)
+            _mm256_store_ps(u + (i * a + j) * plane, o[j]);
+    }
+}
+
+/* u [a*a][..][16] of n input channels, from taps [n][9][16]. */
+always_inline void weight_tiles(const int m, const float *taps, int n, float *u, ptrdiff_t plane)
+{
+    for (int c = 0; c < n; c++, taps += TAPS * PANEL) {
+        for (int i = 0; i < TAPS; i++)
+            _mm_prefetch(taps + (AHEAD * TAPS + i) * PANEL, _MM_HINT_T0);
+        for (int h = 0; h < PANEL; h += LANES)
+            weight_tile(m, taps + h, u + c * PANEL + h, plane);
+    }
+}
+
+/* taps [c1-c0][9][16]: a panel's part of w [3,3,C,K], zero beyond C and K. Tap by tap, because the taps of one channel
+ * may lie whole powers of two apart. */
+static void gather_taps(float *taps, const float *w, int C, int K, int panel, int c0, int c1)
+{
+    const __m256i mask[2] = { lanes(K - panel * PANEL), lanes(K - panel * PANEL - LANES) };
+    for (int i = 0; i < TAPS; i++)
+        for (int c = c0; c < c1; c++)
+            for (int h = 0; h < 2; h++) {
+                bool exists = c < C && panel * PANEL + h * LANES < K;
+                const float *src = exists ? w + ((ptrdiff_t)i * C + c) * K + panel * PANEL + h * LANES : w;
+                __m256 v = exists ? _mm256_maskload_ps(src, mask[h]) : _mm256_setzero_ps();
+                _mm256_storeu_ps(taps + ((c - c0) * TAPS + i) * PANEL + h * LANES, v);
+            }
+}
+
+/* How the call's weights come: transformed; a form of plain taps; the parameter itself. */
+enum weights { TRANSFORMED, PLAIN, LOGICAL };
+
+typedef struct winograd {
+    const dn_conv_call *call;
+    int m; /* a tile gives m x m outputs */
+    enum weights weights;
+    int tiles_x, tiles; /* tiles in a line, in a row of the batch */
+    int c_blocks, panels, chunk;
+    float *v;
+    ptrdiff_t v_block, v_plane; /* floats */
+    int64_t first;              /* the chunk: tiles first .. first+count-1 */
+    int count, parts;           /* a task is one block or panel for one of `parts` pieces of the chunk */
+} winograd;
+
+/* A tile's place: row of the batch, top left output. */
+typedef struct spot {
+    int64_t row;
+    int y, x;
+} spot;
+
+static inline spot spot_of(const winograd *w, int64_t tile)
+{
+    int in_row = (int)(tile % w->tiles);
+    return (spot){ tile / w->tiles, in_row / w->tiles_x * w->m, in_row % w->tiles_x * w->m };
+}
+
+static inline int part_begin(const winograd *w, int part) { return (int)((int64_t)w->count * part / w->parts); }
+
+/* Copy the tile whose top left input is (y, x), zero where it lies outside the image. */
+always_inline void copy_edge(const int a, float *dst, const float *src, const dn_conv_shape *s, int y, int x)
+{
+    const int j0 = x < 0 ? -x : 0, j1 = s->W - x < a ? s->W - x : a;
+    for (int i = 0; i < a; i++, dst += a * LANES) {
+        const bool outside = y + i < 0 || y + i >= s->H;
+        const float *line = src + ((ptrdiff_t)(y + i) * s->W + x) * LANES;
+#pragma GCC unroll 6
+        for (int j = 0; j < a; j++) {
+            __m256 v = outside || j < j0 || j >= j1 ? _mm256_setzero_ps() : _mm256_loadu_ps(line + j * LANES);
+            _mm256_store_ps(dst + j * LANES, v);
+        }
+    }
+}
+
+/* Tiles t0 .. t1-1 of the chunk, channels of one block of 8. */
+always_inline void input_tiles(const int m, const winograd *w, int block, int t0, int t1)
+{
+    const int a = m + 2;
+    const dn_conv_shape *s = &w->call->shape;
+    _Alignas(64) float edge[PLANES_MAX * LANES];
+    for (int t = t0; t < t1; t++) {
+        const spot p = spot_of(w, w->first + t);
+        const float *src = (const float *)rows_at(&w->call->x, p.row, block * LANES);
+        float *v = w->v + block * w->v_block + t * LANES;
+        int y = p.y - 1, x = p.x - 1;
+        if (y >= 0 && x >= 0 && y + a <= s->H && x + a <= s->W) {
+            input_tile(m, src + ((ptrdiff_t)y * s->W + x) * LANES, (ptrdiff_t)s->W * LANES, v, w->v_plane);
+        } else {
+            copy_edge(a, edge, src, s, y, x);
+            input_tile(m, edge, a * LANES, v, w->v_plane);
+        }
+    }
+}
+
+static void input_task(void *arg, int64_t from, int64_t to, int thread)
+{
+    (void)thread;
+    const winograd *w = arg;
+    for (int64_t i = from; i < to; i++) {
+        int block = (int)(i / w->parts), part = (int)(i % w->parts);
+        if (w->m == 4)
+            input_tiles(4, w, block, part_begin(w, part), part_begin(w, part + 1));
+        else
+            input_tiles(2, w, block, part_begin(w, part), part_begin(w, part + 1));
+    }
+}
+
+/* sums[a*a][TILES_MAX][16] of one panel for the tiles t0 .. t1-1 of the chunk, input blocks b0 .. b1-1. */
+static void products(const winograd *w, int t0, int t1, int b0, int b1, const float *u, ptrdiff_t u_plane, float *sums)
+{
+    const int planes = (w->m + 2) * (w->m + 2);
+    for (int i = 0; i < planes; i++) {
+        const float *v = w->v + i * w->v_plane + b0 * w->v_block + t0 * LANES;
+        dn_cpu_strip(t1 - t0, b1 - b0, v, w->v_block, u + i * u_plane, sums + i * SUMS_PLANE, b0 > 0);
+    }
+}
+
+/* The same over all input blocks, the weights being transformed STEP channels at a time. */
+always_inline void products_live(const int m, const winograd *w, int panel, int t0, int t1, float *sums)
+{
+    _Alignas(64) float u[PLANES_MAX * (STEP * PANEL + PAD)], gathered[STEP * TAPS * PANEL];
+    const dn_conv_shape *s = &w->call->shape;
+    for (int b0 = 0; b0 < w->c_blocks; b0 += STEP / LANES) {
+        const int b1 = (int)min64(b0 + STEP / LANES, w->c_blocks), n = (b1 - b0) * LANES;
+        const float *taps =
+            (const float *)w->call->weights + ((ptrdiff_t)panel * w->c_blocks + b0) * LANES * TAPS * PANEL;
+        if (w->weights == LOGICAL) {
+            gather_taps(gathered, w->call->weights, s->C, s->K, panel, b0 * LANES, b1 * LANES);
+            taps = gathered;
+        }
+        weight_tiles(m, taps, n, u, STEP * PANEL + PAD);
+        products(w, t0, t1, b0, b1, u, STEP * PANEL + PAD, sums);
+    }
+}
+
+/* Inverse transform and epilogue of the panel's 8 channels from `channel`. */
+always_inline void output_tiles(const int m, const winograd *w, int channel, int t0, int t1, const float *sums)
+{
+    const dn_conv_call *call = w->call;
+    const dn_conv_shape *s = &call->shape;
+    sink to = { 0 };
+    for (int t = t0; t < t1; t++) {
+        const spot p = spot_of(w, w->first + t);
+        if (t == t0 || w->first + t == p.row * w->tiles)
+            to = sink_open(&call->epilogue, &call->y, s->K, p.row, channel);
+        __m256 o[16];
+        output_tile(m, sums + (t - t0) * PANEL, SUMS_PLANE, o);
+        for (int i = 0; i < m && p.y + i < s->H; i++)
+            for (int j = 0; j < m && p.x + j < s->W; j++)
+                sink_put(&to, (int64_t)(p.y + i) * s->W + p.x + j, o[i * m + j]);
+    }
+}
+
+always_inline void panel(const int m, const winograd *w, int p, int t0, int t1)
+{
+    _Alignas(64) float sums[PLANES_MAX * SUMS_PLANE];
+    const int planes = (m + 2) * (m + 2);
+    if (w->weights == TRANSFORMED) {
+        const ptrdiff_t u_plane = (ptrdiff_t)w->c_blocks * LANES * PANEL;
+        products(w, t0, t1, 0, w->c_blocks, (const float *)w->call->weights + p * planes * u_plane, u_plane, sums);
+    } else {
+        products_live(m, w, p, t0, t1, sums);
+    }
+    for (int h = 0; h < PANEL && p * PANEL + h < w->call->shape.K; h += LANES)
+        output_tiles(m, w, p * PANEL + h, t0, t1, sums + h);
+}
+
+static void panel_task(void *arg, int64_t from, int64_t to, int thread)
+{
+    (void)thread;
+    const winograd *w = arg;
+    for (int64_t i = from; i < to; i++) {
+        int p = (int)(i / w->parts), part = (int)(i % w->parts);
+        if (w->m == 4)
+            panel(4, w, p, part_begin(w, part), part_begin(w, part + 1));
+        else
+            panel(2, w, p, part_begin(w, part), part_begin(w, part + 1));
+    }
+}
+
+/* Run `n` items, split into pieces of the chunk where n alone is less than `wanted`. */
+static void run_parts(winograd *w, dn_task task, int n, int wanted)
+{
+    w->parts = (int)min64(ceil_div(wanted, n), ceil_div(w->count, TILE_ROWS));
+    dn_pool_run(w->call->pool, task, w, (int64_t)n * w->parts, 1);
+}
+
+static int tiles_of(const dn_conv_shape *s, int m) { return ceil_div(s->Ho, m) * ceil_div(s->Wo, m); }
+
+/* Chunks of about the same size, in whole strips. */
+static int chunk_of(const dn_conv_shape *s, int m, int64_t rows)
+{
+    const int64_t all = (int64_t)tiles_of(s, m) * rows, chunks = (all + TILES_MAX - 1) / TILES_MAX;
+    return (int)min64(all, ((all + chunks - 1) / chunks + TILE_ROWS - 1) / TILE_ROWS * TILE_ROWS);
+}
+
+static void run(const dn_conv_call *call, int m, enum weights weights)
+{
+    const dn_conv_shape *s = &call->shape;
+    winograd w = { .call = call, .m = m, .weights = weights, .tiles_x = ceil_div(s->Wo, m), .tiles = tiles_of(s, m) };
+    w.c_blocks = ceil_div(s->C, LANES);
+    w.panels = ceil_div(s->K, PANEL);
+    w.chunk = chunk_of(s, m, call->n);
+    w.v = call->workspace;
+    w.v_block = w.chunk * LANES;
+    w.v_plane = w.c_blocks * w.v_block + PAD;
+    const int64_t all = (int64_t)w.tiles * call->n;
+    /* Several tasks per thread even out their speeds; but each piece of a panel transforms its weights again. */
+    const int threads = dn_pool_threads(call->pool), spread = threads > 1 ? threads * TASKS_PER_THREAD : 1;
+    for (w.first = 0; w.first < all; w.first += w.count) {
+        w.count = (int)min64(w.chunk, all - w.first);
+        run_parts(&w, input_task, w.c_blocks, spread);
+        run_parts(&w, panel_task, w.panels, weights == TRANSFORMED ? spread : threads);
+    }
+}
+
+static size_t workspace(const dn_conv_shape *s, int rows_max, int m)
+{
+    int64_t chunk = min64(TILES_MAX, (int64_t)tiles_of(s, m) * rows_max); /* not less than that of any fewer rows */
+    size_t plane = (size_t)ceil_div(s->C, LANES) * chunk * LANES + PAD;
+    return (size_t)((m + 2) * (m + 2)) * plane * sizeof(float);
+}
+
+static size_t form_bytes(const dn_shape *w, int per_channel)
+{
+    int c_blocks = ceil_div((int)w->dim[2], LANES), panels = ceil_div((int)w->dim[3], PANEL);
+    return (size_t)per_channel * c_blocks * LANES * panels * PANEL * sizeof(float);
+}
+
+static void pack_plain(void *dst, const float *src, const dn_shape *shape)
+{
+    const int C = (int)shape->dim[2], K = (int)shape->dim[3], padded = ceil_div(C, LANES) * LANES;
+    for (int p = 0; p < ceil_div(K, PANEL); p++)
+        gather_taps((float *)dst + (ptrdiff_t)p * padded * TAPS * PANEL, src, C, K, p, 0, padded);
+}
+
+always_inline void pack(const int m, float *dst, const float *src, const dn_shape *shape)
+{
+    const int C = (int)shape->dim[2], K = (int)shape->dim[3], padded = ceil_div(C, LANES) * LANES;
+    float taps[LANES * TAPS * PANEL];
+    for (int p = 0; p < ceil_div(K, PANEL); p++, dst += (ptrdiff_t)(m + 2) * (m + 2) * padded * PANEL)
+        for (int c = 0; c < padded; c += LANES) {
+            gather_taps(taps, src, C, K, p, c, c + LANES);
+            weight_tiles(m, taps, LANES, dst + c * PANEL, (ptrdiff_t)padded * PANEL);
+        }
+}
+
+static size_t form_bytes_plain(const dn_shape *w) { return form_bytes(w, TAPS); }
+
+#define FORM(m)                                                                                             \
+    static size_t form_bytes_##m(const dn_shape *w) { return form_bytes(w, (m + 2) * (m + 2)); }            \
+    static size_t workspace_##m(const dn_conv_shape *s, int rows_max) { return workspace(s, rows_max, m); } \
+    static void pack_##m(void *dst, const float *src, const dn_shape *shape) { pack(m, dst, src, shape); }  \
+    static void run_##m(const dn_conv_call *call) { run(call, m, TRANSFORMED); }                            \
+    static void run_live_##m(const dn_conv_call *call) { run(call, m, LOGICAL); }
+FORM(4)
+FORM(2)
+
+static void run_plain_4(const dn_conv_call *call) { run(call, 4, PLAIN); }
+
+/* clang-format off */
+const dn_conv_kernel NAME(dn_cpu_winograd4) =
+    { "winograd43-" ISA, "winograd43", false, false, form_bytes_4, pack_4, workspace_4, run_4 };
+const dn_conv_kernel NAME(dn_cpu_winograd4_plain) =
+    { "winograd43-plain-" ISA, "taps16", false, false, form_bytes_plain, pack_plain, workspace_4, run_plain_4 };
+const dn_conv_kernel NAME(dn_cpu_winograd4_live) =
+    { "winograd43-live-" ISA, NULL, false, false, NULL, NULL, workspace_4, run_live_4 };
+const dn_conv_kernel NAME(dn_cpu_winograd2) =
+    { "winograd23-" ISA, "winograd23", false, false, form_bytes_2, pack_2, workspace_2, run_2 };
+const dn_conv_kernel NAME(dn_cpu_winograd2_live) =
+    { "winograd23-live-" ISA, NULL, false, false, NULL, NULL, workspace_2, run_live_2 };
+/* clang-format on */
