@@ -82,7 +82,7 @@ static int check_output(dn_output_to *o, const json_t *request)
 
 /* ---- asking ------------------------------------------------------------------------------------------------------ */
 
-/* The queue is full and the user wants to come back: wait, true. */
+/* True when the queue is full and the user wants to come back: the time that the daemon named is over then. */
 static bool comes_back(const dn_args *args, const dn_transfer *t, int rc)
 {
     if (rc || t->status != 429 || !args->value[DN_OPT_WAIT] || t->retry_after_s < 0)

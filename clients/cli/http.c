@@ -17,8 +17,8 @@
 
 enum {
     CONNECT_TIMEOUT_S = 10,
-    SILENCE_MAX_S = 90, /* of a stream; the daemon pings every 15 s */
-    POLL_MS = 200,      /* how late an interrupt may be noticed */
+    SILENCE_MAX_S = 300, /* of a stream; the daemon pings every 15 s, but not while it loads a model */
+    POLL_MS = 200,       /* how late an interrupt may be noticed */
     RETRY_AFTER_MAX_S = 3600,
     REFUSAL_MAX = 64 << 10,
     URL_MAX = 2048
@@ -53,6 +53,12 @@ void dn_pause(double seconds)
 
 /* ---- the client ------------------------------------------------------------------------------------------------ */
 
+static int no_memory(void)
+{
+    dn_complain("no memory for a connection");
+    return DN_EXIT_FAILED;
+}
+
 static bool is_loopback(const char *url)
 {
     static const char *const names[] = { "localhost", "127.", "[::1]" };
@@ -79,7 +85,7 @@ static int set_url(dn_client *c, const char *server)
     }
     if (asprintf(&c->url, "%s%s", known ? "" : "http://", server) < 0) {
         c->url = NULL;
-        return DN_EXIT_FAILED;
+        return no_memory();
     }
     for (size_t n = strlen(c->url); n && c->url[n - 1] == '/'; n--)
         c->url[n - 1] = 0;
@@ -94,7 +100,7 @@ static int set_token(dn_client *c, const dn_args *args)
     if (!rc && *token) {
         snprintf(header, sizeof header, "Authorization: Bearer %s", token);
         c->auth = curl_slist_append(NULL, header);
-        rc = c->auth ? 0 : DN_EXIT_FAILED;
+        rc = c->auth ? 0 : no_memory();
     }
     explicit_bzero(token, sizeof token);
     explicit_bzero(header, sizeof header);
@@ -111,7 +117,7 @@ int dn_client_init(dn_client *c, const dn_args *args)
     if (!rc)
         rc = set_token(c, args);
     if (!rc && (curl_global_init(CURL_GLOBAL_DEFAULT) || !(c->multi = curl_multi_init())))
-        rc = DN_EXIT_FAILED;
+        rc = no_memory();
     if (rc)
         dn_client_fini(c);
     return rc;

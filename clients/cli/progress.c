@@ -56,7 +56,8 @@ static void put_bar(const dn_progress *p, int width)
 static void draw(dn_progress *p)
 {
     char tail[TAIL_MAX], time[24];
-    int n = snprintf(tail, sizeof tail, " %ld/%ld  %s left", p->step, p->steps, dn_text_time(time, p->eta_s));
+    int digits = snprintf(NULL, 0, "%ld", p->steps);
+    int n = snprintf(tail, sizeof tail, " %*ld/%ld  %s left", digits, p->step, p->steps, dn_text_time(time, p->eta_s));
     if (p->rows)
         snprintf(tail + n, sizeof tail - n, "  %ld row%s of %ld request%s", p->rows, p->rows == 1 ? "" : "s",
                  p->requests, p->requests == 1 ? "" : "s");

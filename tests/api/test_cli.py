@@ -423,7 +423,7 @@ def test_bar_and_picture_on_a_terminal(d, url):
     code, out = on_terminal(url, "generate", *TINY[:4], *TINY[6:], "--steps", "300", COLORTERM="truecolor", TERM="xterm-256color")
     text = out.decode()
     assert code == 0, text
-    assert re.search("\r\x1b\\[K\u2588+\u2591+ \\d+/300  [0-9.]+ s left", text)
+    assert re.search("\r\x1b\\[K\u2588+\u2591+ +\\d+/300  [0-9.]+ s left", text)
     assert re.search("\r\x1b\\[K\u2588{30} 300/300", text) and "seed 7, model tiny@1" in text
     assert "\u2580" in text and text.index("300/300") < text.index("\u2580")
     plain = on_terminal(url, "generate", *TINY, "-o", "/dev/null", TERM="dumb", LC_ALL="C")[1]
