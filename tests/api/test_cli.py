@@ -687,6 +687,21 @@ def test_hostile_lists(lie, args):
     denoise(lie(plain(200, b'{"x":"' + b"x" * (5 << 20) + b'"}')).url, *args).failed(5, "larger than it can be")
 
 
+STATUSES = [[], 5, {}, {"devices": 5}, {"devices": [[], {"shares": 7}, {"shares": [1, {"id": "abc", "rows": 1e300}]}]},
+            {"devices": [{"shares": [{"id": "abc", "rows": -5}]}], "requests": [None], "memory": 3, "models": {"a": 1}}]
+
+
+@pytest.mark.parametrize("status", STATUSES)
+def test_hostile_statuses(lie, status):
+    """On their own, and beside a request on a terminal."""
+    done = denoise(lie(stream(("status", status))).url, "status", "--watch")
+    assert done.code == (0 if isinstance(status, dict) else 5), done.err
+    step = ("progress", {"step": 1, "steps": 2, "eta_ms": 1e300})
+    text = stream(QUEUED, ("status", status), step, IMAGE, DONE)
+    code, out = on_terminal(lie([text[:150], 0.05, text[150:]]).url, "generate", "-o", "/dev/null", TERM="xterm")
+    assert code == 0 and b"1/2  years left" in out and b"Sanitizer" not in out, out
+
+
 def test_a_name_is_no_path(lie):
     liar = lie(plain(200, {}))
     denoise(liar.url, "load", "../../admin/drain?x=1#y").ok()
