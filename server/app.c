@@ -236,6 +236,8 @@ void dn_app_stop(dn_app *app)
 {
     app->closing = true;
     app->drained = NULL;
+    while (dn_loop_messages(app->server.loop)) /* what the lanes finished may still go to the workers */
+        ;
     for (int i = 0; i < app->n_places; i++) {
         if (app->place[i].worker)
             dn_worker_stop(app->place[i].worker);

@@ -114,6 +114,9 @@ void dn_requests_abort(dn_app *app);            /* the time to drain is over */
 void dn_requests_cancel_all(dn_app *app, const dn_known *k);
 int dn_requests_active(const dn_app *app);
 void dn_requests_count(const dn_app *app, int *running, int *waiting);
+/* Drop the oldest kept results until `bytes` fit into the memory budget; false: they do not even so. */
+bool dn_requests_shed(dn_app *app, int64_t bytes);
+void dn_request_forget_asked(dn_request *r); /* arena, JSON: it is resolved */
 /* Drop kept results that are too old, too many, or too large together. */
 void dn_requests_trim(dn_app *app);
 /* In the order of arrival; NULL: the first, the end. */
@@ -157,6 +160,7 @@ bool dn_request_needs_body(const dn_request *r);
 
 /* ---- events of workers ---------------------------------------------------------------------------------------- */
 
+/* requests_steps.c */
 extern const dn_worker_events dn_requests_events; /* arg: the dn_app; `adopted` goes to the models */
 
 #endif

@@ -10,6 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { SAMPLE_BYTES = 512 }; /* host memory of one sample's parameters and accounts, at most */
+
 /* A request in the engine's terms: what all its samples share, and what they do not. */
 typedef struct plan {
     dn_table table[DN_N_MAX]; /* of POST /generate only the first, which all share */
@@ -340,7 +342,7 @@ static int admit_memory(dn_request *r, const plan *p, dn_http_error *err, double
 {
     dn_app *app = r->app;
     size_t elements = (size_t)r->height * r->width * r->channels;
-    int64_t slots = 0, results = (int64_t)(r->n * elements) * (r->format == DN_FORMAT_PNG ? 7 : 14);
+    int64_t slots = sizeof *r + sizeof(dn_run) + r->n * SAMPLE_BYTES, results = (int64_t)(r->n * elements) * (r->format == DN_FORMAT_PNG ? 7 : 14);
     for (int k = 0; k < r->n; k++) {
         dn_sample_params params = params_of(r, p, k);
         params.table = &p->table[p->n_tables > 1 ? k : 0];
@@ -352,7 +354,7 @@ static int admit_memory(dn_request *r, const plan *p, dn_http_error *err, double
         return dn_http_fail(err, DN_H_IMPOSSIBLE, r->denoise ? "sample" : "n", "it takes %lld bytes, --memory is %lld",
                             (long long)(slots + results), (long long)app->budget.limit);
     int room = dn_models_make_room(app, slots + results, r->known);
-    if (room) {
+    if (room && !dn_requests_shed(app, slots + results)) {
         *retry_ms = room > 0 ? 1000 : dn_queue_excess_ms(&r->place->figures, 1, 0) + 1000;
         return dn_http_fail(err, DN_H_MEMORY, NULL, "%lld bytes are more than --memory leaves now",
                             (long long)(slots + results));
@@ -413,6 +415,7 @@ static void start(dn_request *r, int64_t rows, dn_run *run)
     app->budget.held[DN_HOLD_SLOTS] += r->slot_bytes;
     app->budget.held[DN_HOLD_RESULTS] += r->result_bytes;
     r->on_device = true;
+    dn_request_forget_asked(r);
     if (r->answer == DN_ANSWER_LATER) {
         reply_accepted(r);
     } else if (r->answer == DN_ANSWER_EVENTS && r->call) {
