@@ -45,6 +45,9 @@ struct dn_app {
     dn_requests *requests;
     dn_watch *watch;        /* streams of /status */
     uv_timer_t *timer;
+    dn_work trim;           /* gives freed memory back when there is nothing to do */
+    bool trimming;
+    uint64_t trimmed_at;    /* the number of requests there had been */
     int64_t started_ms;
     bool draining;
     bool closing;           /* the lanes take no more work */

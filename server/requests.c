@@ -202,6 +202,7 @@ void dn_requests_close(dn_app *app)
 /* ---- counting and walking ----------------------------------------------------------------------------------- */
 
 int dn_requests_active(const dn_app *app) { return app->requests->active; }
+uint64_t dn_requests_total(const dn_app *app) { return app->requests->last_run; }
 
 dn_request *dn_requests_next(dn_app *app, dn_request *r)
 {

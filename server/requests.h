@@ -113,6 +113,7 @@ void dn_request_advance(dn_request *r);
 void dn_requests_abort(dn_app *app);            /* the time to drain is over */
 void dn_requests_cancel_all(dn_app *app, const dn_known *k);
 int dn_requests_active(const dn_app *app);
+uint64_t dn_requests_total(const dn_app *app); /* since the start */
 void dn_requests_count(const dn_app *app, int *running, int *waiting);
 /* Drop the oldest kept results until `bytes` fit into the memory budget; false: they do not even so. */
 bool dn_requests_shed(dn_app *app, int64_t bytes);
