@@ -1,41 +1,43 @@
 # Thin: meson does the work. `make run` and `make test` are all that a fresh Debian machine needs.
 BUILD := build
 LISTEN := 127.0.0.1:8760
+ARGS :=
 
+# What people run. Tests and benchmarks build the rest.
 all: $(BUILD)/build.ninja
-	@ninja -C $(BUILD)
-	@ln -sf server/denoised $(BUILD)/denoised
-	@ln -sf clients/cli/denoise $(BUILD)/denoise
+	@ninja -C $(BUILD) server/denoised clients/cli/denoise
 
-$(BUILD)/build.ninja:
+# Again when the list of packages has changed: a new one may be there to be found.
+$(BUILD)/build.ninja: deploy/packages
 	@deploy/install-packages run build
-	@meson setup $(BUILD) >/dev/null
+	@meson setup $$(test ! -f $@ || echo --reconfigure) $(BUILD) >/dev/null
 
 run: all
-	@echo 'Try: curl -s http://$(LISTEN)/generate -H "Content-Type: application/json" -H "Accept: image/png" \'
-	@echo '          -d '"'"'{"class_label":"sandal","n":16,"steps":20,"output":{"layout":"grid"}}'"'"' > sandals.png'
-	@exec $(BUILD)/denoised --listen $(LISTEN) --models models
+	@echo 'Try, from another terminal:'
+	@echo '  curl http://$(LISTEN)/generate -H "Content-Type: application/json" -H "Accept: image/png" \'
+	@echo '       -d '"'"'{"class_label":"sandal","n":16,"steps":20,"output":{"layout":"grid"}}'"'"' -o sandals.png'
+	@echo '  $(BUILD)/denoise --server http://$(LISTEN) generate --label sandal -n 16 --grid -o sandals.png'
+	@exec $(BUILD)/denoised --listen $(LISTEN) --models models $(ARGS)
 
-test: test-deps
-	@python3 tests/run.py
-
-test-slow: test-deps
-	@python3 tests/run.py --slow
-
-bench: all
-	@python3 tests/bench/run.py
-
-fuzz:
-	@deploy/install-packages build fuzz
-	@python3 tests/fuzz/run.py
-
+# Packages of every purpose that `make test` needs; nothing happens when all are there.
 deps:
 	@deploy/install-packages run build test
 
-test-deps:
-	@deploy/install-packages run build test
+test: deps
+	@python3 tests/run.py $(ARGS)
+
+test-slow: deps
+	@python3 tests/run.py --slow $(ARGS)
+
+bench: $(BUILD)/build.ninja
+	@ninja -C $(BUILD)
+	@python3 tests/bench/run.py $(ARGS)
+
+fuzz:
+	@deploy/install-packages run build fuzz
+	@python3 tests/fuzz/run.py $(ARGS)
 
 clean:
 	rm -rf build build-asan build-tsan build-fuzz
 
-.PHONY: all run test test-slow bench fuzz deps test-deps clean
+.PHONY: all run deps test test-slow bench fuzz clean

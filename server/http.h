@@ -98,7 +98,7 @@ void dn_reply_engine_error(dn_call *call, const dn_error *err);
 /* ---- server-sent events ---------------------------------------------------------------------------------- */
 
 /* Answer 200 text/event-stream with what dn_reply_header has added. The call belongs to the stream now; on_gone stays.
- * NULL: it cannot be sent (no memory); on_gone follows, later, from the loop. */
+ * NULL: it cannot be sent (no memory), and the call is over as after a reply: on_gone is not called. */
 dn_stream *dn_stream_open(dn_call *call);
 /* Copies `text`, one whole event as dn_event_write makes it. lossy_key < 0: kept, never dropped (image, done, error); a
  * reader that lets DN_STREAM_BYTES_MAX pile up is cut off, and on_gone is told later, from the loop, never from inside

@@ -1,91 +1,155 @@
 #!/usr/bin/env python3
-"""Build and run every test: a release build, one under ASan and UBSan, and the server's tests under TSan.
+"""Build and run every test: the release build, one under ASan and UBSan, one under TSan.
 
-Ends with one line: N passed, N failed, N skipped. With DENOISED_NO_SKIP set a skipped test is a failure.
+Ends with one line, "N passed, N failed, N skipped", that counts the cases of cmocka and pytest, and one for a program
+that has none. A build that runs no test is a failure; with --no-skip a skipped case is one too.
 """
 import argparse
+import collections
 import json
 import os
 import pathlib
 import re
 import subprocess
 import sys
+import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+MB = 1_000_000
+REPO_MAX, GOLDEN_MAX = 50 * MB, 32 * MB
 
-# folder, meson options, suites to leave out, suites to run (none: all)
+Build = collections.namedtuple("Build", "folder meson without timeout_factor env")
+# Any finding ends the program with a status that no test takes for success; leaks are findings. The sanitizers have
+# allocators of their own, which MALLOC_PERTURB_ (meson sets it) does not reach.
+FINDING = "exitcode=99:abort_on_error=0:"
+SANITIZED = {"MALLOC_PERTURB_": "0", "UBSAN_OPTIONS": FINDING + "halt_on_error=1:print_stacktrace=1"}
 BUILDS = [
-    ("build", [], ["slow", "bench"], []),
-    ("build-asan", ["-Db_sanitize=address,undefined", "-Db_lundef=false"], ["slow", "bench", "no-asan"], []),
-    ("build-tsan", ["-Db_sanitize=thread", "-Db_lundef=false"], ["slow", "bench"], ["threads"]),
+    Build("build", [], ["slow", "bench"], 2, {}),
+    Build("build-asan", ["-Db_sanitize=address,undefined", "-Db_lundef=false"],
+          ["slow", "bench", "browser", "no-asan"], 5, dict(SANITIZED,
+              ASAN_OPTIONS=FINDING + "halt_on_error=1:detect_leaks=1:detect_stack_use_after_return=1:strict_string_checks=1")),
+    Build("build-tsan", ["-Db_sanitize=thread", "-Db_lundef=false"],
+          ["slow", "bench", "browser", "no-tsan"], 10, dict(SANITIZED,
+              TSAN_OPTIONS=FINDING + "halt_on_error=1:second_deadlock_stack=1")),
 ]
 
-COUNTS = {
-    "passed": [re.compile(r"\[  PASSED  \] (\d+) test"), re.compile(r"(\d+) passed")],
-    "failed": [re.compile(r"\[  FAILED  \] (\d+) test"), re.compile(r"(\d+) (?:failed|error)")],
-    "skipped": [re.compile(r"\[  SKIPPED \] (\d+) test"), re.compile(r"(\d+) skipped")],
-}
+CMOCKA = re.compile(r"^\[  (PASSED|FAILED|SKIPPED) +\] (\d+) test", re.M)
+PYTEST = re.compile(r"^=*\s*((?:\d+ [a-z]+, )*\d+ [a-z]+) in \d", re.M)
+PYTEST_KINDS = {"passed": "passed", "xpassed": "failed", "failed": "failed", "error": "failed", "errors": "failed",
+                "skipped": "skipped", "xfailed": "skipped"}
 
 
-def run(*args):
+def run(*args, env=None):
     print("+", *args, flush=True)
-    return subprocess.run(args, cwd=ROOT).returncode
+    return subprocess.run(args, cwd=ROOT, env=dict(os.environ, **(env or {}))).returncode
 
 
-def prepare(folder, options):
-    if not (ROOT / folder / "build.ninja").exists() and run("meson", "setup", folder, *options):
+def prepare(build):
+    if not (ROOT / build.folder / "build.ninja").exists() and run("meson", "setup", build.folder, *build.meson):
         sys.exit("meson setup failed")
-    if run("ninja", "-C", folder):
+    if run("ninja", "-C", build.folder, "--quiet"):
         sys.exit("the build failed")
 
 
-def count(text):
-    """How many cases a test program says it ran: cmocka's and pytest's closing lines, else one for the program."""
-    found = {k: sum(int(n) for p in ps for n in p.findall(text)) for k, ps in COUNTS.items()}
-    return found if sum(found.values()) else None
+def cases_of(text):
+    """How many cases a program says it ran, by its closing lines; none for a program that counts none."""
+    total = collections.Counter()
+    for kind, n in CMOCKA.findall(text):
+        total[kind.lower()] += int(n)
+    for line in PYTEST.findall(text):
+        for part in line.split(", "):
+            n, word = part.split()
+            if word in PYTEST_KINDS:
+                total[PYTEST_KINDS[word]] += int(n)
+    return +total
 
 
-def meson_test(folder, without, only):
-    args = ["meson", "test", "-C", folder, "--no-rebuild", "--print-errorlogs", "--num-processes", "2"]
-    args += [a for s in without for a in ("--no-suite", s)] + [a for s in only for a in ("--suite", s)]
-    code = run(*args)
-    total = {"passed": 0, "failed": 0, "skipped": 0}
-    for line in open(ROOT / folder / "meson-logs" / "testlog.json"):
-        test = json.loads(line)
-        ok, skipped = test["result"] == "OK", test["result"] == "SKIP"
-        cases = count(test.get("stdout", "")) or {}
-        if skipped:
-            print("SKIPPED:", test["name"])
-            total["skipped"] += 1
-        elif ok:
-            total["passed"] += max(1, cases.get("passed", 0))
-            total["skipped"] += cases.get("skipped", 0)
-        else:
-            print("FAILED:", folder, test["name"])
-            total["passed"] += cases.get("passed", 0)
-            total["failed"] += max(1, cases.get("failed", 0))
-    if code and not total["failed"]:
-        total["failed"] = 1
+def tally(build, test):
+    """Count one entry of meson's log, and name what did not pass."""
+    text = test.get("stdout", "") + "\n" + test.get("stderr", "")
+    total = cases_of(text)
+    if test["result"] == "SKIP":
+        total["skipped"] += not total["skipped"]
+    elif test["result"] == "OK":
+        total["passed"] += not total
+    else:
+        total["failed"] += not total["failed"]
+        print("FAILED: %s: %s (%s)" % (build.folder, test["name"], test["result"]))
+    if total["skipped"]:
+        print("SKIPPED: %s: %s" % (build.folder, test["name"]))
+        for line in re.findall(r"^(?:SKIPPED.*|\[  SKIPPED \] [^\d].*)", text, re.M):
+            print("   ", line)
+    return total
+
+
+def meson_test(build, without):
+    log = ROOT / build.folder / "meson-logs" / "testlog.json"
+    log.unlink(missing_ok=True)
+    code = run("meson", "test", "-C", build.folder, "--no-rebuild", "--print-errorlogs", "--num-processes", "2",
+               "--timeout-multiplier", str(build.timeout_factor), *(a for s in without for a in ("--no-suite", s)),
+               env=build.env)
+    tests = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    total = sum((tally(build, test) for test in tests), collections.Counter())
+    if not tests or code and not total["failed"]:
+        print("FAILED: %s: %s" % (build.folder, "meson test ended with %d" % code if tests else "no test ran"))
+        total["failed"] += 1
+    return total
+
+
+def check_size():
+    """What git would hand to a clone: its bytes, the goldens' bytes, and that no file is kept twice."""
+    listing = subprocess.run(["git", "ls-files", "-s", "-z"], cwd=ROOT, capture_output=True)
+    if listing.returncode:
+        print("SKIPPED: size of the repository: not a git checkout")
+        return collections.Counter(skipped=1)
+    names, sizes = collections.defaultdict(list), collections.Counter()
+    for entry in listing.stdout.decode().split("\0")[:-1]:
+        (mode, blob, _), name = entry.split("\t")[0].split(), entry.split("\t")[1]
+        size = os.lstat(ROOT / name).st_size if os.path.lexists(ROOT / name) else 0
+        sizes["all"] += size
+        sizes["golden"] += size if name.startswith("tests/golden/data/") else 0
+        if size > 1024 and mode != "120000":
+            names[blob].append(name)
+    problems = ["%s: %d bytes, %d are allowed" % (what, sizes[what], limit)
+                for what, limit in (("all", REPO_MAX), ("golden", GOLDEN_MAX)) if sizes[what] > limit]
+    problems += ["kept twice: " + ", ".join(same) for same in names.values() if len(same) > 1]
+    for problem in problems:
+        print("FAILED: size of the repository:", problem)
+    return collections.Counter(failed=len(problems)) if problems else collections.Counter(passed=1)
+
+
+def check_tables():
+    """The tables of the pages, each after a comment <!-- denoised-tables NAME -->, are what the program prints."""
+    total = collections.Counter()
+    for page in sorted(ROOT.glob("docs/*.md")) + [ROOT / "README.md"]:
+        text = page.read_text() if page.exists() else ""
+        for name, table in re.findall(r"^<!-- denoised-tables (\w+) -->\n((?:\|.*\n)*)", text, re.M):
+            printed = subprocess.run([ROOT / "build" / "proto" / "denoised-tables", name], capture_output=True, text=True)
+            good = printed.returncode == 0 and printed.stdout == table
+            total["passed" if good else "failed"] += 1
+            if not good:
+                print("FAILED: %s: replace its table by what `build/proto/denoised-tables %s` prints" % (page.name, name))
     return total
 
 
 def main():
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--slow", action="store_true", help="run the slow suite too")
-    parser.add_argument("builds", nargs="*", help="only these builds")
+    parser.add_argument("--no-skip", action="store_true", help="a skipped test is a failure")
+    parser.add_argument("builds", nargs="*", choices=[[]] + [b.folder for b in BUILDS], help="only these builds")
     options = parser.parse_args()
-    total = {"passed": 0, "failed": 0, "skipped": 0}
-    for folder, setup, without, only in BUILDS:
-        if options.builds and folder not in options.builds:
+    total = check_size()
+    for build in BUILDS:
+        if options.builds and build.folder not in options.builds:
             continue
-        if options.slow:
-            without = [s for s in without if s != "slow"]
-        prepare(folder, setup)
-        for key, n in meson_test(folder, without, only).items():
-            total[key] += n
-    print("{passed} passed, {failed} failed, {skipped} skipped".format(**total))
-    bad = total["failed"] or (os.environ.get("DENOISED_NO_SKIP") and total["skipped"])
-    return 1 if bad else 0
+        started = time.monotonic()
+        prepare(build)
+        built = time.monotonic()
+        total += meson_test(build, [s for s in build.without if not (options.slow and s == "slow")])
+        total += check_tables() if build.folder == "build" else {}
+        print("%s: built in %.0f s, tested in %.0f s" % (build.folder, built - started, time.monotonic() - built))
+    print("%d passed, %d failed, %d skipped" % tuple(total[k] for k in ("passed", "failed", "skipped")))
+    return 1 if total["failed"] or options.no_skip and total["skipped"] else 0
 
 
 if __name__ == "__main__":

@@ -20,12 +20,12 @@ static int64_t tiles(const dn_conv_shape *s, int m) { return (int64_t)((s->H + m
 
 enum variant { AHEAD4, PLAIN4, LIVE4, AHEAD2, LIVE2, VARIANTS };
 
-/* Made from the times of batches 1 and 16 with weights out of cache (docs/SPEED.md). F(4,3), unless its tiles cover so
- * much outside the image that F(2,3) multiplies as little. Transformed weights are four times the bytes of
- * plain ones, which pays only where they are few or serve many tiles. */
+/* Made from times with weights out of cache (docs/SPEED.md). F(4,3), unless its tiles cover so much outside the image
+ * that F(2,3) multiplies as little, or a row is one tile: too little work for its weights. Transformed weights are four
+ * times the bytes of plain ones, which pays only where they are few or serve many tiles. */
 static enum variant variant_of(const dn_conv_shape *s, bool live)
 {
-    if (16 * tiles(s, 2) * 9 <= 36 * tiles(s, 4) * 10)
+    if (tiles(s, 4) == 1 || 16 * tiles(s, 2) * 9 <= 36 * tiles(s, 4) * 10)
         return live ? LIVE2 : AHEAD2;
     if (live)
         return LIVE4;

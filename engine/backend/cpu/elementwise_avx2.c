@@ -27,19 +27,32 @@ typedef void (*run_fn)(const run *r);
             _mm256_maskstore_ps(r->y + i, inside, _mm256_and_ps(keep, expression)); \
         }                                                                           \
     }
+
+/* x tanh(ln(1 + e^x)) = x n / (n + 2), n = e^x (e^x + 2); from 20 on the quotient is 1. */
+static inline __m256 mish(__m256 x)
+{
+    __m256 two = _mm256_set1_ps(2), e = dn_v_exp(_mm256_min_ps(_mm256_set1_ps(20), x));
+    __m256 n = _mm256_mul_ps(e, _mm256_add_ps(e, two));
+    return _mm256_div_ps(_mm256_mul_ps(x, n), _mm256_add_ps(n, two));
+}
+
 #define ABS(v) _mm256_andnot_ps(_mm256_set1_ps(-0.0f), v)
 RUN(run_silu, dn_v_silu(x))
 RUN(run_sigmoid, dn_v_sigmoid(x))
 RUN(run_relu, _mm256_max_ps(_mm256_setzero_ps(), x))
 RUN(run_square, _mm256_mul_ps(x, x))
 RUN(run_abs, ABS(x))
+RUN(run_sqrt, _mm256_sqrt_ps(x))
+RUN(run_reciprocal, _mm256_div_ps(_mm256_set1_ps(1), x))
+RUN(run_mish, mish(x))
 RUN(run_affine, _mm256_fmadd_ps(p, x, q))
 RUN(run_clamp, _mm256_min_ps(q, _mm256_max_ps(p, x)))
 
 /* clang-format off */
 static const run_fn unary_runs[DN_UNARY_COUNT] = {
     [DN_SILU] = run_silu,     [DN_SIGMOID] = run_sigmoid, [DN_RELU] = run_relu, [DN_SQUARE] = run_square,
-    [DN_ABS] = run_abs,       [DN_AFFINE] = run_affine,   [DN_CLAMP] = run_clamp,
+    [DN_ABS] = run_abs,       [DN_AFFINE] = run_affine,   [DN_CLAMP] = run_clamp, [DN_MISH] = run_mish,
+    [DN_SQRT] = run_sqrt,     [DN_RECIPROCAL] = run_reciprocal,
 };
 /* clang-format on */
 

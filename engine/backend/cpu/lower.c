@@ -126,7 +126,8 @@ static void convert(dn_lower_state *s, dn_val v, dn_step_fn fn, int from, int to
                      .out = { to },
                      .n_out = 1,
                      .workspace = -1 };
-    dn_lower_step(s, step, s->now, s->now - 1);
+    int last = s->now < s->p->n_ops ? s->now : s->p->n_ops - 1;
+    dn_lower_step(s, step, last + 1, last); /* it computes no op */
 }
 
 int dn_lower_dense(dn_lower_state *s, dn_val v)

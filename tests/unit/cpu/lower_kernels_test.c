@@ -137,6 +137,12 @@ static double unary_of(int kind, double x)
         return 1.5 * x - 0.75;
     case DN_CLAMP:
         return fmin(fmax(x, 0.1), 0.6);
+    case DN_MISH:
+        return x * tanh(log1p(exp(x)));
+    case DN_SQRT:
+        return sqrt(x);
+    case DN_RECIPROCAL:
+        return 1 / x;
     default:
         return NAN;
     }
@@ -147,19 +153,15 @@ static void unary(void **state)
 {
     (void)state;
     enum { POSITIONS = 11 };
-    static const int lowest[] = { [DN_AFFINE] = 1, [DN_CLAMP] = 2 };
     for (int kind = 0; kind < DN_UNARY_COUNT; kind++) {
         if (!dn_unary_has_kernel(kind))
             continue;
-        int special = kind < (int)(sizeof lowest / sizeof *lowest) ? lowest[kind] : 0;
+        float p = kind == DN_CLAMP ? 0.1f : 1.5f, q = kind == DN_CLAMP ? 0.6f : -0.75f;
         EACH_CHANNELS(c)
         {
-            dn_rows x = blocks_random(ROWS, 0, POSITIONS, c, 3, 4, 0), y = blocks_new(ROWS, POSITIONS, c);
-            dn_elementwise_args a = { .x = x,
-                                      .y = y,
-                                      .e = { ROWS, POSITIONS, c },
-                                      .p = special == 2 ? 0.1f : 1.5f,
-                                      .q = special == 2 ? 0.6f : -0.75f };
+            dn_rows x = blocks_random(ROWS, 0, POSITIONS, c, 3, kind == DN_SQRT ? 4 : 30, kind == DN_SQRT ? 4 : 0),
+                    y = blocks_new(ROWS, POSITIONS, c);
+            dn_elementwise_args a = { .x = x, .y = y, .e = { ROWS, POSITIONS, c }, .p = p, .q = q };
             dn_unary_run(pool, kind, &a);
             check_padding(&y, ROWS, POSITIONS, c);
             float *in = dense_new(ROWS * POSITIONS * c), *out = dense_new(ROWS * POSITIONS * c);

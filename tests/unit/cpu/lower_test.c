@@ -206,20 +206,92 @@ static void bits_stay(void **state)
         each_output(&specs[i], check_bits);
 }
 
-/* A residual block is two norms, two convolutions and one small product: nothing else is left of its twelve ops. */
-static void fuses_a_resblock(void **state)
+static dn_lowered *lower(const dn_program *p, int rows_max)
 {
-    (void)state;
-    static const spec s = { "resblock", resblock, { 8, 8, 16, 16, 4, 0, DN_SAME, DN_SILU } };
-    dn_program *p = record(&s);
     dn_lowered *l = NULL;
     dn_error err = { 0 };
-    assert_int_equal(dn_lower(&l, &dn_backend_cpu, p, 2, &err), 0);
-    int steps = l->n_steps;
+    if (dn_lower(&l, &dn_backend_cpu, p, rows_max, &err))
+        fail_msg("%s: %s", err.param, err.message);
+    return l;
+}
+
+/* Steps that convert a layout, or (with `kind`) that begin with such an op. */
+static int count(const dn_lowered *l, bool conversions, enum dn_op_kind kind)
+{
+    int n = 0;
+    for (int i = 0; i < l->n_steps; i++) {
+        const dn_step *s = &l->step[i];
+        bool converts = s->op_first > s->op_last;
+        n += conversions ? converts : !converts && l->program->op[s->op_first].kind == kind;
+    }
+    return n;
+}
+
+/* Each op that needs no arithmetic of its own vanishes: into the step before it, or because its operands are written
+ * where it would copy them. */
+static void fuses(void **state)
+{
+    (void)state;
+    for (int i = 0; i < SPECS; i++) {
+        if (specs[i].build != small_unet || specs[i].c[2] % 8 || specs[i].c[3] % 8)
+            continue;
+        dn_program *p = record(&specs[i]);
+        dn_lowered *l = lower(p, 2);
+        assert_int_equal(count(l, true, 0), 0);
+        assert_int_equal(count(l, false, DN_OP_COPY), 1);    /* the upsampling */
+        assert_int_equal(count(l, false, DN_OP_CONV2D), 20); /* 4, and 6 resnets with 4 shortcuts */
+        assert_int_equal(count(l, false, DN_OP_NORM), 14);
+        dn_lowered_free(l);
+        dn_program_free(p);
+    }
+}
+
+/* Scale and shift from time, and an output scale: still one step for each norm and convolution. */
+static void fuses_modulation(void **state)
+{
+    (void)state;
+    static const spec s = { "resblock", resblock, { 8, 8, 16, 16, 4, 1, DN_SAME, DN_SILU } };
+    dn_program *p = record(&s);
+    dn_lowered *l = lower(p, 2);
+    assert_int_equal(count(l, false, DN_OP_BINARY), 0);
+    assert_int_equal(count(l, false, DN_OP_UNARY), 2); /* silu(emb), 1 + scale */
+    assert_int_equal(count(l, false, DN_OP_NORM) + count(l, false, DN_OP_CONV2D), 5);
     dn_lowered_free(l);
     dn_program_free(p);
-    assert_true(steps <=
-                9); /* first conv with its conversion, silu(emb), time_emb_proj, 2 norms, 2 convs, the output */
+}
+
+/* Networks whose packed weights would take gigabytes read the plain ones. Nothing of this size is run here. */
+static void large_networks_keep_plain_weights(void **state)
+{
+    (void)state;
+    dn_program *p = dn_program_new();
+    dn_nn m = { p, dn_block_add(p, "net") };
+    dn_val x = dn_nn_conv(&m, "in", dn_input(p, "x", DN_F32, dn_shape(16, 16, 3)), 4096, 3, 1, 1);
+    dn_output(p, "half", x = dn_nn_conv(&m, "0", x, 4096, 3, 1, 1));
+    x = dn_nn_conv(&m, "1", x, 4096, 3, 1, 1);
+    dn_output(p, "out", dn_nn_conv(&m, "2", x, 4096, 3, 1, 1));
+    dn_program_prune(p);
+    dn_lowered *l = lower(p, 1);
+    for (int i = 0; i < l->n_forms; i++) /* only that of the first, small one */
+        assert_true(l->form[i].bytes < 1 << 20);
+    dn_lowered_free(l);
+    dn_program_free(p);
+}
+
+/* Beyond the kernels' limits ref computes: as right, only slower. */
+static void wide_norm(void **state)
+{
+    (void)state;
+    dn_program *p = dn_program_new();
+    dn_nn m = { p, dn_block_add(p, "net") };
+    dn_val x = dn_nn_conv(&m, "in", dn_input(p, "x", DN_F32, dn_shape(2, 3, 2)), 4104, 1, 1, 0);
+    dn_output(p, "out", dn_nn_conv(&m, "out", dn_nn_group_norm(&m, "norm", x, 4, 1e-5), 2, 1, 1, 0));
+    dn_program_prune(p);
+    static const spec s = { "wide norm", NULL, { 0 } };
+    float *block = parameters(p, 0, 3);
+    check_ref(&s, p, block, "out");
+    free(block);
+    dn_program_free(p);
 }
 
 int main(void)
@@ -227,7 +299,10 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(agrees_with_ref),
         cmocka_unit_test(bits_stay),
-        cmocka_unit_test(fuses_a_resblock),
+        cmocka_unit_test(fuses),
+        cmocka_unit_test(fuses_modulation),
+        cmocka_unit_test(large_networks_keep_plain_weights),
+        cmocka_unit_test(wide_norm),
     };
     if (!dn_backend_cpu.available()) {
         printf("SKIPPED: this machine has no AVX2\n");
