@@ -137,7 +137,7 @@ dn_request *dn_request_new(dn_app *app, dn_call *call)
     r->run = ++rs->last_run;
     r->weight = 1;
     strncpy(r->tenant, dn_call_tenant(call), sizeof r->tenant - 1);
-    r->arrived_ms = dn_now_ms();
+    r->arrived_ms = dn_clock_ms();
     r->created_at = unix_now();
     dn_link_init(&r->watchers);
     dn_link_push(&rs->all, &r->link);
@@ -363,7 +363,7 @@ static void end(dn_request *r, enum dn_request_state state)
     r->finished_at = unix_now();
     rs->active--;
     if (state == DN_STATE_SUCCEEDED)
-        dn_metrics_observe(app->server.metrics, DN_M_REQUEST_DURATION_SECONDS, 0, (dn_now_ms() - r->arrived_ms) / 1e3);
+        dn_metrics_observe(app->server.metrics, DN_M_REQUEST_DURATION_SECONDS, 0, (dn_clock_ms() - r->arrived_ms) / 1e3);
     else
         count_failure(r, r->failure.id);
     answer(r);

@@ -38,7 +38,7 @@ typedef struct dn_request {
     char tenant[DN_TENANT_MAX];
     double weight;
     enum dn_request_state state;
-    int64_t arrived_ms;
+    double arrived_ms;        /* dn_clock_ms() */
     double created_at, finished_at; /* Unix seconds */
 
     /* what was asked: until the samples are made */

@@ -283,7 +283,7 @@ static dn_run *make_run(dn_request *r, const dn_net_use *use, plan *p)
     memcpy(run->tenant, r->tenant, sizeof run->tenant);
     if (!r->denoise) {
         run->priority = r->in.priority;
-        run->deadline_ms = r->in.deadline_ms ? r->arrived_ms + r->in.deadline_ms : 0;
+        run->deadline_ms = r->in.deadline_ms ? r->arrived_ms + (double)r->in.deadline_ms : 0;
     }
     run->tables = calloc(p->n_tables, sizeof *run->tables);
     run->params = calloc(r->n, sizeof *run->params);
@@ -375,7 +375,7 @@ static int admit(dn_request *r, const dn_net_use *use, const plan *p, dn_http_er
                             r->place->figures.backlog_ms, (long long)c->max_queue_ms);
     }
     double deadline = r->denoise ? 0 : (double)r->in.deadline_ms;
-    double elapsed = (double)(dn_now_ms() - r->arrived_ms);
+    double elapsed = dn_clock_ms() - r->arrived_ms;
     if (deadline > 0 && elapsed + finish > deadline) {
         dn_forecast alone = { .own_ms = own };
         if (dn_forecast_finish_ms(&alone, &r->place->figures) <= deadline) /* later it may be met */

@@ -9,7 +9,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 enum { BODY_MAX = 1 << 30, PREVIEW_MAX = 16 << 20 };
 
@@ -20,13 +19,6 @@ typedef struct shape {
     double range[2];
     const char *tensor; /* its name in a safetensors file */
 } shape;
-
-static double now_ms(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return 1e3 * t.tv_sec + 1e-6 * t.tv_nsec;
-}
 
 static shape shape_of(const dn_request *r, int n)
 {
@@ -118,14 +110,14 @@ typedef struct picture_work {
 static void work_picture(dn_work *work)
 {
     picture_work *w = dn_container_of(work, picture_work, work);
-    double start = now_ms();
+    double start = dn_clock_ms();
     if (encode(&w->encoded, w->picture->v, &w->shape, &w->err))
         return;
     if (dn_sha256_hex(w->encoded.sha256, w->picture->v, floats_of(&w->shape) * sizeof(float))) {
         dn_fail(&w->err, DN_E_BACKEND, NULL, "the result could not be hashed");
         return;
     }
-    w->ms = now_ms() - start;
+    w->ms = dn_clock_ms() - start;
     if (w->event)
         w->text = image_event(&w->encoded, w->picture->index, w->seed, w->shape.format, &w->text_n);
 }
@@ -244,7 +236,7 @@ typedef struct body_work {
 
 static void encode_whole(body_work *w)
 {
-    double start = now_ms();
+    double start = dn_clock_ms();
     size_t each = floats_of(&w->shape) / w->shape.n;
     float *all = malloc(each * w->shape.n * sizeof *all);
     if (!all) {
@@ -256,7 +248,7 @@ static void encode_whole(body_work *w)
     if (!encode(&w->encoded[0], all, &w->shape, &w->err) && w->event)
         w->text = image_event(&w->encoded[0], 0, w->seed, w->shape.format, &w->text_n);
     free(all);
-    w->ms = now_ms() - start;
+    w->ms = dn_clock_ms() - start;
     w->timing.encode_ms += w->ms;
 }
 

@@ -51,7 +51,7 @@ struct stop_message {
     dn_worker *worker;
 };
 
-static double now_ms(void)
+double dn_clock_ms(void)
 {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
@@ -113,9 +113,9 @@ static int post_picture(dn_worker *w, run_sample *x, enum dn_what what)
         return DN_E_MEMORY;
     *pic = (dn_picture){ .worker = w, .run = x->run->id, .index = (int)(x - x->run->samples), .step = x->step,
                          .final = what != DN_READ_X0, .n = n };
-    double start = now_ms();
+    double start = dn_clock_ms();
     dn_sample_read(x->sample, what, pic->v);
-    pic->read_ms = now_ms() - start;
+    pic->read_ms = dn_clock_ms() - start;
     post(w, &pic->msg, picture_arrives);
     return 0;
 }
@@ -166,7 +166,7 @@ static void leave(dn_worker *w, dn_run *run)
         dn_sched_leave(&run->sched);
     w->n_deadlines -= run->deadline_ms > 0;
     if (!run->row_steps)
-        run->queue_ms = now_ms() - run->arrived_ms;
+        run->queue_ms = dn_clock_ms() - run->arrived_ms;
     dn_link_pop(&run->link);
     post(w, &run->msg, run_arrives);
 }
@@ -264,11 +264,11 @@ static void expire(dn_worker *w)
 {
     if (!w->n_deadlines)
         return;
-    int64_t now = dn_now_ms();
+    double now = dn_clock_ms();
     DN_LINK_EACH(l, &w->runs)
     {
         dn_run *run = DN_LINK_OF(l, dn_run, link);
-        if (run->deadline_ms && now >= run->deadline_ms)
+        if (run->deadline_ms > 0 && now >= run->deadline_ms)
             end(w, run, DN_RUN_EXPIRED);
     }
     sweep(w);
@@ -307,9 +307,9 @@ static void trial(dn_worker *w, queue *q, const dn_sample_params *probe)
         p.table = &table;
         if (!dn_sample_new(&sample, w->o.device, &p, NULL)) {
             dn_row row = { sample, DN_ROW_COND };
-            double start = now_ms();
+            double start = dn_clock_ms();
             if (!dn_batch_begin(&batch, w->o.device, q->net, &row, 1, NULL) && !dn_batch_some(batch, 0))
-                measure(w, q, 1, now_ms() - start);
+                measure(w, q, 1, dn_clock_ms() - start);
             dn_batch_free(batch);
             dn_sample_free(sample);
         }
@@ -366,7 +366,7 @@ static int rows_of(dn_row *rows, dn_sched_sample *const *x, int n)
 static int run_batch(dn_worker *w, queue *q, const dn_row *rows, int n_rows, double *ms)
 {
     dn_batch *batch = NULL;
-    double start = now_ms();
+    double start = dn_clock_ms();
     int rc = dn_batch_begin(&batch, w->o.device, q->net, rows, n_rows, NULL);
     while (!rc) {
         int more = dn_batch_some(batch, 0);
@@ -376,7 +376,7 @@ static int run_batch(dn_worker *w, queue *q, const dn_row *rows, int n_rows, dou
         }
     }
     dn_batch_free(batch);
-    *ms = now_ms() - start;
+    *ms = dn_clock_ms() - start;
     return rc;
 }
 
@@ -444,7 +444,7 @@ static void tick(dn_worker *w)
         return;
     queue *q = dn_container_of(w->pick[0]->queue, queue, sched);
     int n_rows = rows_of(w->rows, w->pick, n);
-    double ms, started = now_ms();
+    double ms, started = dn_clock_ms();
     int rc = run_batch(w, q, w->rows, n_rows, &ms);
     if (!rc)
         measure(w, q, n_rows, ms);

@@ -13,6 +13,9 @@
 
 typedef struct dn_worker dn_worker;
 
+/* dn_now_ms() with its fraction: any thread. */
+double dn_clock_ms(void);
+
 /* Why a run came back. */
 enum dn_run_end { DN_RUN_DONE, DN_RUN_CANCELLED, DN_RUN_EXPIRED, DN_RUN_FAILED };
 
@@ -26,8 +29,8 @@ typedef struct dn_run {
     double weight;
     enum dn_priority priority;
     double price_ms;        /* per row, at admission */
-    int64_t arrived_ms;     /* dn_now_ms() of the request */
-    int64_t deadline_ms;    /* on the same clock; 0: none */
+    double arrived_ms;      /* dn_clock_ms() of the request */
+    double deadline_ms;     /* on the same clock; 0: none */
     int preview_every;      /* sampler steps; 0: no previews */
     bool read_out;          /* the result is the network's output [H,W,out_channels], not x */
     int n;

@@ -139,14 +139,14 @@ typedef struct order {
     uint64_t id, seed;
     int n, entries, idle, net, preview_every;
     unsigned rows;
-    int64_t deadline_ms;
+    double deadline_ms;
 } order;
 
 static void submit(world *w, order o)
 {
     dn_run *r = calloc(1, sizeof *r);
     *r = (dn_run){ .id = o.id, .net = o.net, .tenant = "local", .weight = 1, .priority = DN_PRIORITY_NORMAL,
-                   .price_ms = 1, .arrived_ms = dn_now_ms(), .deadline_ms = o.deadline_ms,
+                   .price_ms = 1, .arrived_ms = dn_clock_ms(), .deadline_ms = o.deadline_ms,
                    .preview_every = o.preview_every, .n = o.n };
     r->params = calloc(o.n, sizeof *r->params);
     r->tables = calloc(1, sizeof *r->tables);
@@ -280,7 +280,7 @@ static void a_deadline_expires_at_a_boundary(void **state)
 {
     (void)state;
     world *w = start(wide, 2, 0);
-    submit(w, (order){ .id = 1, .n = 1, .entries = 100000, .rows = 1, .deadline_ms = dn_now_ms() + 20 });
+    submit(w, (order){ .id = 1, .n = 1, .entries = 100000, .rows = 1, .deadline_ms = dn_clock_ms() + 20 });
     pump(w, &w->gone, 1);
     assert_int_equal(w->run[1].end, DN_RUN_EXPIRED);
     stop(w);
