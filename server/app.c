@@ -90,8 +90,11 @@ static int start_workers(dn_app *app, dn_error *err)
 {
     const dn_config *c = app->server.config;
     for (int i = 0; i < app->n_places; i++) {
-        dn_worker_options o = { .device = app->place[i].device, .loop = app->server.loop, .index = i,
-                                .limits = { (int)c->max_rows, c->step_ms }, .events = &dn_requests_events,
+        dn_worker_options o = { .device = app->place[i].device,
+                                .loop = app->server.loop,
+                                .index = i,
+                                .limits = { (int)c->max_rows, c->step_ms },
+                                .events = &dn_requests_events,
                                 .arg = app };
         int rc = dn_worker_start(&app->place[i].worker, &o, err);
         if (rc)

@@ -1,7 +1,7 @@
 /* worker.c - the tick: messages, the next batch, the step boundary.
  *
- * The thread alone touches the device, its samples, the queues and the virtual times. A queue is one adopted network; its
- * list price is measured, per row, at the batch size where it is lowest. */
+ * The thread alone touches the device, its samples, the queues and the virtual times. A queue is one adopted network;
+ * its list price is measured, per row, at the batch size where it is lowest. */
 #include "worker.h"
 
 #include <assert.h>
@@ -37,7 +37,7 @@ struct dn_worker {
     bool stopping;
     dn_sched sched;
     dn_link queues, runs;
-    dn_link over;        /* runs that leave at the end of this boundary: samples of theirs may still be in its batch */
+    dn_link over; /* runs that leave at the end of this boundary: samples of theirs may still be in its batch */
     dn_sched_sample **pick; /* of one tick: samples, the rows of each one's entry, the rows */
     int *entry_rows;
     dn_row *rows;
@@ -111,8 +111,12 @@ static int post_picture(dn_worker *w, run_sample *x, enum dn_what what)
     dn_picture *pic = malloc(sizeof *pic + n * sizeof(float));
     if (!pic)
         return DN_E_MEMORY;
-    *pic = (dn_picture){ .worker = w, .run = x->run->id, .index = (int)(x - x->run->samples), .step = x->step,
-                         .final = what != DN_READ_X0, .n = n };
+    *pic = (dn_picture){ .worker = w,
+                         .run = x->run->id,
+                         .index = (int)(x - x->run->samples),
+                         .step = x->step,
+                         .final = what != DN_READ_X0,
+                         .n = n };
     double start = dn_clock_ms();
     dn_sample_read(x->sample, what, pic->v);
     pic->read_ms = dn_clock_ms() - start;
@@ -173,7 +177,7 @@ static void leave(dn_worker *w, dn_run *run)
 
 static void sweep(dn_worker *w)
 {
-    DN_LINK_EACH(l, &w->over) leave(w, DN_LINK_OF(l, dn_run, link));
+    DN_LINK_EACH(l, &w->over) { leave(w, DN_LINK_OF(l, dn_run, link)); }
 }
 
 /* The sample's current entry asks for rows, or it is done. */
@@ -210,7 +214,8 @@ static int make_samples(dn_worker *w, dn_run *run, const queue *q)
         return dn_fail(&run->error, DN_E_MEMORY, NULL, "no memory for %d samples", run->n);
     for (int k = 0; k < run->n; k++) {
         run_sample *x = &run->samples[k];
-        *x = (run_sample){ .sched = { .request = &run->sched, .queue = &q->sched }, .run = run,
+        *x = (run_sample){ .sched = { .request = &run->sched, .queue = &q->sched },
+                           .run = run,
                            .n_steps = run->params[k].table->n_steps };
         int rc = dn_sample_new(&x->sample, w->o.device, &run->params[k], &run->error);
         if (rc)
@@ -421,8 +426,9 @@ static void report(dn_worker *w, const queue *q, dn_sched_sample *const *x, int 
     dn_step *step = calloc(1, sizeof *step + n * sizeof step->share[0]);
     if (!step)
         return; /* figures, nothing that is owed */
-    *step = (dn_step){ .worker = w, .net = q->id, .ms = ms, .price_ms = q->sched.price_ms,
-                       .device_bytes = dn_device_bytes(w->o.device) };
+    *step = (dn_step){
+        .worker = w, .net = q->id, .ms = ms, .price_ms = q->sched.price_ms, .device_bytes = dn_device_bytes(w->o.device)
+    };
     for (int i = 0; i < n; i++) {
         const dn_run *run = dn_container_of(x[i], run_sample, sched)->run;
         int k = 0;
@@ -473,7 +479,7 @@ static void *work(void *arg)
         tick(w);
     }
     dn_mailbox_run(&w->box, 0);
-    DN_LINK_EACH(l, &w->runs) end(w, DN_LINK_OF(l, dn_run, link), DN_RUN_CANCELLED);
+    DN_LINK_EACH(l, &w->runs) { end(w, DN_LINK_OF(l, dn_run, link), DN_RUN_CANCELLED); }
     sweep(w);
     return NULL;
 }
@@ -516,7 +522,7 @@ void dn_worker_free(dn_worker *w)
 {
     if (!w)
         return;
-    DN_LINK_EACH(l, &w->queues) free(DN_LINK_OF(l, queue, link));
+    DN_LINK_EACH(l, &w->queues) { free(DN_LINK_OF(l, queue, link)); }
     dn_sched_fini(&w->sched);
     dn_mailbox_fini(&w->box);
     free(w->pick);

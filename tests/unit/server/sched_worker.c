@@ -145,16 +145,28 @@ typedef struct order {
 static void submit(world *w, order o)
 {
     dn_run *r = calloc(1, sizeof *r);
-    *r = (dn_run){ .id = o.id, .net = o.net, .tenant = "local", .weight = 1, .priority = DN_PRIORITY_NORMAL,
-                   .price_ms = 1, .arrived_ms = dn_clock_ms(), .deadline_ms = o.deadline_ms,
-                   .preview_every = o.preview_every, .n = o.n };
+    *r = (dn_run){ .id = o.id,
+                   .net = o.net,
+                   .tenant = "local",
+                   .weight = 1,
+                   .priority = DN_PRIORITY_NORMAL,
+                   .price_ms = 1,
+                   .arrived_ms = dn_clock_ms(),
+                   .deadline_ms = o.deadline_ms,
+                   .preview_every = o.preview_every,
+                   .n = o.n };
     r->params = calloc(o.n, sizeof *r->params);
     r->tables = calloc(1, sizeof *r->tables);
     r->tables[0] = fake_table(o.entries, o.rows, o.idle);
     r->n_tables = 1;
     for (int k = 0; k < o.n; k++) {
-        r->params[k] = (dn_sample_params){ .table = r->tables, .table_shared = true, .height = 1, .width = 1, .channels = 1,
-                                           .out_channels = 1, .seed = o.seed + k };
+        r->params[k] = (dn_sample_params){ .table = r->tables,
+                                           .table_shared = true,
+                                           .height = 1,
+                                           .width = 1,
+                                           .channels = 1,
+                                           .out_channels = 1,
+                                           .seed = o.seed + k };
     }
     dn_worker_run(w->worker, r);
 }
