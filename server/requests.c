@@ -137,7 +137,7 @@ dn_request *dn_request_new(dn_app *app, dn_call *call)
     r->run = ++rs->last_run;
     r->weight = 1;
     strncpy(r->tenant, dn_call_tenant(call), sizeof r->tenant - 1);
-    r->arrived_ms = dn_now_ms();
+    r->arrived_ms = dn_clock_ms();
     r->created_at = unix_now();
     dn_link_init(&r->watchers);
     dn_link_push(&rs->all, &r->link);
@@ -194,7 +194,7 @@ void dn_requests_close(dn_app *app)
     dn_requests *rs = app->requests;
     if (!rs)
         return;
-    DN_LINK_EACH(l, &rs->all) request_free(DN_LINK_OF(l, dn_request, link));
+    DN_LINK_EACH(l, &rs->all) { request_free(DN_LINK_OF(l, dn_request, link)); }
     free(rs);
     app->requests = NULL;
 }
@@ -202,6 +202,7 @@ void dn_requests_close(dn_app *app)
 /* ---- counting and walking ----------------------------------------------------------------------------------- */
 
 int dn_requests_active(const dn_app *app) { return app->requests->active; }
+uint64_t dn_requests_total(const dn_app *app) { return app->requests->last_run; }
 
 dn_request *dn_requests_next(dn_app *app, dn_request *r)
 {
@@ -301,10 +302,10 @@ static enum dn_reason reason_of(int id)
         int id;
         enum dn_reason reason;
     } table[] = {
-        { DN_H_CANCELLED, DN_REASON_CANCELLED },   { DN_H_DEADLINE, DN_REASON_DEADLINE },
-        { DN_H_MEMORY, DN_REASON_MEMORY },         { DN_H_NON_FINITE, DN_REASON_NON_FINITE },
-        { DN_H_BACKEND, DN_REASON_BACKEND },       { DN_H_MODEL_FAILED, DN_REASON_OTHER },
-        { DN_H_INTERNAL, DN_REASON_OTHER },        { DN_H_DRAINING, DN_REASON_OTHER },
+        { DN_H_CANCELLED, DN_REASON_CANCELLED }, { DN_H_DEADLINE, DN_REASON_DEADLINE },
+        { DN_H_MEMORY, DN_REASON_MEMORY },       { DN_H_NON_FINITE, DN_REASON_NON_FINITE },
+        { DN_H_BACKEND, DN_REASON_BACKEND },     { DN_H_MODEL_FAILED, DN_REASON_OTHER },
+        { DN_H_INTERNAL, DN_REASON_OTHER },      { DN_H_DRAINING, DN_REASON_OTHER },
     };
     for (size_t i = 0; i < sizeof table / sizeof table[0]; i++) {
         if (table[i].id == id)
@@ -362,7 +363,8 @@ static void end(dn_request *r, enum dn_request_state state)
     r->finished_at = unix_now();
     rs->active--;
     if (state == DN_STATE_SUCCEEDED)
-        dn_metrics_observe(app->server.metrics, DN_M_REQUEST_DURATION_SECONDS, 0, (dn_now_ms() - r->arrived_ms) / 1e3);
+        dn_metrics_observe(app->server.metrics, DN_M_REQUEST_DURATION_SECONDS, 0,
+                           (dn_clock_ms() - r->arrived_ms) / 1e3);
     else
         count_failure(r, r->failure.id);
     answer(r);
@@ -465,7 +467,8 @@ void dn_requests_abort(dn_app *app)
 
 const char *dn_format_type(int format)
 {
-    static const char *const types[] = { [DN_FORMAT_PNG] = "image/png", [DN_FORMAT_NPY] = "application/x-npy",
+    static const char *const types[] = { [DN_FORMAT_PNG] = "image/png",
+                                         [DN_FORMAT_NPY] = "application/x-npy",
                                          [DN_FORMAT_SAFETENSORS] = "application/x-safetensors" };
     return types[format];
 }
@@ -496,7 +499,10 @@ static void image_infos(dn_request *r, dn_request_info *info, dn_info_scratch *s
     int n = n_encoded(r);
     for (int k = 0; k < n; k++) {
         snprintf(s->urls[k], sizeof s->urls[k], "/requests/%s/images/%d", r->id, k);
-        s->images[k] = (dn_image){ DN_HAS_ALL, .index = k, .seed = r->seed + k, .url = s->urls[k],
+        s->images[k] = (dn_image){ DN_HAS_ALL,
+                                   .index = k,
+                                   .seed = r->seed + k,
+                                   .url = s->urls[k],
                                    .content_type = dn_format_type(r->format),
                                    .sha256 = *r->encoded[k].sha256 ? r->encoded[k].sha256 : NULL };
     }
@@ -506,10 +512,18 @@ static void image_infos(dn_request *r, dn_request_info *info, dn_info_scratch *s
 void dn_request_info_of(dn_request *r, dn_request_info *info, dn_info_scratch *scratch)
 {
     bool live = !r->ended;
-    *info = (dn_request_info){ .has = DN_HAS_ALL, .id = r->id, .state = r->state, .model = *r->model ? r->model : NULL,
-                               .numerics = *r->numerics ? r->numerics : NULL, .seed = r->seed, .n = r->n,
-                               .step = r->step, .steps = r->steps, .created_at = r->created_at,
-                               .finished_at = r->finished_at, .timing = r->timing };
+    *info = (dn_request_info){ .has = DN_HAS_ALL,
+                               .id = r->id,
+                               .state = r->state,
+                               .model = *r->model ? r->model : NULL,
+                               .numerics = *r->numerics ? r->numerics : NULL,
+                               .seed = r->seed,
+                               .n = r->n,
+                               .step = r->step,
+                               .steps = r->steps,
+                               .created_at = r->created_at,
+                               .finished_at = r->finished_at,
+                               .timing = r->timing };
     uint64_t without = live ? DN_BIT(DN_REQUEST_FINISHED_AT) : DN_BIT(DN_REQUEST_POSITION) | DN_BIT(DN_REQUEST_ETA_MS);
     if (live && r->state == DN_STATE_QUEUED)
         info->position = position(r);

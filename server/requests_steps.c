@@ -67,7 +67,7 @@ static void on_preview(dn_request *r, dn_picture *picture)
     }
     if (!r->previewed)
         dn_metrics_observe(r->app->server.metrics, DN_M_TIME_TO_FIRST_PREVIEW_SECONDS, 0,
-                           (dn_now_ms() - r->arrived_ms) / 1e3);
+                           (dn_clock_ms() - r->arrived_ms) / 1e3);
     r->previewed = true;
     (void)dn_request_encode_preview(r, picture); /* without memory there is no preview */
 }

@@ -115,7 +115,8 @@ void dn_route_requests(dn_call *call)
         if (!wanted || !may_see(call, r))
             continue;
         dn_request_info_of(r, &infos[n], scratch);
-        infos[n].has &= ~DN_BIT(DN_REQUEST_IMAGES); /* of which there is only one scratch; GET /requests/{id} has them */
+        infos[n].has &=
+            ~DN_BIT(DN_REQUEST_IMAGES); /* of which there is only one scratch; GET /requests/{id} has them */
         n++;
     }
     list.requests = (dn_items){ infos, n };

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import shutil
+import socket
 import struct
 import time
 import zlib
@@ -135,6 +136,11 @@ def make_models(root):
 
 class Serving(Daemon):
     """What the tests ask of it."""
+
+    def client(self, *args):
+        client = super().client(*args)
+        client.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return client
 
     def post(self, path, body=None, headers=(), timeout=PATIENCE):
         client = self.client(timeout)
