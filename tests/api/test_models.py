@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from serving import LABELS, PATIENCE, copy_model, make_models, serving, together
+from serving import LABELS, PATIENCE, SANITIZED, copy_model, make_models, serving, together
 
 BASE = {"seed": 7, "steps": 6, "class_label": "b", "sampler": "ddim"}
 TINY = dict(BASE, model="tiny")
@@ -162,7 +162,7 @@ def test_nothing_grows_by_loading_and_unloading(models):
         cycle(20)
         before, files = d.rss_kb(), d.fds()
         cycle(40)
-        assert d.rss_kb() - before < 1024 and d.fds() <= files + 2
+        assert (SANITIZED or d.rss_kb() - before < 1024) and d.fds() <= files + 2
 
 
 def test_eviction(models):
