@@ -199,8 +199,8 @@ void dn_reply_asset(dn_call *call)
     dn_reply_header(call, "Cache-Control", "no-cache"); /* kept, but asked for each time: the ETag answers */
     if (strncmp(a->content_type, "text/html", 9) == 0)
         dn_reply_header(call, "Content-Security-Policy",
-                        "default-src 'self'; img-src 'self' data: blob:; style-src 'self' 'unsafe-inline'; "
-                        "frame-ancestors 'none'");
+                        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
+                        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'");
     if (known && strstr(known, a->etag))
         dn_reply(call, 304, NULL, NULL, 0);
     else

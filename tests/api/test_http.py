@@ -56,7 +56,7 @@ def test_page_and_its_files(shared):
     client = shared.client()
     page = client.ask("GET", "/")
     assert page.status == 200 and page.headers["content-type"] == "text/html; charset=utf-8"
-    assert "default-src 'self'" in page.headers["content-security-policy"]
+    assert "default-src 'none'" in page.headers["content-security-policy"]
     again = client.ask("GET", "/", headers={"If-None-Match": page.headers["etag"]})
     assert again.status == 304 and again.body == b""
     other = client.ask("GET", "/", headers={"If-None-Match": '"other"'})
