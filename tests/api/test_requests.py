@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from serving import PATIENCE, decoded, make_models, png_read, serving, sha256, together
+from serving import PATIENCE, SANITIZED, decoded, make_models, png_read, serving, sha256, together
 
 BASE = {"model": "tiny", "seed": 7, "steps": 6, "class_label": "b", "sampler": "ddim"}
 LONG = {"model": "tiny", "seed": 1, "steps": 1000, "n": 64, "class_label": 0, "sampler": "ddim"}  # half a minute at least
@@ -203,7 +203,7 @@ def test_nothing_grows_by_cancelled_requests(models):
         cancel_some(200)
         before, files = d.rss_kb(), d.fds()
         cancel_some(400)
-        assert d.rss_kb() - before < 1024 and d.fds() <= files + 2
+        assert (SANITIZED or d.rss_kb() - before < 1024) and d.fds() <= files + 2
         memory = d.memory()
         assert memory["slots"] == memory["results"] == 0
 
