@@ -90,8 +90,11 @@ static int start_workers(dn_app *app, dn_error *err)
 {
     const dn_config *c = app->server.config;
     for (int i = 0; i < app->n_places; i++) {
-        dn_worker_options o = { .device = app->place[i].device, .loop = app->server.loop, .index = i,
-                                .limits = { (int)c->max_rows, c->step_ms }, .events = &dn_requests_events,
+        dn_worker_options o = { .device = app->place[i].device,
+                                .loop = app->server.loop,
+                                .index = i,
+                                .limits = { (int)c->max_rows, c->step_ms },
+                                .events = &dn_requests_events,
                                 .arg = app };
         int rc = dn_worker_start(&app->place[i].worker, &o, err);
         if (rc)
@@ -141,9 +144,29 @@ int dn_app_check(const dn_config *config, dn_error *err)
     return 0;
 }
 
+static void work_trim(dn_work *work)
+{
+    (void)work;
+    malloc_trim(0);
+}
+
+static void trim_done(dn_work *work) { dn_container_of(work, dn_app, trim)->trimming = false; }
+
+/* glibc keeps what is freed below a block that lives on. After work, when none is left, it goes back to the system. */
+static void trim_memory(dn_app *app)
+{
+    if (app->trimming || app->closing || dn_requests_active(app) || dn_requests_total(app) == app->trimmed_at)
+        return;
+    app->trimmed_at = dn_requests_total(app);
+    app->trimming = true;
+    app->trim = (dn_work){ .work = work_trim, .done = trim_done };
+    dn_lane_submit(app->server.slow, &app->trim);
+}
+
 static void on_tick(uv_timer_t *timer)
 {
     dn_app *app = timer->data;
+    trim_memory(app);
     dn_watch_tick(app);
     dn_requests_trim(app);
 }
@@ -236,6 +259,8 @@ void dn_app_stop(dn_app *app)
 {
     app->closing = true;
     app->drained = NULL;
+    while (dn_loop_messages(app->server.loop)) /* what the lanes finished may still go to the workers */
+        ;
     for (int i = 0; i < app->n_places; i++) {
         if (app->place[i].worker)
             dn_worker_stop(app->place[i].worker);

@@ -25,8 +25,8 @@ typedef struct dn_place {
     int threads;
     dn_figures figures;
     int64_t steps, row_steps;
-    size_t bytes;           /* arenas and slots that the device holds */
-    uint64_t net;           /* of the last step; 0: none yet */
+    size_t bytes; /* arenas and slots that the device holds */
+    uint64_t net; /* of the last step; 0: none yet */
     int rows;
     double step_ms;
     int n_shares;
@@ -43,11 +43,14 @@ struct dn_app {
     dn_budget budget;
     dn_models *models;
     dn_requests *requests;
-    dn_watch *watch;        /* streams of /status */
+    dn_watch *watch; /* streams of /status */
     uv_timer_t *timer;
+    dn_work trim; /* gives freed memory back when there is nothing to do */
+    bool trimming;
+    uint64_t trimmed_at; /* the number of requests there had been */
     int64_t started_ms;
     bool draining;
-    bool closing;           /* the lanes take no more work */
+    bool closing; /* the lanes take no more work */
     void (*drained)(void *arg);
     void *drained_arg;
 };

@@ -201,7 +201,7 @@ void dn_call_resume(dn_call *call)
 
 void dn_call_fail(dn_call *call)
 {
-    call->dead = true;
+    call->dead = call->finished = true;
     dn_conn_cut(call->conn);
     if (call->stream)
         dn_stream_cut(call->stream);

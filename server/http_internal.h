@@ -135,7 +135,7 @@ enum MHD_Result dn_call_handle(void *cls, struct MHD_Connection *c, const char *
 void dn_call_end(void *cls, struct MHD_Connection *c, void **context, enum MHD_RequestTerminationCode why);
 void dn_call_resume(dn_call *call);
 void dn_call_free_body(dn_call *call);
-/* Nothing more can be sent: end the exchange. An app that has not finished with it is told later, from the loop. */
+/* Nothing more can be sent: end the exchange, as a reply would. */
 void dn_call_fail(dn_call *call);
 /* The client is not there any more: tell the app now, end the exchange. */
 void dn_call_vanish(dn_call *call);

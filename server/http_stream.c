@@ -90,7 +90,6 @@ dn_stream *dn_stream_open(dn_call *call)
         r = MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, 1024, stream_read, s, stream_free);
     if (!r) {
         free(s);
-        call->finished = true;
         dn_call_fail(call);
         return NULL;
     }
@@ -101,7 +100,6 @@ dn_stream *dn_stream_open(dn_call *call)
     MHD_add_response_header(r, "Content-Type", "text/event-stream");
     MHD_add_response_header(r, "X-Accel-Buffering", "no");
     dn_reply_send(call, 200, r);
-    call->finished = !call->stream;
     return call->stream;
 }
 

@@ -81,7 +81,10 @@ static int add_known(dn_models *m, const char *root, const char *name, dn_error 
     return 0;
 }
 
-static int by_name(const void *a, const void *b) { return strcmp(((const dn_known *)a)->name, ((const dn_known *)b)->name); }
+static int by_name(const void *a, const void *b)
+{
+    return strcmp(((const dn_known *)a)->name, ((const dn_known *)b)->name);
+}
 
 static int scan(dn_models *m, const char *root, dn_error *err)
 {
@@ -353,15 +356,25 @@ void dn_known_card(const dn_known *k, dn_model_card *card, dn_card_scratch *scra
     for (int s = 0; s < i->n_sizes; s++)
         scratch->size[s] = (dn_size){ DN_HAS_ALL, i->sizes[s][0], i->sizes[s][1] };
     scratch->version = (dn_model_version){ DN_HAS_ALL, .version = 1, .live = true, .hash = i->hash };
-    *card = (dn_model_card){
-        .has = DN_HAS_ALL & ~DN_BIT(DN_CARD_ERROR), .name = k->name, .state = k->state,
-        .description = i->description, .architecture = i->architecture, .pipeline = i->pipeline,
-        .parameters = i->parameters, .bytes = bytes_of(k), .height = i->height, .width = i->width,
-        .channels = i->channels, .sizes = { scratch->size, i->n_sizes }, .n_classes = i->n_classes,
-        .labels = { i->labels, i->n_labels }, .sampler = sampler < 0 ? NULL : dn_sampler_name(sampler),
-        .ms_per_row = own ? own->price_ms[0] : 0, .versions = { &scratch->version, 1 },
-        .numerics = own ? dn_net_numerics(own->net) : NULL, .defaults = i->defaults
-    };
+    *card = (dn_model_card){ .has = DN_HAS_ALL & ~DN_BIT(DN_CARD_ERROR),
+                             .name = k->name,
+                             .state = k->state,
+                             .description = i->description,
+                             .architecture = i->architecture,
+                             .pipeline = i->pipeline,
+                             .parameters = i->parameters,
+                             .bytes = bytes_of(k),
+                             .height = i->height,
+                             .width = i->width,
+                             .channels = i->channels,
+                             .sizes = { scratch->size, i->n_sizes },
+                             .n_classes = i->n_classes,
+                             .labels = { i->labels, i->n_labels },
+                             .sampler = sampler < 0 ? NULL : dn_sampler_name(sampler),
+                             .ms_per_row = own ? own->price_ms[0] : 0,
+                             .versions = { &scratch->version, 1 },
+                             .numerics = own ? dn_net_numerics(own->net) : NULL,
+                             .defaults = i->defaults };
     if (!i->defaults)
         card->has &= ~DN_BIT(DN_CARD_DEFAULTS);
 }

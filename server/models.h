@@ -1,8 +1,8 @@
 /* models.h - the models of --models: what is known, what is loaded, who uses it.
  *
- * A model is read and packed on the slow lane, its networks (one per size) are adopted by every worker at a step boundary,
- * and given back the same way before it is freed. Whoever has a request admitted on it holds it; only a model that nobody
- * holds can be evicted or finish unloading. One load at a time, in the order they were asked for. */
+ * A model is read and packed on the slow lane, its networks (one per size) are adopted by every worker at a step
+ * boundary, and given back the same way before it is freed. Whoever has a request admitted on it holds it; only a model
+ * that nobody holds can be evicted or finish unloading. One load at a time, in the order they were asked for. */
 #ifndef DN_SERVER_MODELS_H
 #define DN_SERVER_MODELS_H
 
@@ -25,37 +25,37 @@ typedef struct dn_net_use {
 } dn_net_use;
 
 struct dn_known {
-    dn_link load_link;               /* in the queue of loads */
+    dn_link load_link; /* in the queue of loads */
     char name[DN_NAME_LEN_MAX + 1];
     char *dir;
-    int64_t file_bytes;              /* of its weight files: the estimate before it is read */
+    int64_t file_bytes; /* of its weight files: the estimate before it is read */
     enum dn_model_state state;
-    dn_error error;                  /* of DN_MODEL_FAILED */
-    bool start;                      /* of the start set */
-    bool stay;                       /* of "all that fit": nothing is evicted for it */
-    int64_t asked_ms;                /* when its load was asked for */
-    dn_model *model;                 /* DN_MODEL_LOADED and UNLOADING; while loading, until all workers have it */
+    dn_error error;   /* of DN_MODEL_FAILED */
+    bool start;       /* of the start set */
+    bool stay;        /* of "all that fit": nothing is evicted for it */
+    int64_t asked_ms; /* when its load was asked for */
+    dn_model *model;  /* DN_MODEL_LOADED and UNLOADING; while loading, until all workers have it */
     const dn_model_info *info;
-    int64_t weights, forms, arena;   /* bytes, of held[] */
+    int64_t weights, forms, arena; /* bytes, of held[] */
     dn_link nets, waiters, calls;
-    int holders;                     /* requests */
-    int busy;                        /* lane work and adoptions under way */
-    bool dropped;                    /* unloading: the workers have been asked */
-    uint64_t used;                   /* order of the last use */
-    int label;                       /* of the metrics */
+    int holders;   /* requests */
+    int busy;      /* lane work and adoptions under way */
+    bool dropped;  /* unloading: the workers have been asked */
+    uint64_t used; /* order of the last use */
+    int label;     /* of the metrics */
 };
 
 /* Somebody who needs a network. */
 typedef struct dn_waiter {
     dn_link link;
-    int height, width;               /* 0: the model's own */
+    int height, width; /* 0: the model's own */
     /* Once, unless dn_waiter_leave comes first: `net`, or NULL and *err. */
     void (*ready)(struct dn_waiter *waiter, dn_net_use *net, const dn_http_error *err);
 } dn_waiter;
 
 /* Scan the folder; begin to load the start set. */
 int dn_models_open(dn_app *app, dn_error *err);
-void dn_models_close(dn_app *app); /* the workers have stopped */
+void dn_models_close(dn_app *app);          /* the workers have stopped */
 bool dn_models_started(const dn_models *m); /* the start set is there, or has failed */
 
 /* By "name" or "name@version"; NULL: the only one (loaded, or known). Returns 0 or a DN_H code. */

@@ -14,11 +14,11 @@ typedef struct load {
     dn_work work;
     dn_app *app;
     dn_known *known;
-    char *dir;              /* NULL: the model is there */
+    char *dir;               /* NULL: the model is there */
     const dn_device *device; /* for its backend */
     dn_model *model;
     dn_net *net;
-    dn_net_use *use;        /* filled when done */
+    dn_net_use *use; /* filled when done */
     int64_t begun_ms;
     dn_error err;
 } load;
@@ -196,12 +196,17 @@ static int send_to_workers(dn_app *app, dn_net_use *u, bool drop)
         dn_adoption *a = calloc(1, sizeof *a);
         if (!a)
             return DN_E_MEMORY;
-        *a = (dn_adoption){ .net_id = u->id, .net = u->net, .gflop_per_row = dn_net_gflop_per_row(u->net),
-                            .drop = drop, .owner = u };
-        a->probe = (dn_sample_params){ .height = u->height, .width = u->width, .channels = info->channels,
-                                       .out_channels = info->out_channels, .label_b = -1,
+        *a = (dn_adoption){
+            .net_id = u->id, .net = u->net, .gflop_per_row = dn_net_gflop_per_row(u->net), .drop = drop, .owner = u
+        };
+        a->probe = (dn_sample_params){ .height = u->height,
+                                       .width = u->width,
+                                       .channels = info->channels,
+                                       .out_channels = info->out_channels,
+                                       .label_b = -1,
                                        .label = info->label_kind && info->null_label < 0 ? 0 : -1,
-                                       .null_label = info->null_label, .temperature = 1 };
+                                       .null_label = info->null_label,
+                                       .temperature = 1 };
         u->n_away++;
         u->known->busy++;
         dn_worker_adopt(app->place[i].worker, a);
@@ -336,8 +341,13 @@ static dn_net_use *begin(dn_app *app, dn_known *k, const char *dir, int height, 
     }
     *u = (dn_net_use){ .known = k, .id = ++app->models->net_id, .height = height, .width = width };
     dn_link_init(&u->waiters);
-    *l = (load){ .work = { .work = load_work, .done = load_done }, .app = app, .known = k, .dir = copy,
-                 .device = app->place[0].device, .model = dir ? NULL : k->model, .use = u };
+    *l = (load){ .work = { .work = load_work, .done = load_done },
+                 .app = app,
+                 .known = k,
+                 .dir = copy,
+                 .device = app->place[0].device,
+                 .model = dir ? NULL : k->model,
+                 .use = u };
     k->busy++;
     dn_lane_submit(app->server.slow, &l->work);
     return u;
@@ -474,7 +484,7 @@ void dn_known_settle(dn_app *app, dn_known *k)
         return;
     }
     k->dropped = true;
-    DN_LINK_EACH(l, &k->nets) (void)send_to_workers(app, DN_LINK_OF(l, dn_net_use, link), true);
+    DN_LINK_EACH(l, &k->nets) { (void)send_to_workers(app, DN_LINK_OF(l, dn_net_use, link), true); }
     if (!k->busy)
         free_model(app, k);
 }

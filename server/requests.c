@@ -137,7 +137,7 @@ dn_request *dn_request_new(dn_app *app, dn_call *call)
     r->run = ++rs->last_run;
     r->weight = 1;
     strncpy(r->tenant, dn_call_tenant(call), sizeof r->tenant - 1);
-    r->arrived_ms = dn_now_ms();
+    r->arrived_ms = dn_clock_ms();
     r->created_at = unix_now();
     dn_link_init(&r->watchers);
     dn_link_push(&rs->all, &r->link);
@@ -150,7 +150,7 @@ dn_request *dn_request_new(dn_app *app, dn_call *call)
 
 static int n_encoded(const dn_request *r) { return dn_request_needs_pictures(r) ? r->n : 1; }
 
-static void free_asked(dn_request *r)
+void dn_request_forget_asked(dn_request *r)
 {
     if (r->rows) {
         free(r->rows->x);
@@ -177,7 +177,7 @@ static void request_free(dn_request *r)
     dn_link_pop(&r->link);
     dn_link_pop(&r->by_id);
     dn_link_pop(&r->by_run);
-    free_asked(r);
+    dn_request_forget_asked(r);
     free_pictures(r);
     for (int k = 0; r->encoded && k < n_encoded(r); k++)
         free(r->encoded[k].data);
@@ -194,7 +194,7 @@ void dn_requests_close(dn_app *app)
     dn_requests *rs = app->requests;
     if (!rs)
         return;
-    DN_LINK_EACH(l, &rs->all) request_free(DN_LINK_OF(l, dn_request, link));
+    DN_LINK_EACH(l, &rs->all) { request_free(DN_LINK_OF(l, dn_request, link)); }
     free(rs);
     app->requests = NULL;
 }
@@ -202,6 +202,7 @@ void dn_requests_close(dn_app *app)
 /* ---- counting and walking ----------------------------------------------------------------------------------- */
 
 int dn_requests_active(const dn_app *app) { return app->requests->active; }
+uint64_t dn_requests_total(const dn_app *app) { return app->requests->last_run; }
 
 dn_request *dn_requests_next(dn_app *app, dn_request *r)
 {
@@ -247,7 +248,7 @@ static void hold_result(dn_request *r, int64_t bytes)
 static void keep(dn_request *r)
 {
     dn_requests *rs = r->app->requests;
-    free_asked(r);
+    dn_request_forget_asked(r);
     free_pictures(r);
     free(r->body);
     r->body = NULL;
@@ -280,6 +281,19 @@ void dn_requests_trim(dn_app *app)
     }
 }
 
+bool dn_requests_shed(dn_app *app, int64_t bytes)
+{
+    DN_LINK_EACH(l, &app->requests->all)
+    {
+        dn_request *r = DN_LINK_OF(l, dn_request, link);
+        if (!app->requests->kept || dn_budget_fits(&app->budget, bytes))
+            break;
+        if (r->ended)
+            drop_kept(r);
+    }
+    return dn_budget_fits(&app->budget, bytes);
+}
+
 /* ---- the end ------------------------------------------------------------------------------------------------ */
 
 static enum dn_reason reason_of(int id)
@@ -288,10 +302,10 @@ static enum dn_reason reason_of(int id)
         int id;
         enum dn_reason reason;
     } table[] = {
-        { DN_H_CANCELLED, DN_REASON_CANCELLED },   { DN_H_DEADLINE, DN_REASON_DEADLINE },
-        { DN_H_MEMORY, DN_REASON_MEMORY },         { DN_H_NON_FINITE, DN_REASON_NON_FINITE },
-        { DN_H_BACKEND, DN_REASON_BACKEND },       { DN_H_MODEL_FAILED, DN_REASON_OTHER },
-        { DN_H_INTERNAL, DN_REASON_OTHER },        { DN_H_DRAINING, DN_REASON_OTHER },
+        { DN_H_CANCELLED, DN_REASON_CANCELLED }, { DN_H_DEADLINE, DN_REASON_DEADLINE },
+        { DN_H_MEMORY, DN_REASON_MEMORY },       { DN_H_NON_FINITE, DN_REASON_NON_FINITE },
+        { DN_H_BACKEND, DN_REASON_BACKEND },     { DN_H_MODEL_FAILED, DN_REASON_OTHER },
+        { DN_H_INTERNAL, DN_REASON_OTHER },      { DN_H_DRAINING, DN_REASON_OTHER },
     };
     for (size_t i = 0; i < sizeof table / sizeof table[0]; i++) {
         if (table[i].id == id)
@@ -349,7 +363,8 @@ static void end(dn_request *r, enum dn_request_state state)
     r->finished_at = unix_now();
     rs->active--;
     if (state == DN_STATE_SUCCEEDED)
-        dn_metrics_observe(app->server.metrics, DN_M_REQUEST_DURATION_SECONDS, 0, (dn_now_ms() - r->arrived_ms) / 1e3);
+        dn_metrics_observe(app->server.metrics, DN_M_REQUEST_DURATION_SECONDS, 0,
+                           (dn_clock_ms() - r->arrived_ms) / 1e3);
     else
         count_failure(r, r->failure.id);
     answer(r);
@@ -452,7 +467,8 @@ void dn_requests_abort(dn_app *app)
 
 const char *dn_format_type(int format)
 {
-    static const char *const types[] = { [DN_FORMAT_PNG] = "image/png", [DN_FORMAT_NPY] = "application/x-npy",
+    static const char *const types[] = { [DN_FORMAT_PNG] = "image/png",
+                                         [DN_FORMAT_NPY] = "application/x-npy",
                                          [DN_FORMAT_SAFETENSORS] = "application/x-safetensors" };
     return types[format];
 }
@@ -483,7 +499,10 @@ static void image_infos(dn_request *r, dn_request_info *info, dn_info_scratch *s
     int n = n_encoded(r);
     for (int k = 0; k < n; k++) {
         snprintf(s->urls[k], sizeof s->urls[k], "/requests/%s/images/%d", r->id, k);
-        s->images[k] = (dn_image){ DN_HAS_ALL, .index = k, .seed = r->seed + k, .url = s->urls[k],
+        s->images[k] = (dn_image){ DN_HAS_ALL,
+                                   .index = k,
+                                   .seed = r->seed + k,
+                                   .url = s->urls[k],
                                    .content_type = dn_format_type(r->format),
                                    .sha256 = *r->encoded[k].sha256 ? r->encoded[k].sha256 : NULL };
     }
@@ -493,10 +512,18 @@ static void image_infos(dn_request *r, dn_request_info *info, dn_info_scratch *s
 void dn_request_info_of(dn_request *r, dn_request_info *info, dn_info_scratch *scratch)
 {
     bool live = !r->ended;
-    *info = (dn_request_info){ .has = DN_HAS_ALL, .id = r->id, .state = r->state, .model = *r->model ? r->model : NULL,
-                               .numerics = *r->numerics ? r->numerics : NULL, .seed = r->seed, .n = r->n,
-                               .step = r->step, .steps = r->steps, .created_at = r->created_at,
-                               .finished_at = r->finished_at, .timing = r->timing };
+    *info = (dn_request_info){ .has = DN_HAS_ALL,
+                               .id = r->id,
+                               .state = r->state,
+                               .model = *r->model ? r->model : NULL,
+                               .numerics = *r->numerics ? r->numerics : NULL,
+                               .seed = r->seed,
+                               .n = r->n,
+                               .step = r->step,
+                               .steps = r->steps,
+                               .created_at = r->created_at,
+                               .finished_at = r->finished_at,
+                               .timing = r->timing };
     uint64_t without = live ? DN_BIT(DN_REQUEST_FINISHED_AT) : DN_BIT(DN_REQUEST_POSITION) | DN_BIT(DN_REQUEST_ETA_MS);
     if (live && r->state == DN_STATE_QUEUED)
         info->position = position(r);
@@ -521,135 +548,3 @@ void dn_request_info_of(dn_request *r, dn_request_info *info, dn_info_scratch *s
         without |= DN_BIT(DN_REQUEST_ERROR);
     info->has &= ~without;
 }
-
-/* ---- events of workers -------------------------------------------------------------------------------------- */
-
-static void note_step(dn_place *p, const dn_step *step, dn_app *app)
-{
-    dn_metrics *m = app->server.metrics;
-    p->steps++;
-    p->row_steps += step->rows;
-    p->bytes = step->device_bytes;
-    p->net = step->net;
-    p->rows = step->rows;
-    p->step_ms = step->ms;
-    p->n_shares = 0;
-    dn_metrics_add(m, DN_M_STEPS, 0, 0, 0, 1);
-    dn_metrics_add(m, DN_M_ROW_STEPS, 0, 0, 0, step->rows);
-    dn_metrics_observe(m, DN_M_BATCH_ROWS, 0, step->rows);
-    dn_metrics_observe(m, DN_M_STEP_SECONDS, dn_metrics_rows(step->rows), step->ms / 1e3);
-    dn_metrics_add(m, DN_M_DEVICE_SECONDS, DN_KIND_INFER, 0, 0, step->ms / 1e3);
-    dn_net_use *u = dn_models_net(app->models, step->net);
-    if (u)
-        u->price_ms[dn_worker_index(step->worker)] = step->price_ms;
-}
-
-static void on_share(dn_request *r, const dn_share *share)
-{
-    if (r->state == DN_STATE_QUEUED && !r->ended)
-        r->state = DN_STATE_RUNNING;
-    int64_t rows = share->rows < r->rows_left ? share->rows : r->rows_left;
-    r->rows_left -= rows;
-    r->place->figures.backlog_ms -= rows * r->price_ms;
-    r->left_ms = r->rows_left * r->price_ms;
-    bool moved = share->step > r->step;
-    r->step = share->step;
-    if (moved)
-        dn_request_event_progress(r);
-}
-
-static void on_step(void *arg, dn_step *step)
-{
-    dn_app *app = arg;
-    dn_place *p = &app->place[dn_worker_index(step->worker)];
-    double list_ms = 0;
-    note_step(p, step, app);
-    for (int i = 0; i < step->n_shares; i++) {
-        dn_request *r = dn_request_by_run(app, step->share[i].run);
-        if (!r)
-            continue;
-        list_ms += r->price_ms * step->share[i].rows;
-        on_share(r, &step->share[i]);
-        if (p->n_shares < DN_N_MAX) {
-            memcpy(p->share[p->n_shares].id, r->id, sizeof r->id);
-            p->share[p->n_shares++].rows = step->share[i].rows;
-        }
-    }
-    dn_figures_step(&p->figures, list_ms, step->ms);
-    free(step);
-}
-
-static void on_preview(dn_request *r, dn_picture *picture)
-{
-    if (r->cancelling || r->ended || r->previewing[picture->index] || r->app->closing) {
-        free(picture);
-        return;
-    }
-    if (!r->previewed)
-        dn_metrics_observe(r->app->server.metrics, DN_M_TIME_TO_FIRST_PREVIEW_SECONDS, 0,
-                           (dn_now_ms() - r->arrived_ms) / 1e3);
-    r->previewed = true;
-    (void)dn_request_encode_preview(r, picture); /* without memory there is no preview */
-}
-
-static void on_picture(void *arg, dn_picture *picture)
-{
-    dn_app *app = arg;
-    dn_request *r = dn_request_by_run(app, picture->run);
-    if (!r) {
-        free(picture);
-        return;
-    }
-    if (!picture->final) {
-        on_preview(r, picture);
-        return;
-    }
-    r->picture[picture->index] = picture;
-    r->timing.decode_ms += picture->read_ms;
-    dn_metrics_observe(app->server.metrics, DN_M_DECODE_SECONDS, 0, picture->read_ms / 1e3);
-    dn_metrics_add(app->server.metrics, DN_M_IMAGES, 0, 0, 0, 1);
-    if (r->cancelling || app->closing || !dn_request_needs_pictures(r))
-        return;
-    if (dn_request_encode_picture(r, picture->index) && !r->failure.id)
-        dn_http_fail(&r->failure, DN_H_MEMORY, NULL, "no memory to encode a result");
-}
-
-static void take_timing(dn_request *r, const dn_run *run)
-{
-    r->timing.has = DN_HAS_ALL;
-    r->timing.queue_ms = run->queue_ms;
-    r->timing.steps = r->steps;
-    r->timing.row_steps = run->row_steps;
-    r->timing.batch_rows_mean = run->row_steps ? run->batch_rows_sum / run->row_steps : 0;
-    r->timing.device_ms = run->device_ms;
-    if (run->row_steps)
-        dn_metrics_observe(r->app->server.metrics, DN_M_REQUEST_QUEUE_SECONDS, 0, run->queue_ms / 1e3);
-}
-
-static void on_gone(void *arg, dn_run *run)
-{
-    dn_app *app = arg;
-    dn_request *r = dn_request_by_run(app, run->id);
-    r->on_device = false;
-    r->place->figures.backlog_ms -= r->rows_left * r->price_ms;
-    r->rows_left = 0;
-    r->left_ms = 0;
-    app->budget.held[DN_HOLD_SLOTS] -= r->slot_bytes;
-    r->slot_bytes = 0;
-    take_timing(r, run);
-    if (r->failure.id)
-        ; /* the first reason stands */
-    else if (run->end == DN_RUN_EXPIRED)
-        dn_http_fail(&r->failure, DN_H_DEADLINE, "deadline_ms", "deadline_ms has passed at step %d of %d", r->step,
-                     r->steps);
-    else if (run->end == DN_RUN_FAILED)
-        dn_http_fail_engine(&r->failure, dn_error_name(run->error.code), run->error.param, run->error.message);
-    else if (run->end == DN_RUN_CANCELLED)
-        r->cancelling = true;
-    dn_run_free(run);
-    dn_request_advance(r);
-}
-
-static void on_adopted(void *arg, dn_adoption *adoption) { dn_models_adopted(arg, adoption); }
-
-const dn_worker_events dn_requests_events = { on_step, on_picture, on_gone, on_adopted };

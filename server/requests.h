@@ -4,9 +4,9 @@
  * carries its own copies; the request itself is never seen by another thread. It ends once, and is freed when neither a
  * worker nor a lane has anything of it.
  *
- * States: queued (waiting for its model, or for its first step) -> running -> succeeded | failed | cancelled. What is kept
- * afterwards (asynchronous requests, and those that outlive their client) is bounded by bytes, number and age; the ids of
- * others are remembered in a ring, so that they are 410, not 404. */
+ * States: queued (waiting for its model, or for its first step) -> running -> succeeded | failed | cancelled. What is
+ * kept afterwards (asynchronous requests, and those that outlive their client) is bounded by bytes, number and age; the
+ * ids of others are remembered in a ring, so that they are 410, not 404. */
 #ifndef DN_SERVER_REQUESTS_H
 #define DN_SERVER_REQUESTS_H
 
@@ -18,7 +18,7 @@ enum dn_answer { DN_ANSWER_JSON, DN_ANSWER_BARE, DN_ANSWER_EVENTS, DN_ANSWER_LAT
 
 typedef struct dn_logged {
     int64_t id;
-    int key;      /* < 0: kept; else a later one of the same key replaces it */
+    int key; /* < 0: kept; else a later one of the same key replaces it */
     char *text;
     size_t n;
 } dn_logged;
@@ -34,26 +34,26 @@ typedef struct dn_request {
     dn_link link, by_id, by_run;
     dn_app *app;
     char id[DN_REQUEST_ID_LEN + 1];
-    uint64_t run;             /* its number, for workers */
+    uint64_t run; /* its number, for workers */
     char tenant[DN_TENANT_MAX];
     double weight;
     enum dn_request_state state;
-    int64_t arrived_ms;
+    double arrived_ms;              /* dn_clock_ms() */
     double created_at, finished_at; /* Unix seconds */
 
     /* what was asked: until the samples are made */
     dn_arena *arena;
     struct json_t *json;
     dn_generate_request in;
-    struct dn_rows *rows;     /* POST /denoise: the rows it brings */
+    struct dn_rows *rows; /* POST /denoise: the rows it brings */
     bool denoise, async, accept_given;
-    char accept[40];          /* the media type that Accept prefers */
+    char accept[40]; /* the media type that Accept prefers */
 
     /* resolved */
     dn_known *known;
-    bool holds;               /* known is held */
+    bool holds; /* known is held */
     dn_waiter waiter;
-    bool waiting;             /* for its network */
+    bool waiting; /* for its network */
     char model[DN_NAME_LEN_MAX + 16], numerics[160];
     enum dn_answer answer;
     int n, steps, height, width, channels, out_channels;
@@ -61,35 +61,35 @@ typedef struct dn_request {
     double range[2];
     int64_t seed;
     int preview_every;
-    bool keep_on;             /* runs on without its client */
+    bool keep_on; /* runs on without its client */
 
     /* on its device */
-    dn_place *place;          /* NULL before */
-    bool on_device;           /* the worker has its run */
+    dn_place *place; /* NULL before */
+    bool on_device;  /* the worker has its run */
     bool cancelling;
     double price_ms, left_ms; /* per row; list price of what has not run */
     int64_t rows_left;
     int step;
     int64_t slot_bytes, result_bytes; /* held in the budget */
     dn_timing timing;
-    dn_http_error failure;    /* why it did not succeed; id 0: nothing */
+    dn_http_error failure; /* why it did not succeed; id 0: nothing */
 
     /* its results */
-    int jobs;                 /* lane work under way */
-    dn_picture **picture;     /* n; NULL before it came, and when it is no longer needed */
-    dn_encoded *encoded;      /* n, or 1 of a grid or array */
+    int jobs;             /* lane work under way */
+    dn_picture **picture; /* n; NULL before it came, and when it is no longer needed */
+    dn_encoded *encoded;  /* n, or 1 of a grid or array */
     bool previewing[DN_N_MAX];
     bool previewed;
     bool body_made;
-    void *body;               /* of the JSON or bare answer */
+    void *body; /* of the JSON or bare answer */
     size_t body_n;
     const char *body_type;
 
     /* who listens */
-    dn_call *call;            /* waits for the answer */
-    dn_stream *stream;        /* reads its events as they come, pictures inside */
+    dn_call *call;     /* waits for the answer */
+    dn_stream *stream; /* reads its events as they come, pictures inside */
     dn_link watchers;
-    bool eventful;            /* events are kept from here on */
+    bool eventful; /* events are kept from here on */
     int64_t event_id;
     dn_logged *log;
     int n_log, log_cap;
@@ -107,13 +107,17 @@ void dn_request_refuse(dn_request *r, const dn_http_error *err, double retry_ms)
 dn_request *dn_request_find(dn_app *app, const char *id);
 dn_request *dn_request_by_run(dn_app *app, uint64_t run);
 bool dn_request_forgotten(dn_app *app, const char *id); /* 410 rather than 404 */
-void dn_request_cancel(dn_request *r); /* within one step; harmless when it has ended */
+void dn_request_cancel(dn_request *r);                  /* within one step; harmless when it has ended */
 /* Something of it came back: go on, or end. */
 void dn_request_advance(dn_request *r);
-void dn_requests_abort(dn_app *app);            /* the time to drain is over */
+void dn_requests_abort(dn_app *app); /* the time to drain is over */
 void dn_requests_cancel_all(dn_app *app, const dn_known *k);
 int dn_requests_active(const dn_app *app);
+uint64_t dn_requests_total(const dn_app *app); /* since the start */
 void dn_requests_count(const dn_app *app, int *running, int *waiting);
+/* Drop the oldest kept results until `bytes` fit into the memory budget; false: they do not even so. */
+bool dn_requests_shed(dn_app *app, int64_t bytes);
+void dn_request_forget_asked(dn_request *r); /* arena, JSON: it is resolved */
 /* Drop kept results that are too old, too many, or too large together. */
 void dn_requests_trim(dn_app *app);
 /* In the order of arrival; NULL: the first, the end. */
@@ -139,7 +143,7 @@ void dn_request_event_queued(dn_request *r);
 void dn_request_event_progress(dn_request *r);
 void dn_request_event_image(dn_request *r, int index, char *text_b64, size_t n); /* text may be NULL; takes it */
 void dn_request_event_preview(dn_request *r, int index, char *text, size_t n);   /* takes it */
-void dn_request_event_end(dn_request *r); /* `done` or `error`; closes all streams */
+void dn_request_event_end(dn_request *r);   /* `done` or `error`; closes all streams */
 int64_t dn_request_event_id(dn_request *r); /* the next */
 /* A stream of its events from after `last_id` on. */
 int dn_request_watch(dn_request *r, dn_call *call, int64_t last_id);
@@ -149,7 +153,7 @@ void dn_request_log_free(dn_request *r);
 
 /* ---- requests_encode.c: lane work ----------------------------------------------------------------------------- */
 
-int dn_request_encode_picture(dn_request *r, int index); /* r->picture[index] has come */
+int dn_request_encode_picture(dn_request *r, int index);           /* r->picture[index] has come */
 int dn_request_encode_preview(dn_request *r, dn_picture *picture); /* takes the picture */
 int dn_request_encode_body(dn_request *r);
 bool dn_request_needs_pictures(const dn_request *r); /* each sample is encoded by itself */
@@ -157,6 +161,7 @@ bool dn_request_needs_body(const dn_request *r);
 
 /* ---- events of workers ---------------------------------------------------------------------------------------- */
 
+/* requests_steps.c */
 extern const dn_worker_events dn_requests_events; /* arg: the dn_app; `adopted` goes to the models */
 
 #endif

@@ -10,6 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { SAMPLE_BYTES = 512 }; /* host memory of one sample's parameters and accounts, at most */
+
 /* A request in the engine's terms: what all its samples share, and what they do not. */
 typedef struct plan {
     dn_table table[DN_N_MAX]; /* of POST /generate only the first, which all share */
@@ -39,8 +41,8 @@ static int agree_on_bare(dn_request *r, dn_http_error *err)
         if (strcmp(r->accept, dn_format_type(f)))
             continue;
         if (r->in.output.has & DN_BIT(DN_OUTPUT_FORMAT) && r->in.output.format != f)
-            return dn_http_fail(err, DN_H_NOT_ACCEPTABLE, "output.format", "Accept is %s, output.format is %s", r->accept,
-                                dn_format_type(r->in.output.format));
+            return dn_http_fail(err, DN_H_NOT_ACCEPTABLE, "output.format", "Accept is %s, output.format is %s",
+                                r->accept, dn_format_type(r->in.output.format));
         if (f == DN_FORMAT_PNG && r->in.n > 1 && r->in.output.layout == DN_LAYOUT_LIST)
             return dn_http_fail(err, DN_H_NOT_ACCEPTABLE, "n",
                                 "image/png is one picture: n is %lld and output.layout is list", (long long)r->in.n);
@@ -141,14 +143,18 @@ static int resolve_table(dn_request *r, plan *p, dn_http_error *err)
     if (!config)
         return dn_http_fail(err, DN_H_MEMORY, NULL, "no memory for a scheduler");
     int rc = in->scheduler ? dn_scheduler_config_overlay(config, in->scheduler, &e) : 0;
-    dn_plan_params params = {
-        .sampler = in->sampler ? dn_sampler_find(in->sampler) : -1, .steps = (int)in->steps,
-        .timesteps = in->timesteps.n ? in->timesteps.v : NULL, .n_timesteps = in->timesteps.n, .eta = in->eta,
-        .temperature = in->temperature,
-        .guidance = { scale_of(in), { in->guidance.cfg.interval[0], in->guidance.cfg.interval[1] },
-                      in->guidance.cfg.rescale, in->guidance.cfg.schedule },
-        .learned_variance = i->learned_variance, .elements = (int64_t)r->height * r->width * r->channels
-    };
+    dn_plan_params params = { .sampler = in->sampler ? dn_sampler_find(in->sampler) : -1,
+                              .steps = (int)in->steps,
+                              .timesteps = in->timesteps.n ? in->timesteps.v : NULL,
+                              .n_timesteps = in->timesteps.n,
+                              .eta = in->eta,
+                              .temperature = in->temperature,
+                              .guidance = { scale_of(in),
+                                            { in->guidance.cfg.interval[0], in->guidance.cfg.interval[1] },
+                                            in->guidance.cfg.rescale,
+                                            in->guidance.cfg.schedule },
+                              .learned_variance = i->learned_variance,
+                              .elements = (int64_t)r->height * r->width * r->channels };
     if (!rc)
         rc = dn_table_plan(&p->table[0], config, &params, &e);
     dn_scheduler_config_free(config);
@@ -259,14 +265,23 @@ static dn_sample_params params_of(const dn_request *r, const plan *p, int k)
 {
     const dn_model_info *i = r->known->info;
     size_t elements = (size_t)r->height * r->width * r->channels;
-    return (dn_sample_params){
-        .height = r->height, .width = r->width, .channels = r->channels, .out_channels = i->out_channels,
-        .table_shared = true, .seed = (uint64_t)r->seed + k, .label = p->label[k], .label_b = -1, .null_label = i->null_label,
-        .temperature = r->denoise ? 1 : (float)r->in.temperature, .torch_rng = !r->denoise && r->in.rng == DN_RNG_TORCH,
-        .keep_x0 = r->preview_every > 0, .x = r->denoise ? r->rows->x + k * elements : NULL,
-        .label_vector = r->denoise && r->rows->label_vector ? r->rows->label_vector + k * i->label_dim : NULL,
-        .label_dim = r->denoise && r->rows->label_vector ? i->label_dim : 0
-    };
+    return (dn_sample_params){ .height = r->height,
+                               .width = r->width,
+                               .channels = r->channels,
+                               .out_channels = i->out_channels,
+                               .table_shared = true,
+                               .seed = (uint64_t)r->seed + k,
+                               .label = p->label[k],
+                               .label_b = -1,
+                               .null_label = i->null_label,
+                               .temperature = r->denoise ? 1 : (float)r->in.temperature,
+                               .torch_rng = !r->denoise && r->in.rng == DN_RNG_TORCH,
+                               .keep_x0 = r->preview_every > 0,
+                               .x = r->denoise ? r->rows->x + k * elements : NULL,
+                               .label_vector = r->denoise && r->rows->label_vector
+                                                   ? r->rows->label_vector + k * i->label_dim
+                                                   : NULL,
+                               .label_dim = r->denoise && r->rows->label_vector ? i->label_dim : 0 };
 }
 
 /* Takes the plan's tables. NULL when out of memory. */
@@ -275,13 +290,18 @@ static dn_run *make_run(dn_request *r, const dn_net_use *use, plan *p)
     dn_run *run = calloc(1, sizeof *run);
     if (!run)
         return NULL;
-    *run = (dn_run){ .id = r->run, .net = use->id, .weight = r->weight, .priority = DN_PRIORITY_NORMAL,
-                     .price_ms = r->price_ms, .arrived_ms = r->arrived_ms, .preview_every = r->preview_every,
+    *run = (dn_run){ .id = r->run,
+                     .net = use->id,
+                     .weight = r->weight,
+                     .priority = DN_PRIORITY_NORMAL,
+                     .price_ms = r->price_ms,
+                     .arrived_ms = r->arrived_ms,
+                     .preview_every = r->preview_every,
                      .n = r->n };
     memcpy(run->tenant, r->tenant, sizeof run->tenant);
     if (!r->denoise) {
         run->priority = r->in.priority;
-        run->deadline_ms = r->in.deadline_ms ? r->arrived_ms + r->in.deadline_ms : 0;
+        run->deadline_ms = r->in.deadline_ms ? r->arrived_ms + (double)r->in.deadline_ms : 0;
     }
     run->tables = calloc(p->n_tables, sizeof *run->tables);
     run->params = calloc(r->n, sizeof *run->params);
@@ -340,7 +360,8 @@ static int admit_memory(dn_request *r, const plan *p, dn_http_error *err, double
 {
     dn_app *app = r->app;
     size_t elements = (size_t)r->height * r->width * r->channels;
-    int64_t slots = 0, results = (int64_t)(r->n * elements) * (r->format == DN_FORMAT_PNG ? 7 : 14);
+    int64_t slots = sizeof *r + sizeof(dn_run) + r->n * SAMPLE_BYTES,
+            results = (int64_t)(r->n * elements) * (r->format == DN_FORMAT_PNG ? 7 : 14);
     for (int k = 0; k < r->n; k++) {
         dn_sample_params params = params_of(r, p, k);
         params.table = &p->table[p->n_tables > 1 ? k : 0];
@@ -352,7 +373,7 @@ static int admit_memory(dn_request *r, const plan *p, dn_http_error *err, double
         return dn_http_fail(err, DN_H_IMPOSSIBLE, r->denoise ? "sample" : "n", "it takes %lld bytes, --memory is %lld",
                             (long long)(slots + results), (long long)app->budget.limit);
     int room = dn_models_make_room(app, slots + results, r->known);
-    if (room) {
+    if (room && !dn_requests_shed(app, slots + results)) {
         *retry_ms = room > 0 ? 1000 : dn_queue_excess_ms(&r->place->figures, 1, 0) + 1000;
         return dn_http_fail(err, DN_H_MEMORY, NULL, "%lld bytes are more than --memory leaves now",
                             (long long)(slots + results));
@@ -373,7 +394,7 @@ static int admit(dn_request *r, const dn_net_use *use, const plan *p, dn_http_er
                             r->place->figures.backlog_ms, (long long)c->max_queue_ms);
     }
     double deadline = r->denoise ? 0 : (double)r->in.deadline_ms;
-    double elapsed = (double)(dn_now_ms() - r->arrived_ms);
+    double elapsed = dn_clock_ms() - r->arrived_ms;
     if (deadline > 0 && elapsed + finish > deadline) {
         dn_forecast alone = { .own_ms = own };
         if (dn_forecast_finish_ms(&alone, &r->place->figures) <= deadline) /* later it may be met */
@@ -413,6 +434,7 @@ static void start(dn_request *r, int64_t rows, dn_run *run)
     app->budget.held[DN_HOLD_SLOTS] += r->slot_bytes;
     app->budget.held[DN_HOLD_RESULTS] += r->result_bytes;
     r->on_device = true;
+    dn_request_forget_asked(r);
     if (r->answer == DN_ANSWER_LATER) {
         reply_accepted(r);
     } else if (r->answer == DN_ANSWER_EVENTS && r->call) {

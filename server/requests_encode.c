@@ -9,7 +9,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 enum { BODY_MAX = 1 << 30, PREVIEW_MAX = 16 << 20 };
 
@@ -21,17 +20,16 @@ typedef struct shape {
     const char *tensor; /* its name in a safetensors file */
 } shape;
 
-static double now_ms(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return 1e3 * t.tv_sec + 1e-6 * t.tv_nsec;
-}
-
 static shape shape_of(const dn_request *r, int n)
 {
-    return (shape){ n, r->height, r->width, r->denoise ? r->out_channels : r->channels, r->format, r->layout,
-                    { r->range[0], r->range[1] }, r->denoise ? "output" : "images" };
+    return (shape){ n,
+                    r->height,
+                    r->width,
+                    r->denoise ? r->out_channels : r->channels,
+                    r->format,
+                    r->layout,
+                    { r->range[0], r->range[1] },
+                    r->denoise ? "output" : "images" };
 }
 
 static size_t floats_of(const shape *s) { return (size_t)s->n * s->height * s->width * s->channels; }
@@ -64,7 +62,10 @@ static int to_npy(uint8_t **out, size_t *len, const float *v, const shape *s, dn
 
 static int to_safetensors(uint8_t **out, size_t *len, const float *v, const shape *s, dn_error *err)
 {
-    dn_st_tensor t = { .dtype = "F32", .rank = 4, .dim = { s->n, s->height, s->width, s->channels }, .data = v,
+    dn_st_tensor t = { .dtype = "F32",
+                       .rank = 4,
+                       .dim = { s->n, s->height, s->width, s->channels },
+                       .data = v,
                        .bytes = floats_of(s) * sizeof(float) };
     strcpy(t.name, s->tensor);
     return dn_st_encode(out, len, &t, 1, err);
@@ -94,8 +95,12 @@ static char *event_text(const char *name, const dn_fields *t, const void *data, 
 
 static char *image_event(const dn_encoded *e, int index, int64_t seed, int format, size_t *n)
 {
-    dn_image image = { DN_HAS_ALL, .index = index, .seed = seed, .content_type = dn_format_type(format),
-                       .sha256 = *e->sha256 ? e->sha256 : NULL, .b64 = { e->data, e->n } };
+    dn_image image = { DN_HAS_ALL,
+                       .index = index,
+                       .seed = seed,
+                       .content_type = dn_format_type(format),
+                       .sha256 = *e->sha256 ? e->sha256 : NULL,
+                       .b64 = { e->data, e->n } };
     return event_text("image", &dn_image_fields, &image, n);
 }
 
@@ -118,14 +123,14 @@ typedef struct picture_work {
 static void work_picture(dn_work *work)
 {
     picture_work *w = dn_container_of(work, picture_work, work);
-    double start = now_ms();
+    double start = dn_clock_ms();
     if (encode(&w->encoded, w->picture->v, &w->shape, &w->err))
         return;
     if (dn_sha256_hex(w->encoded.sha256, w->picture->v, floats_of(&w->shape) * sizeof(float))) {
         dn_fail(&w->err, DN_E_BACKEND, NULL, "the result could not be hashed");
         return;
     }
-    w->ms = now_ms() - start;
+    w->ms = dn_clock_ms() - start;
     if (w->event)
         w->text = image_event(&w->encoded, w->picture->index, w->seed, w->shape.format, &w->text_n);
 }
@@ -184,8 +189,12 @@ static int submit_picture(dn_request *r, dn_picture *picture, bool preview)
         return DN_E_MEMORY;
     *w = (picture_work){ .work = { .work = preview ? work_preview : work_picture,
                                    .done = preview ? preview_done : picture_done },
-                         .request = r, .picture = picture, .shape = shape_of(r, 1), .seed = r->seed + picture->index,
-                         .preview = preview, .event = r->stream != NULL };
+                         .request = r,
+                         .picture = picture,
+                         .shape = shape_of(r, 1),
+                         .seed = r->seed + picture->index,
+                         .preview = preview,
+                         .event = r->stream != NULL };
     if (preview)
         w->shape.format = DN_FORMAT_PNG;
     w->shape.layout = DN_LAYOUT_LIST;
@@ -232,7 +241,7 @@ typedef struct body_work {
     dn_picture **picture; /* of a grid or array; NULL: everything is encoded */
     dn_encoded *encoded;
     shape shape;
-    char id[DN_REQUEST_ID_LEN + 1], model[sizeof ((dn_request *)0)->model], numerics[sizeof ((dn_request *)0)->numerics];
+    char id[DN_REQUEST_ID_LEN + 1], model[sizeof((dn_request *)0)->model], numerics[sizeof((dn_request *)0)->numerics];
     int64_t seed;
     dn_timing timing;
     bool json, event;
@@ -244,7 +253,7 @@ typedef struct body_work {
 
 static void encode_whole(body_work *w)
 {
-    double start = now_ms();
+    double start = dn_clock_ms();
     size_t each = floats_of(&w->shape) / w->shape.n;
     float *all = malloc(each * w->shape.n * sizeof *all);
     if (!all) {
@@ -256,7 +265,7 @@ static void encode_whole(body_work *w)
     if (!encode(&w->encoded[0], all, &w->shape, &w->err) && w->event)
         w->text = image_event(&w->encoded[0], 0, w->seed, w->shape.format, &w->text_n);
     free(all);
-    w->ms = now_ms() - start;
+    w->ms = dn_clock_ms() - start;
     w->timing.encode_ms += w->ms;
 }
 
@@ -266,12 +275,17 @@ static void write_json(body_work *w)
     int n = w->picture ? 1 : w->shape.n;
     for (int k = 0; k < n; k++) {
         const dn_encoded *e = &w->encoded[k];
-        image[k] = (dn_image){ DN_HAS_ALL, .index = k, .seed = w->seed + k,
+        image[k] = (dn_image){ DN_HAS_ALL,
+                               .index = k,
+                               .seed = w->seed + k,
                                .content_type = dn_format_type(w->shape.format),
-                               .sha256 = *e->sha256 ? e->sha256 : NULL, .b64 = { e->data, e->n } };
+                               .sha256 = *e->sha256 ? e->sha256 : NULL,
+                               .b64 = { e->data, e->n } };
     }
-    dn_result result = { DN_HAS_ALL, .id = w->id, .model = w->model, .numerics = w->numerics, .seed = w->seed,
-                         .images = { image, n }, .timing = w->timing };
+    dn_result result = { DN_HAS_ALL,         .id = w->id,
+                         .model = w->model,  .numerics = w->numerics,
+                         .seed = w->seed,    .images = { image, n },
+                         .timing = w->timing };
     dn_buf b;
     dn_buf_init(&b, BODY_MAX);
     dn_fields_write(&dn_result_fields, &result, &b);
@@ -320,9 +334,14 @@ int dn_request_encode_body(dn_request *r)
         free(w);
         return DN_E_MEMORY;
     }
-    *w = (body_work){ .work = { .work = work_body, .done = body_done }, .request = r, .encoded = r->encoded,
-                      .shape = shape_of(r, r->n), .seed = r->seed, .timing = r->timing,
-                      .json = r->answer == DN_ANSWER_JSON && r->call, .event = r->stream != NULL };
+    *w = (body_work){ .work = { .work = work_body, .done = body_done },
+                      .request = r,
+                      .encoded = r->encoded,
+                      .shape = shape_of(r, r->n),
+                      .seed = r->seed,
+                      .timing = r->timing,
+                      .json = r->answer == DN_ANSWER_JSON && r->call,
+                      .event = r->stream != NULL };
     if (!dn_request_needs_pictures(r)) {
         w->picture = r->picture;
         r->picture = NULL;

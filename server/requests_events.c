@@ -1,5 +1,5 @@
-/* requests_events.c - a request's events: to the client that streams it, to those that watch it, and kept for those that
- * come later or come back.
+/* requests_events.c - a request's events: to the client that streams it, to those that watch it, and kept for those
+ * that come later or come back.
  *
  * Ids count from 1 in the order of sending. Of progress, and of each sample's previews, only the newest is kept. Kept
  * `image` events name a URL; the client whose own request it is gets the picture itself. */
@@ -51,7 +51,8 @@ static void keep(dn_request *r, int64_t id, int key, char *text, size_t n)
     r->log[r->n_log++] = (dn_logged){ id, key, text, n };
 }
 
-/* To all that listen and into the log; takes the text. `own` (borrowed, may be NULL) is what the requester gets instead. */
+/* To all that listen and into the log; takes the text. `own` (borrowed, may be NULL) is what the requester gets
+ * instead. */
 static void publish(dn_request *r, int64_t id, int key, char *text, size_t n, const char *own, size_t own_n)
 {
     if (r->stream)
@@ -134,7 +135,10 @@ void dn_request_event_image(dn_request *r, int index, char *own, size_t own_n)
     size_t n;
     int64_t id = ++r->event_id;
     snprintf(url, sizeof url, "/requests/%s/images/%d", r->id, index);
-    dn_image image = { DN_HAS_ALL, .index = index, .seed = r->seed + index, .url = url,
+    dn_image image = { DN_HAS_ALL,
+                       .index = index,
+                       .seed = r->seed + index,
+                       .url = url,
                        .content_type = dn_format_type(r->format),
                        .sha256 = *r->encoded[index].sha256 ? r->encoded[index].sha256 : NULL };
     dn_buf_init(&b, EVENT_MAX);

@@ -58,7 +58,8 @@ static int sort_tensors(const tensors *all, const dn_st_tensor *out[KNOWN], dn_h
     }
     for (int k = 0; k < KNOWN; k++) {
         if (known_tensors[k].required && !out[k])
-            return dn_http_fail(err, DN_H_MISSING, known_tensors[k].name, "tensor %s is missing", known_tensors[k].name);
+            return dn_http_fail(err, DN_H_MISSING, known_tensors[k].name, "tensor %s is missing",
+                                known_tensors[k].name);
     }
     return 0;
 }
@@ -103,7 +104,10 @@ static int take_floats(float **out, const dn_st_tensor *t, dn_http_error *err)
 static int take_rows(dn_rows *rows, const dn_st_tensor *const t[KNOWN], dn_http_error *err)
 {
     const int64_t *dim = t[SAMPLE]->dim;
-    *rows = (dn_rows){ .n = (int)dim[0], .height = (int)dim[1], .width = (int)dim[2], .channels = (int)dim[3],
+    *rows = (dn_rows){ .n = (int)dim[0],
+                       .height = (int)dim[1],
+                       .width = (int)dim[2],
+                       .channels = (int)dim[3],
                        .labelled = t[CLASS_LABELS] != NULL };
     for (int i = 0; i < rows->n; i++)
         rows->scale[i] = 1;

@@ -65,7 +65,11 @@ void dn_route_request_image(dn_call *call)
                         r->ended ? "" : " (it is not done)");
         return;
     }
-    const char *type = dn_format_type(r->format);
+    const char *type = dn_format_type(r->format), *gives = dn_call_gives(call);
+    if (dn_call_accept_given(call) && gives && strcmp(gives, type)) {
+        dn_reply_refuse(call, DN_H_NOT_ACCEPTABLE, NULL, "the result is %s", type);
+        return;
+    }
     dn_reply_header(call, "X-Model", "%s", r->model);
     dn_reply_header(call, "X-Numerics", "%s", r->numerics);
     dn_reply_header(call, "X-Seed", "%lld", (long long)r->seed + k);
@@ -111,7 +115,8 @@ void dn_route_requests(dn_call *call)
         if (!wanted || !may_see(call, r))
             continue;
         dn_request_info_of(r, &infos[n], scratch);
-        infos[n].has &= ~DN_BIT(DN_REQUEST_IMAGES); /* of which there is only one scratch; GET /requests/{id} has them */
+        infos[n].has &=
+            ~DN_BIT(DN_REQUEST_IMAGES); /* of which there is only one scratch; GET /requests/{id} has them */
         n++;
     }
     list.requests = (dn_items){ infos, n };

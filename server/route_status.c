@@ -42,11 +42,17 @@ static void fill_devices(scratch *s, dn_app *app)
         const dn_net_use *u = p->net ? dn_models_net(app->models, p->net) : NULL;
         for (int k = 0; k < p->n_shares; k++)
             s->share[i][k] = (dn_status_share){ DN_HAS_ALL, p->share[k].id, p->share[k].rows };
-        s->device[i] = (dn_status_device){
-            DN_HAS_ALL, .name = p->name, .backend = p->backend, .threads = p->threads, .bytes = (int64_t)p->bytes,
-            .steps = p->steps, .row_steps = p->row_steps, .model = u ? u->known->name : NULL, .rows = p->rows,
-            .step_ms = p->step_ms, .shares = { s->share[i], p->n_shares }
-        };
+        s->device[i] = (dn_status_device){ DN_HAS_ALL,
+                                           .name = p->name,
+                                           .backend = p->backend,
+                                           .threads = p->threads,
+                                           .bytes = (int64_t)p->bytes,
+                                           .steps = p->steps,
+                                           .row_steps = p->row_steps,
+                                           .model = u ? u->known->name : NULL,
+                                           .rows = p->rows,
+                                           .step_ms = p->step_ms,
+                                           .shares = { s->share[i], p->n_shares } };
     }
     s->status.devices = (dn_items){ s->device, app->n_places };
 }
@@ -80,12 +86,15 @@ static void fill(scratch *s, dn_app *app)
     dn_requests_count(app, &running, &waiting);
     for (int i = 0; i < app->n_places; i++)
         queue_ms += app->place[i].figures.backlog_ms;
-    s->status = (dn_status){
-        DN_HAS_ALL, .version = DN_VERSION, .uptime_s = (double)(dn_now_ms() - app->started_ms) / 1e3,
-        .draining = app->draining, .running = running, .waiting = waiting, .queue_ms = queue_ms > 0 ? queue_ms : 0,
-        .memory = { DN_HAS_ALL, app->budget.limit, held[DN_HOLD_WEIGHTS], held[DN_HOLD_FORMS], held[DN_HOLD_ARENAS],
-                    held[DN_HOLD_SLOTS], held[DN_HOLD_RESULTS] }
-    };
+    s->status = (dn_status){ DN_HAS_ALL,
+                             .version = DN_VERSION,
+                             .uptime_s = (double)(dn_now_ms() - app->started_ms) / 1e3,
+                             .draining = app->draining,
+                             .running = running,
+                             .waiting = waiting,
+                             .queue_ms = queue_ms > 0 ? queue_ms : 0,
+                             .memory = { DN_HAS_ALL, app->budget.limit, held[DN_HOLD_WEIGHTS], held[DN_HOLD_FORMS],
+                                         held[DN_HOLD_ARENAS], held[DN_HOLD_SLOTS], held[DN_HOLD_RESULTS] } };
     fill_devices(s, app);
     fill_requests(s, app);
     fill_models(s, app);

@@ -4,18 +4,18 @@
 
 #include "app_parts.h"
 
-void dn_route_generate(dn_call *call);       /* route_generate.c */
-void dn_route_denoise(dn_call *call);        /* route_denoise.c */
-void dn_route_requests(dn_call *call);       /* route_requests.c */
+void dn_route_generate(dn_call *call); /* route_generate.c */
+void dn_route_denoise(dn_call *call);  /* route_denoise.c */
+void dn_route_requests(dn_call *call); /* route_requests.c */
 void dn_route_request(dn_call *call);
 void dn_route_request_cancel(dn_call *call);
 void dn_route_request_image(dn_call *call);
 void dn_route_request_events(dn_call *call);
-void dn_route_models(dn_call *call);         /* route_models.c */
+void dn_route_models(dn_call *call); /* route_models.c */
 void dn_route_model(dn_call *call);
 void dn_route_model_load(dn_call *call);
 void dn_route_model_unload(dn_call *call);
-void dn_route_status(dn_call *call);         /* route_status.c */
+void dn_route_status(dn_call *call); /* route_status.c */
 
 /* Parse the call's query by a table; on failure the call has been refused, and it is not 0. */
 int dn_route_query(dn_call *call, const dn_fields *t, void *out);

@@ -1,5 +1,5 @@
-/* scheduler.c - the policy of scheduler.h. A few flows, up to thousands of requests: plain scans, each request looked at
- * once per pick. */
+/* scheduler.c - the policy of scheduler.h. A few flows, up to thousands of requests: plain scans, each request looked
+ * at once per pick. */
 #include "scheduler.h"
 
 #include <denoised/error.h>
@@ -8,9 +8,7 @@
 #include <string.h>
 
 /* Never strict: the lowest priority still advances. */
-static const double priority_factor[] = {
-    [DN_PRIORITY_LOW] = 0.25, [DN_PRIORITY_NORMAL] = 1, [DN_PRIORITY_HIGH] = 4
-};
+static const double priority_factor[] = { [DN_PRIORITY_LOW] = 0.25, [DN_PRIORITY_NORMAL] = 1, [DN_PRIORITY_HIGH] = 4 };
 
 void dn_link_init(dn_link *head) { head->prev = head->next = head; }
 
@@ -198,7 +196,7 @@ int dn_sched_pick(dn_sched *s, const dn_sched_limits *limits, dn_sched_sample **
     const dn_sched_queue *queue = x->queue;
     int room = room_of(limits, queue), n = 0;
     s->clock = x->request->flow->vtime > s->clock ? x->request->flow->vtime : s->clock;
-    DN_LINK_EACH(l, &s->flows) flow_of(l)->cursor = flow_of(l)->requests.next;
+    DN_LINK_EACH(l, &s->flows) { flow_of(l)->cursor = flow_of(l)->requests.next; }
     while (x) {
         dn_sched_flow *f = x->request->flow;
         dn_link *at = &x->request->link, *after = at->next;

@@ -26,7 +26,8 @@ void dn_link_push(dn_link *head, dn_link *l); /* at the tail */
 void dn_link_pop(dn_link *l);                 /* out of its list; harmless when it is in none */
 static inline bool dn_link_empty(const dn_link *head) { return head->next == head; }
 #define DN_LINK_OF(ptr, type, member) ((type *)((char *)(ptr) - __builtin_offsetof(type, member)))
-#define DN_LINK_EACH(l, head) for (dn_link *l = (head)->next, *l##_next = l->next; l != (head); l = l##_next, l##_next = l->next)
+#define DN_LINK_EACH(l, head) \
+    for (dn_link *l = (head)->next, *l##_next = l->next; l != (head); l = l##_next, l##_next = l->next)
 
 /* What shares batches: the rows of one network. */
 typedef struct dn_sched_queue {
@@ -46,27 +47,27 @@ typedef struct dn_sched_flow {
 typedef struct dn_sched_request {
     dn_link link;
     dn_sched_flow *flow;
-    dn_link samples;  /* waiting, longest first */
-    double price_ms;  /* list price per row at admission: what it is charged to its end */
+    dn_link samples; /* waiting, longest first */
+    double price_ms; /* list price per row at admission: what it is charged to its end */
 } dn_sched_request;
 
 typedef struct dn_sched_sample {
     dn_link link;
     dn_sched_request *request;
     const dn_sched_queue *queue;
-    int rows;         /* of its current entry, all or none in a batch */
-    uint64_t since;   /* order of its last update */
+    int rows;       /* of its current entry, all or none in a batch */
+    uint64_t since; /* order of its last update */
 } dn_sched_sample;
 
 typedef struct dn_sched {
     dn_link flows;
-    uint64_t order;   /* counts dn_sched_wait */
-    double clock;     /* virtual time of the flow that was served last: an idle device's floor */
+    uint64_t order; /* counts dn_sched_wait */
+    double clock;   /* virtual time of the flow that was served last: an idle device's floor */
 } dn_sched;
 
 typedef struct dn_sched_limits {
-    int rows_max;     /* of a batch */
-    double step_ms;   /* of a batch, by the queue's price; one entry always runs */
+    int rows_max;   /* of a batch */
+    double step_ms; /* of a batch, by the queue's price; one entry always runs */
 } dn_sched_limits;
 
 void dn_sched_init(dn_sched *s);

@@ -1,7 +1,7 @@
 /* worker.c - the tick: messages, the next batch, the step boundary.
  *
- * The thread alone touches the device, its samples, the queues and the virtual times. A queue is one adopted network; its
- * list price is measured, per row, at the batch size where it is lowest. */
+ * The thread alone touches the device, its samples, the queues and the virtual times. A queue is one adopted network;
+ * its list price is measured, per row, at the batch size where it is lowest. */
 #include "worker.h"
 
 #include <assert.h>
@@ -37,7 +37,7 @@ struct dn_worker {
     bool stopping;
     dn_sched sched;
     dn_link queues, runs;
-    dn_link over;        /* runs that leave at the end of this boundary: samples of theirs may still be in its batch */
+    dn_link over; /* runs that leave at the end of this boundary: samples of theirs may still be in its batch */
     dn_sched_sample **pick; /* of one tick: samples, the rows of each one's entry, the rows */
     int *entry_rows;
     dn_row *rows;
@@ -51,7 +51,7 @@ struct stop_message {
     dn_worker *worker;
 };
 
-static double now_ms(void)
+double dn_clock_ms(void)
 {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
@@ -111,11 +111,15 @@ static int post_picture(dn_worker *w, run_sample *x, enum dn_what what)
     dn_picture *pic = malloc(sizeof *pic + n * sizeof(float));
     if (!pic)
         return DN_E_MEMORY;
-    *pic = (dn_picture){ .worker = w, .run = x->run->id, .index = (int)(x - x->run->samples), .step = x->step,
-                         .final = what != DN_READ_X0, .n = n };
-    double start = now_ms();
+    *pic = (dn_picture){ .worker = w,
+                         .run = x->run->id,
+                         .index = (int)(x - x->run->samples),
+                         .step = x->step,
+                         .final = what != DN_READ_X0,
+                         .n = n };
+    double start = dn_clock_ms();
     dn_sample_read(x->sample, what, pic->v);
-    pic->read_ms = now_ms() - start;
+    pic->read_ms = dn_clock_ms() - start;
     post(w, &pic->msg, picture_arrives);
     return 0;
 }
@@ -166,14 +170,14 @@ static void leave(dn_worker *w, dn_run *run)
         dn_sched_leave(&run->sched);
     w->n_deadlines -= run->deadline_ms > 0;
     if (!run->row_steps)
-        run->queue_ms = now_ms() - run->arrived_ms;
+        run->queue_ms = dn_clock_ms() - run->arrived_ms;
     dn_link_pop(&run->link);
     post(w, &run->msg, run_arrives);
 }
 
 static void sweep(dn_worker *w)
 {
-    DN_LINK_EACH(l, &w->over) leave(w, DN_LINK_OF(l, dn_run, link));
+    DN_LINK_EACH(l, &w->over) { leave(w, DN_LINK_OF(l, dn_run, link)); }
 }
 
 /* The sample's current entry asks for rows, or it is done. */
@@ -210,7 +214,8 @@ static int make_samples(dn_worker *w, dn_run *run, const queue *q)
         return dn_fail(&run->error, DN_E_MEMORY, NULL, "no memory for %d samples", run->n);
     for (int k = 0; k < run->n; k++) {
         run_sample *x = &run->samples[k];
-        *x = (run_sample){ .sched = { .request = &run->sched, .queue = &q->sched }, .run = run,
+        *x = (run_sample){ .sched = { .request = &run->sched, .queue = &q->sched },
+                           .run = run,
                            .n_steps = run->params[k].table->n_steps };
         int rc = dn_sample_new(&x->sample, w->o.device, &run->params[k], &run->error);
         if (rc)
@@ -264,11 +269,11 @@ static void expire(dn_worker *w)
 {
     if (!w->n_deadlines)
         return;
-    int64_t now = dn_now_ms();
+    double now = dn_clock_ms();
     DN_LINK_EACH(l, &w->runs)
     {
         dn_run *run = DN_LINK_OF(l, dn_run, link);
-        if (run->deadline_ms && now >= run->deadline_ms)
+        if (run->deadline_ms > 0 && now >= run->deadline_ms)
             end(w, run, DN_RUN_EXPIRED);
     }
     sweep(w);
@@ -307,9 +312,9 @@ static void trial(dn_worker *w, queue *q, const dn_sample_params *probe)
         p.table = &table;
         if (!dn_sample_new(&sample, w->o.device, &p, NULL)) {
             dn_row row = { sample, DN_ROW_COND };
-            double start = now_ms();
+            double start = dn_clock_ms();
             if (!dn_batch_begin(&batch, w->o.device, q->net, &row, 1, NULL) && !dn_batch_some(batch, 0))
-                measure(w, q, 1, now_ms() - start);
+                measure(w, q, 1, dn_clock_ms() - start);
             dn_batch_free(batch);
             dn_sample_free(sample);
         }
@@ -366,7 +371,7 @@ static int rows_of(dn_row *rows, dn_sched_sample *const *x, int n)
 static int run_batch(dn_worker *w, queue *q, const dn_row *rows, int n_rows, double *ms)
 {
     dn_batch *batch = NULL;
-    double start = now_ms();
+    double start = dn_clock_ms();
     int rc = dn_batch_begin(&batch, w->o.device, q->net, rows, n_rows, NULL);
     while (!rc) {
         int more = dn_batch_some(batch, 0);
@@ -376,7 +381,7 @@ static int run_batch(dn_worker *w, queue *q, const dn_row *rows, int n_rows, dou
         }
     }
     dn_batch_free(batch);
-    *ms = now_ms() - start;
+    *ms = dn_clock_ms() - start;
     return rc;
 }
 
@@ -421,8 +426,9 @@ static void report(dn_worker *w, const queue *q, dn_sched_sample *const *x, int 
     dn_step *step = calloc(1, sizeof *step + n * sizeof step->share[0]);
     if (!step)
         return; /* figures, nothing that is owed */
-    *step = (dn_step){ .worker = w, .net = q->id, .ms = ms, .price_ms = q->sched.price_ms,
-                       .device_bytes = dn_device_bytes(w->o.device) };
+    *step = (dn_step){
+        .worker = w, .net = q->id, .ms = ms, .price_ms = q->sched.price_ms, .device_bytes = dn_device_bytes(w->o.device)
+    };
     for (int i = 0; i < n; i++) {
         const dn_run *run = dn_container_of(x[i], run_sample, sched)->run;
         int k = 0;
@@ -444,7 +450,7 @@ static void tick(dn_worker *w)
         return;
     queue *q = dn_container_of(w->pick[0]->queue, queue, sched);
     int n_rows = rows_of(w->rows, w->pick, n);
-    double ms, started = now_ms();
+    double ms, started = dn_clock_ms();
     int rc = run_batch(w, q, w->rows, n_rows, &ms);
     if (!rc)
         measure(w, q, n_rows, ms);
@@ -473,7 +479,7 @@ static void *work(void *arg)
         tick(w);
     }
     dn_mailbox_run(&w->box, 0);
-    DN_LINK_EACH(l, &w->runs) end(w, DN_LINK_OF(l, dn_run, link), DN_RUN_CANCELLED);
+    DN_LINK_EACH(l, &w->runs) { end(w, DN_LINK_OF(l, dn_run, link), DN_RUN_CANCELLED); }
     sweep(w);
     return NULL;
 }
@@ -516,7 +522,7 @@ void dn_worker_free(dn_worker *w)
 {
     if (!w)
         return;
-    DN_LINK_EACH(l, &w->queues) free(DN_LINK_OF(l, queue, link));
+    DN_LINK_EACH(l, &w->queues) { free(DN_LINK_OF(l, queue, link)); }
     dn_sched_fini(&w->sched);
     dn_mailbox_fini(&w->box);
     free(w->pick);

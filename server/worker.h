@@ -1,8 +1,8 @@
 /* worker.h - the thread that owns a device.
  *
- * The loop gives a worker networks (adopt) and runs (one request's samples), the worker gives them back; what happens in
- * between is told by events, which are messages to the loop. Nothing is shared: whoever posts a struct gives it up. Join,
- * leave, cancel, adopt and preview take place between two batches, nowhere else. */
+ * The loop gives a worker networks (adopt) and runs (one request's samples), the worker gives them back; what happens
+ * in between is told by events, which are messages to the loop. Nothing is shared: whoever posts a struct gives it up.
+ * Join, leave, cancel, adopt and preview take place between two batches, nowhere else. */
 #ifndef DN_SERVER_WORKER_H
 #define DN_SERVER_WORKER_H
 
@@ -13,42 +13,45 @@
 
 typedef struct dn_worker dn_worker;
 
+/* dn_now_ms() with its fraction: any thread. */
+double dn_clock_ms(void);
+
 /* Why a run came back. */
 enum dn_run_end { DN_RUN_DONE, DN_RUN_CANCELLED, DN_RUN_EXPIRED, DN_RUN_FAILED };
 
 /* One request's samples on one device. */
 typedef struct dn_run {
     dn_msg msg;
-    dn_worker *worker;      /* it is on; dn_worker_run sets it */
-    uint64_t id;            /* the loop's, never used twice: events and cancel name it */
-    uint64_t net;           /* adopted before */
+    dn_worker *worker; /* it is on; dn_worker_run sets it */
+    uint64_t id;       /* the loop's, never used twice: events and cancel name it */
+    uint64_t net;      /* adopted before */
     char tenant[DN_TENANT_MAX];
     double weight;
     enum dn_priority priority;
-    double price_ms;        /* per row, at admission */
-    int64_t arrived_ms;     /* dn_now_ms() of the request */
-    int64_t deadline_ms;    /* on the same clock; 0: none */
-    int preview_every;      /* sampler steps; 0: no previews */
-    bool read_out;          /* the result is the network's output [H,W,out_channels], not x */
+    double price_ms;    /* per row, at admission */
+    double arrived_ms;  /* dn_clock_ms() of the request */
+    double deadline_ms; /* on the same clock; 0: none */
+    int preview_every;  /* sampler steps; 0: no previews */
+    bool read_out;      /* the result is the network's output [H,W,out_channels], not x */
     int n;
     dn_sample_params *params; /* n, malloc'ed */
     dn_table *tables;         /* malloc'ed: what params[k].table points to, shared by the samples */
     int n_tables;
-    float *x;                 /* what params[k].x and label_vector point into, if they bring it; malloc'ed */
+    float *x; /* what params[k].x and label_vector point into, if they bring it; malloc'ed */
     float *label_vector;
 
     /* the worker's answer */
     enum dn_run_end end;
-    dn_error error;         /* of DN_RUN_FAILED */
+    dn_error error; /* of DN_RUN_FAILED */
     int failed_sample;
-    double queue_ms;        /* until its first row ran; until its end when none did */
-    double device_ms;       /* its share of its batches, by rows */
+    double queue_ms;  /* until its first row ran; until its end when none did */
+    double device_ms; /* its share of its batches, by rows */
     int64_t row_steps;
-    double batch_rows_sum;  /* over its row-steps, of the rows of their batches */
+    double batch_rows_sum; /* over its row-steps, of the rows of their batches */
 
     /* the worker's own */
     struct dn_run_sample *samples;
-    int n_open;             /* samples not done */
+    int n_open; /* samples not done */
     bool over;
     dn_sched_request sched;
     dn_link link;
@@ -61,7 +64,7 @@ void dn_run_free(dn_run *run); /* not while a worker has it; NULL is fine */
 typedef struct dn_share {
     uint64_t run;
     int rows;
-    int step;               /* sampler steps that the last of its samples has behind it */
+    int step; /* sampler steps that the last of its samples has behind it */
 } dn_share;
 
 /* One batch has run. */
@@ -70,7 +73,7 @@ typedef struct dn_step {
     dn_worker *worker;
     uint64_t net;
     int rows;
-    double ms, price_ms;    /* of the batch; the network's list price per row after it */
+    double ms, price_ms; /* of the batch; the network's list price per row after it */
     size_t device_bytes;
     int n_shares;
     dn_share share[];
@@ -83,9 +86,9 @@ typedef struct dn_picture {
     uint64_t run;
     int index, step;
     bool final;
-    double read_ms;         /* from the device to here */
+    double read_ms; /* from the device to here */
     size_t n;
-    float v[];              /* [H,W,C]; [H,W,out_channels] of read_out */
+    float v[]; /* [H,W,C]; [H,W,out_channels] of read_out */
 } dn_picture;
 
 /* A network on its way to a worker (adopt) or out of it (drop), and back when that is done. */
@@ -98,7 +101,7 @@ typedef struct dn_adoption {
     dn_sample_params probe; /* adopt: a sample of the network for the device's first trial; its table is dn_worker's */
     double price_ms;        /* answer: list price per row, estimated until its first run */
     bool drop;
-    void *owner;            /* the sender's */
+    void *owner; /* the sender's */
 } dn_adoption;
 
 /* Called on the loop's thread; each owns what it is given. */
@@ -110,7 +113,7 @@ typedef struct dn_worker_events {
 } dn_worker_events;
 
 typedef struct dn_worker_options {
-    dn_device *device;      /* the worker's until dn_worker_stop */
+    dn_device *device; /* the worker's until dn_worker_stop */
     dn_loop *loop;
     int index;
     dn_sched_limits limits;
@@ -119,8 +122,8 @@ typedef struct dn_worker_options {
 } dn_worker_options;
 
 int dn_worker_start(dn_worker **out, const dn_worker_options *options, dn_error *err);
-/* Cancel what runs, join the thread. Every run and adoption has then been posted back: run the loop's messages once more,
- * then free the worker. */
+/* Cancel what runs, join the thread. Every run and adoption has then been posted back: run the loop's messages once
+ * more, then free the worker. */
 void dn_worker_stop(dn_worker *w);
 void dn_worker_free(dn_worker *w); /* NULL is fine */
 int dn_worker_index(const dn_worker *w);

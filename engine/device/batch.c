@@ -176,14 +176,13 @@ int dn_batch_some(dn_batch *b, double max_ms)
 {
     double end = max_ms > 0 ? now_ms() + max_ms : 0;
     while (b->from < b->n) {
-        double left = end > 0 ? end - now_ms() : 0;
-        if (end > 0 && left <= 0)
-            return 1;
         int rc = b->running ? 0 : begin_chunk(b);
-        rc = rc ? rc : dn_run_some(&b->run, left);
+        rc = rc ? rc : dn_run_some(&b->run, end > 0 ? fmax(end - now_ms(), 1e-6) : 0); /* at least one step */
         if (rc)
             return rc;
         end_chunk(b);
+        if (end > 0 && b->from < b->n && now_ms() >= end)
+            return 1;
     }
     for (int i = 0; i < b->n; i++)
         b->row[i].sample->rows_done |= 1u << b->row[i].kind;

@@ -9,7 +9,9 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
+import socket
 import struct
 import time
 import zlib
@@ -18,6 +20,9 @@ from conftest import Daemon
 
 GOLDEN = os.environ["DENOISED_GOLDEN"]
 BINARY = os.environ["DENOISED_REAL_BIN"]
+with open(BINARY, "rb") as f:
+    SANITIZED = re.search(b"__[at]san_init", f.read()) is not None  # it keeps what is freed: resident memory says nothing
+PATIENCE = 120  # seconds after which a test gives up: sanitizers are slow, machines busy
 LABELS = ["a", "b", "c", "d", "e", "f", "g", "h", "Ankle Boot"]
 
 
@@ -135,7 +140,12 @@ def make_models(root):
 class Serving(Daemon):
     """What the tests ask of it."""
 
-    def post(self, path, body=None, headers=(), timeout=60):
+    def client(self, *args):
+        client = super().client(*args)
+        client.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return client
+
+    def post(self, path, body=None, headers=(), timeout=PATIENCE):
         client = self.client(timeout)
         try:
             return client.ask("POST", path, {} if body is None else body, headers)
@@ -177,7 +187,7 @@ class Serving(Daemon):
         assert reply.status == 200, reply.body
         return reply.json()
 
-    def wait_state(self, id, *states, timeout=30):
+    def wait_state(self, id, *states, timeout=PATIENCE):
         end = time.monotonic() + timeout
         while True:
             info = self.info(id)
@@ -189,7 +199,7 @@ class Serving(Daemon):
     def model(self, name):
         return self.ask("GET", "/models/" + name).json()
 
-    def wait_model(self, name, state, timeout=30):
+    def wait_model(self, name, state, timeout=PATIENCE):
         end = time.monotonic() + timeout
         while self.model(name)["state"] != state:
             assert time.monotonic() < end, self.model(name)
@@ -202,7 +212,7 @@ class Serving(Daemon):
         text = self.ask("GET", "/metrics").body.decode()
         return {k: float(v) for k, v in (line.rsplit(" ", 1) for line in text.splitlines() if line[0] != "#")}
 
-    def events(self, body=None, path="/generate", headers=(), timeout=60):
+    def events(self, body=None, path="/generate", headers=(), timeout=PATIENCE):
         """A generator of (id, name, data) until the stream ends."""
         client = self.client(timeout)
         headers = dict(headers, Accept="text/event-stream")
@@ -240,7 +250,7 @@ def serving(models, *args):
         args += [] if flag in args else [flag, value]
     daemon = Serving(BINARY, ["--listen", "127.0.0.1:0", "--models", str(models)] + args).started()
     try:
-        end = time.monotonic() + 30
+        end = time.monotonic() + PATIENCE
         while daemon.ask("GET", "/readyz").status != 200:
             assert time.monotonic() < end
             time.sleep(0.01)

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from serving import LABELS, copy_model, make_models, serving, together
+from serving import LABELS, PATIENCE, SANITIZED, copy_model, make_models, serving, together
 
 BASE = {"seed": 7, "steps": 6, "class_label": "b", "sampler": "ddim"}
 TINY = dict(BASE, model="tiny")
@@ -26,7 +26,7 @@ def states(d):
 
 
 def wait_running(d, n=1):
-    end = time.monotonic() + 20
+    end = time.monotonic() + PATIENCE
     while d.ask("GET", "/status").json()["running"] < n:
         assert time.monotonic() < end
         time.sleep(0.01)
@@ -106,8 +106,8 @@ def test_a_request_that_waits_for_its_model_can_be_cancelled(models):
 
 def test_unloading_lets_admitted_requests_finish(models):
     with serving(models) as d:
-        expected = d.shas(**dict(TINY, steps=300, n=2))
-        id = d.submit(**dict(TINY, steps=300, n=2))
+        expected = d.shas(**dict(TINY, steps=100, n=2))
+        id = d.submit(**dict(TINY, steps=100, n=2))
         wait_running(d)
         assert d.post("/models/tiny/unload").json()["state"] == "unloading"
         reply = d.generate(**TINY)
@@ -131,24 +131,24 @@ def test_loading_and_unloading_under_load(models):
     """Others run on, with the same bytes, while a model comes and goes."""
     with serving(models) as d:
         expected = d.shas(**dict(TINY, n=2))
-        stop = threading.Event()
+        done = threading.Event()
 
         def churn():
-            n = 0
-            while not stop.is_set():
-                assert d.post("/models/plain/unload?wait=true").status == 200
-                assert d.post("/models/plain/load?wait=true").status == 200
-                n += 1
-            return n
+            try:
+                for _ in range(5):
+                    assert d.post("/models/plain/unload?wait=true").status == 200
+                    assert d.post("/models/plain/load?wait=true").status == 200
+            finally:
+                done.set()
 
         def traffic():
-            try:
-                return [d.shas(**dict(TINY, n=2)) for _ in range(40)]
-            finally:
-                stop.set()
+            shas = [d.shas(**dict(TINY, n=2))]
+            while not done.is_set():
+                shas.append(d.shas(**dict(TINY, n=2)))
+            return shas
 
-        cycles, shas = together([churn, traffic])
-        assert cycles > 3 and all(s == expected for s in shas)
+        shas = together([churn, traffic, traffic])[1:]
+        assert all(s == expected for one in shas for s in one)
 
 
 def test_nothing_grows_by_loading_and_unloading(models):
@@ -159,18 +159,17 @@ def test_nothing_grows_by_loading_and_unloading(models):
                 assert d.post("/models/tiny/load?wait=true").status == 200
                 assert d.post("/models/tiny/unload?wait=true").status == 200
 
-        cycle(30)
+        cycle(20)
         before, files = d.rss_kb(), d.fds()
-        cycle(60)
-        assert d.rss_kb() - before < 1024 and d.fds() <= files + 2
+        cycle(40)
+        assert (SANITIZED or d.rss_kb() - before < 1024) and d.fds() <= files + 2
 
 
 def test_eviction(models):
     """Room for two: the one that was used longest ago goes, never one that is in use."""
-    with serving(models, "--load", "plain") as d:
-        memory = d.memory()
-        limit = 2.6 * (memory["weights"] + memory["forms"]) + memory["arenas"]
-    with serving(models, "--load", "none", "--memory", str(int(limit))) as d:
+    with serving(models, "--load", "plain,tiny") as d:
+        both = sum(v for k, v in d.memory().items() if k != "limit")
+    with serving(models, "--load", "none", "--memory", str(both + (4 << 20))) as d:
         d.result(**PLAIN)
         d.result(**TINY)
         d.result(**PLAIN)  # tiny is the older one now
@@ -265,7 +264,7 @@ def test_status(models):
         assert status["devices"][0]["rows"] == 0 and status["devices"][0]["model"] is None
         ids = [d.submit(**dict(LONG, n=3)), d.submit(**dict(LONG, n=5))]
         wait_running(d, 2)
-        end = time.monotonic() + 10
+        end = time.monotonic() + PATIENCE
         while len(d.ask("GET", "/status").json()["devices"][0]["shares"]) < 2:
             assert time.monotonic() < end
         status = d.ask("GET", "/status").json()

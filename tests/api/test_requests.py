@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from serving import decoded, make_models, png_read, serving, sha256, together
+from serving import PATIENCE, SANITIZED, decoded, make_models, png_read, serving, sha256, together
 
 BASE = {"model": "tiny", "seed": 7, "steps": 6, "class_label": "b", "sampler": "ddim"}
 LONG = {"model": "tiny", "seed": 1, "steps": 1000, "n": 64, "class_label": 0, "sampler": "ddim"}  # half a minute at least
@@ -24,7 +24,7 @@ def d(models):
 
 def begin(d, body, headers=()):
     """Send POST /generate and leave it open."""
-    client = d.client(60)
+    client = d.client(PATIENCE)
     data = json.dumps(body).encode()
     lines = ["POST /generate HTTP/1.1", "Host: localhost", "Content-Type: application/json",
              "Content-Length: %d" % len(data)] + ["%s: %s" % h for h in dict(headers).items()]
@@ -32,7 +32,7 @@ def begin(d, body, headers=()):
     return client
 
 
-def running(d, n=1, timeout=20):
+def running(d, n=1, timeout=PATIENCE):
     """The ids of n requests that run."""
     end = time.monotonic() + timeout
     while True:
@@ -168,12 +168,12 @@ def test_cancel_a_synchronous_request_by_its_id(d):
 
 
 def test_a_vanished_client_cancels_its_own_request_only(d):
-    other = begin(d, dict(BASE, steps=300, n=4))
+    other = begin(d, dict(BASE, steps=100, n=2))
     for headers, body in (({}, LONG), ({}, dict(LONG, stream=True))):
         client = begin(d, body, headers)
         running(d, 2)
         client.close()
-        end = time.monotonic() + 10
+        end = time.monotonic() + PATIENCE
         while d.ask("GET", "/status").json()["running"] > 1:
             assert time.monotonic() < end
             time.sleep(0.01)
@@ -182,11 +182,11 @@ def test_a_vanished_client_cancels_its_own_request_only(d):
 
 
 def test_one_may_run_on_without_its_client(d):
-    client = begin(d, dict(BASE, steps=400, on_disconnect="continue"))
+    client = begin(d, dict(BASE, steps=150, on_disconnect="continue"))
     id = running(d)[0]
     client.close()
     info = d.wait_state(id, "succeeded")
-    assert info["images"][0]["sha256"] == d.sha(**dict(BASE, steps=400))
+    assert info["images"][0]["sha256"] == d.sha(**dict(BASE, steps=150))
     assert sha256(d.ask("GET", info["images"][0]["url"]).body)
 
 
@@ -197,14 +197,13 @@ def test_nothing_grows_by_cancelled_requests(models):
             for _ in range(n):
                 client = begin(d, dict(LONG, n=2, preview_every=5))
                 client.close()
-            d.wait_status(running=0, waiting=0)
+            d.wait_status(PATIENCE, running=0, waiting=0)
+            time.sleep(1.2)  # what is free goes back twice a second
 
         cancel_some(200)
-        cancel_some(200)
         before, files = d.rss_kb(), d.fds()
-        cancel_some(200)
-        cancel_some(200)
-        assert d.rss_kb() - before < 1024 and d.fds() <= files + 2
+        cancel_some(400)
+        assert (SANITIZED or d.rss_kb() - before < 1024) and d.fds() <= files + 2
         memory = d.memory()
         assert memory["slots"] == memory["results"] == 0
 
@@ -216,7 +215,7 @@ def test_old_results_are_gone(models):
     with serving(models, "--load", "tiny", "--result-ttl", "1s") as d:
         id = d.submit(**BASE)
         d.wait_state(id, "succeeded")
-        end = time.monotonic() + 10
+        end = time.monotonic() + PATIENCE
         while d.ask("GET", "/requests/" + id).status == 200:
             assert time.monotonic() < end
             time.sleep(0.05)
@@ -320,7 +319,7 @@ def test_draining_lets_running_work_finish(models):
         assert idle.ask("POST", "/generate", BASE).code == "draining"
         reply = client.reply()
         assert reply.status == 200 and len(reply.json()["images"]) == 4
-        assert d.proc.wait(20) == 0
+        assert d.proc.wait(PATIENCE) == 0
 
 
 def test_the_end_of_draining(models):
@@ -334,4 +333,4 @@ def test_the_end_of_draining(models):
         reply = client.reply()
         assert reply.status == 503 and reply.code == "draining"
         assert list(stream)[-1][2]["error"]["code"] == "draining"
-        assert d.proc.wait(20) == 0
+        assert d.proc.wait(PATIENCE) == 0

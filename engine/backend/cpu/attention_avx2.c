@@ -6,6 +6,7 @@
  * row, exponentials as blocks [M/8][rows][8], times the values, divided by their sum. Each score is one chain over d,
  * each output one over M. */
 #include "attention.h"
+#include "elementwise_fours.h"
 #include "elementwise_lanes.h"
 #include "tile_avx2.h"
 
@@ -151,6 +152,36 @@ static void find_scores(const head *h, int64_t from, int rows, float *scores, __
     }
 }
 
+/* Eight scores of a row less its maximum. */
+static inline __m256 below(const float *scores, float highest)
+{
+    return _mm256_sub_ps(_mm256_load_ps(scores), _mm256_set1_ps(highest));
+}
+
+static inline void weigh(float *weight, __m256 *sum, __m256 exponential, __m256 inside)
+{
+    __m256 e = _mm256_and_ps(exponential, inside);
+    _mm256_store_ps(weight, e);
+    *sum = _mm256_add_ps(*sum, e);
+}
+
+/* The weights of eight keys, for all rows. */
+static void weigh_keys(int rows, const float *scores, const float *highest, __m256 inside, float *weight, __m256 *sum)
+{
+    int i = 0;
+    for (; i + 4 <= rows; i += 4, scores += 4 * PANEL, weight += 4 * LANES) {
+        fours e = { below(scores, highest[i]), below(scores + PANEL, highest[i + 1]),
+                    below(scores + 2 * PANEL, highest[i + 2]), below(scores + 3 * PANEL, highest[i + 3]) };
+        e = dn_w_exp(e);
+        weigh(weight, sum + i, e.a, inside);
+        weigh(weight + LANES, sum + i + 1, e.b, inside);
+        weigh(weight + 2 * LANES, sum + i + 2, e.c, inside);
+        weigh(weight + 3 * LANES, sum + i + 3, e.d, inside);
+    }
+    for (; i < rows; i++, scores += PANEL, weight += LANES)
+        weigh(weight, sum + i, dn_v_exp(below(scores, highest[i])), inside);
+}
+
 /* weights [M/8][rows][8] = exp(score - maximum), zero past M; factor[i] = 1 / their sum. */
 static void find_weights(const head *h, int rows, const float *scores, const __m256 *top, float *weights, float *factor)
 {
@@ -162,13 +193,7 @@ static void find_weights(const head *h, int rows, const float *scores, const __m
     }
     for (int64_t m = 0; m < h->a->keys; m += LANES, weights += rows * LANES) {
         __m256 inside = _mm256_castsi256_ps(lanes_mask(h->a->keys - m));
-        const float *s = scores + m / PANEL * rows * PANEL + m % PANEL;
-        for (int i = 0; i < rows; i++) {
-            __m256 x = _mm256_sub_ps(_mm256_load_ps(s + i * PANEL), _mm256_set1_ps(highest[i]));
-            __m256 e = _mm256_and_ps(dn_v_exp(x), inside);
-            _mm256_store_ps(weights + i * LANES, e);
-            sum[i] = _mm256_add_ps(sum[i], e);
-        }
+        weigh_keys(rows, scores + m / PANEL * rows * PANEL + m % PANEL, highest, inside, weights, sum);
     }
     for (int i = 0; i < rows; i++)
         factor[i] = 1 / lanes_sum(sum[i]);

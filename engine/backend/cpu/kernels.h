@@ -25,7 +25,7 @@ typedef struct dn_rows {
 
 /* y = act((sum + bias + row_bias + residual) * scale) */
 typedef struct dn_epilogue {
-    const float *bias;      /* [K], readable and zero up to the next multiple of 16 (as in a parameter block); NULL: none */
+    const float *bias;      /* [K]; NULL: none */
     const float *row_bias;  /* [K] for each row, as a time embedding; not padded; NULL: none */
     int64_t row_bias_bytes; /* from row to row; 0: the same for all rows */
     dn_rows residual;       /* same shape as y; blocked or dense like y; may be y's own memory */
@@ -66,9 +66,9 @@ const dn_conv_kernel *dn_cpu_conv_choose(const dn_conv_shape *s, bool live);
 
 /* y[m] = act((x[m] W + bias ...) * scale): linear layers and 1x1 convolutions. x and y are each blocked or dense. */
 typedef struct dn_gemm_call {
-    int n;       /* rows */
-    int64_t M;   /* positions of one row */
-    int C, N;    /* x [M,C], W [C,N], y [M,N] */
+    int n;     /* rows */
+    int64_t M; /* positions of one row */
+    int C, N;  /* x [M,C], W [C,N], y [M,N] */
     dn_rows x, y;
     dn_epilogue epilogue;
     const void *weights; /* the form, 64-byte aligned */

@@ -4,6 +4,7 @@
  * channels, several for larger ones, three for groups of 12, all that is left at the ragged end of a row. A unit stays
  * in cache over its three passes: sums per channel, squares about the group's mean per channel, output. */
 #include "norm.h"
+#include "elementwise_fours.h"
 #include "elementwise_lanes.h"
 #include <math.h>
 
@@ -113,13 +114,31 @@ static void find_factors(const unit *u, const float *centre, float *factor, floa
         factor[c] = offset[c] = 0;
 }
 
-static inline __attribute__((always_inline)) void write_block(float *y, const float *x, int64_t n, __m256 centre,
-                                                              __m256 factor, __m256 offset, bool silu)
+static inline __m256 scaled(const float *x, __m256 centre, __m256 factor, __m256 offset)
 {
-    for (int64_t p = 0; p < n; p++) {
-        __m256 v = _mm256_fmadd_ps(_mm256_sub_ps(_mm256_loadu_ps(x + p * DN_LANES), centre), factor, offset);
-        _mm256_storeu_ps(y + p * DN_LANES, silu ? dn_v_silu(v) : v);
+    return _mm256_fmadd_ps(_mm256_sub_ps(_mm256_loadu_ps(x), centre), factor, offset);
+}
+
+static void write_block(float *y, const float *x, int64_t n, __m256 centre, __m256 factor, __m256 offset)
+{
+    for (int64_t i = 0; i < n * DN_LANES; i += DN_LANES)
+        _mm256_storeu_ps(y + i, scaled(x + i, centre, factor, offset));
+}
+
+static void write_block_silu(float *y, const float *x, int64_t n, __m256 centre, __m256 factor, __m256 offset)
+{
+    int64_t i = 0;
+    for (; i + 4 * DN_LANES <= n * DN_LANES; i += 4 * DN_LANES) {
+        fours v = { scaled(x + i, centre, factor, offset), scaled(x + i + 8, centre, factor, offset),
+                    scaled(x + i + 16, centre, factor, offset), scaled(x + i + 24, centre, factor, offset) };
+        v = dn_w_silu(v);
+        _mm256_storeu_ps(y + i, v.a);
+        _mm256_storeu_ps(y + i + 8, v.b);
+        _mm256_storeu_ps(y + i + 16, v.c);
+        _mm256_storeu_ps(y + i + 24, v.d);
     }
+    for (; i < n * DN_LANES; i += DN_LANES)
+        _mm256_storeu_ps(y + i, dn_v_silu(scaled(x + i, centre, factor, offset)));
 }
 
 static void norm_unit(const unit *u)
@@ -132,10 +151,7 @@ static void norm_unit(const unit *u)
     for (int c = 0; c < u->channels; c += DN_LANES) {
         float *y = dn_block_at(&a->y, u->row, (u->channel + c) / DN_LANES);
         __m256 m = _mm256_loadu_ps(centre + c), f = _mm256_loadu_ps(factor + c), o = _mm256_loadu_ps(offset + c);
-        if (a->silu)
-            write_block(y, block_in(u, c), a->e.positions, m, f, o, true);
-        else
-            write_block(y, block_in(u, c), a->e.positions, m, f, o, false);
+        (a->silu ? write_block_silu : write_block)(y, block_in(u, c), a->e.positions, m, f, o);
     }
 }
 

@@ -1,5 +1,5 @@
-/* fake_device.c - device.h without arithmetic: a batch sleeps. A sample's x is its seed plus the updates it has had; what
- * the worker promises (whole entries, one network a batch, only live samples) is asserted here. */
+/* fake_device.c - device.h without arithmetic: a batch sleeps. A sample's x is its seed plus the updates it has had;
+ * what the worker promises (whole entries, one network a batch, only live samples) is asserted here. */
 #include "fake_device.h"
 
 #include <assert.h>

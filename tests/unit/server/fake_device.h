@@ -8,9 +8,10 @@ enum { FAKE_SEED_NON_FINITE = 666 }; /* such a sample fails in its third update 
 
 dn_net *fake_net_new(double batch_ms, double row_ms); /* a batch takes batch_ms + rows * row_ms */
 void fake_net_free(dn_net *n);
-/* A table of `entries` entries, each with the rows of `rows` and the end of a sampler step; `idle` of them, spread, have none. */
+/* A table of `entries` entries, each with the rows of `rows` and the end of a sampler step; `idle` of them, spread,
+ * have none. */
 dn_table fake_table(int entries, unsigned rows, int idle);
-int fake_samples(void); /* alive */
+int fake_samples(void);        /* alive */
 void fake_fail_batches(int n); /* the next n batches fail */
 void fake_fail_samples(int n); /* so many more samples can be made, then none; < 0: no limit */
 

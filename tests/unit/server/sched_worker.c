@@ -139,22 +139,34 @@ typedef struct order {
     uint64_t id, seed;
     int n, entries, idle, net, preview_every;
     unsigned rows;
-    int64_t deadline_ms;
+    double deadline_ms;
 } order;
 
 static void submit(world *w, order o)
 {
     dn_run *r = calloc(1, sizeof *r);
-    *r = (dn_run){ .id = o.id, .net = o.net, .tenant = "local", .weight = 1, .priority = DN_PRIORITY_NORMAL,
-                   .price_ms = 1, .arrived_ms = dn_now_ms(), .deadline_ms = o.deadline_ms,
-                   .preview_every = o.preview_every, .n = o.n };
+    *r = (dn_run){ .id = o.id,
+                   .net = o.net,
+                   .tenant = "local",
+                   .weight = 1,
+                   .priority = DN_PRIORITY_NORMAL,
+                   .price_ms = 1,
+                   .arrived_ms = dn_clock_ms(),
+                   .deadline_ms = o.deadline_ms,
+                   .preview_every = o.preview_every,
+                   .n = o.n };
     r->params = calloc(o.n, sizeof *r->params);
     r->tables = calloc(1, sizeof *r->tables);
     r->tables[0] = fake_table(o.entries, o.rows, o.idle);
     r->n_tables = 1;
     for (int k = 0; k < o.n; k++) {
-        r->params[k] = (dn_sample_params){ .table = r->tables, .table_shared = true, .height = 1, .width = 1, .channels = 1,
-                                           .out_channels = 1, .seed = o.seed + k };
+        r->params[k] = (dn_sample_params){ .table = r->tables,
+                                           .table_shared = true,
+                                           .height = 1,
+                                           .width = 1,
+                                           .channels = 1,
+                                           .out_channels = 1,
+                                           .seed = o.seed + k };
     }
     dn_worker_run(w->worker, r);
 }
@@ -280,7 +292,7 @@ static void a_deadline_expires_at_a_boundary(void **state)
 {
     (void)state;
     world *w = start(wide, 2, 0);
-    submit(w, (order){ .id = 1, .n = 1, .entries = 100000, .rows = 1, .deadline_ms = dn_now_ms() + 20 });
+    submit(w, (order){ .id = 1, .n = 1, .entries = 100000, .rows = 1, .deadline_ms = dn_clock_ms() + 20 });
     pump(w, &w->gone, 1);
     assert_int_equal(w->run[1].end, DN_RUN_EXPIRED);
     stop(w);

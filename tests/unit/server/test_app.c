@@ -117,6 +117,10 @@ static open_call *keep(dn_call *call)
 {
     dn_app *app = dn_call_app(call);
     open_call *oc = calloc(1, sizeof *oc);
+    if (!oc) {
+        dn_reply_refuse(call, DN_H_MEMORY, NULL, "no memory");
+        return NULL;
+    }
     *oc = (open_call){ .app = app, .call = call, .next = app->open };
     if (oc->next)
         oc->next->prev = oc;
@@ -160,11 +164,15 @@ static void later_done(dn_work *work)
 static void do_later(dn_call *call, json_t *request)
 {
     later *l = calloc(1, sizeof *l);
-    l->oc = keep(call);
-    l->app = l->oc->app;
+    open_call *oc = l ? keep(call) : NULL;
+    if (!oc) {
+        dn_reply_refuse(call, DN_H_MEMORY, NULL, "no memory"); /* the second time nothing happens */
+        free(l);
+        return;
+    }
+    *l = (later){ .work = { .work = later_work, .done = later_done }, .oc = oc, .app = oc->app };
     l->ms = (int)json_integer_value(json_object_get(request, "ms"));
-    l->work = (dn_work){ .work = later_work, .done = later_done };
-    l->oc->later = l;
+    oc->later = l;
     dn_lane_submit(l->app->server->fast, &l->work);
 }
 
@@ -177,7 +185,11 @@ static void do_hang(dn_call *call, json_t *request)
 static void do_big(dn_call *call, json_t *request)
 {
     size_t n = (size_t)json_integer_value(json_object_get(request, "bytes"));
-    char *data = malloc(n);
+    char *data = malloc(n ? n : 1);
+    if (!data) {
+        dn_reply_refuse(call, DN_H_MEMORY, NULL, "no memory");
+        return;
+    }
     for (size_t i = 0; i < n; i++)
         data[i] = (char)('a' + i % 26);
     dn_reply_take(call, 200, "text/plain", data, n, free);
@@ -224,6 +236,8 @@ static void say(dn_stream *s, int id, const char *event, size_t pad, int lossy_k
 {
     size_t n = pad + 128;
     char *text = malloc(n);
+    if (!text)
+        return;
     int head = snprintf(text, n, "id: %d\nevent: %s\ndata: {\"id\":%d,\"pad\":\"", id, event, id);
     memset(text + head, 'x', pad);
     int tail = snprintf(text + head + pad, n - (size_t)head - pad, "\"}\n\n");
@@ -266,6 +280,11 @@ static void on_tick(uv_timer_t *timer)
 static void stream_slow(open_call *oc)
 {
     oc->timer = malloc(sizeof *oc->timer);
+    if (!oc->timer) {
+        dn_stream_close(oc->stream);
+        forget(oc);
+        return;
+    }
     oc->timer->data = oc;
     uv_timer_init(dn_loop_uv(oc->app->server->loop), oc->timer);
     uv_timer_start(oc->timer, on_tick, 20, 20);
@@ -286,9 +305,13 @@ static void get_events(dn_call *call)
         if (strcmp(scripts[i].name, dn_call_arg(call, 0)) != 0)
             continue;
         open_call *oc = keep(call);
+        if (!oc)
+            return;
         oc->stream = dn_stream_open(call);
         if (oc->stream)
             scripts[i].run(oc);
+        else
+            forget(oc);
         return;
     }
     dn_reply_refuse(call, DN_H_NOT_FOUND, "id", "no script %s", dn_call_arg(call, 0));

@@ -1,0 +1,88 @@
+/* http.h - one daemon, asked over libcurl: bodies with a cap, event streams, Ctrl-C.
+ *
+ * A transfer is run to its end by dn_client_run, which also drives the transfer beside it. Nothing here trusts the
+ * other side: every body and event has a cap, redirects are not followed. */
+#ifndef DN_CLI_HTTP_H
+#define DN_CLI_HTTP_H
+
+#include "cli.h"
+#include "sse.h"
+#include <curl/curl.h>
+
+enum {
+    DN_ANSWER_MAX = 4 << 20,  /* bytes of a JSON answer */
+    DN_EVENT_MAX = 512 << 20, /* of one event, which may hold a result in base64 */
+    DN_RESULT_MAX = 1 << 30,  /* of a result that is fetched */
+    DN_STATUS_EVENT_MAX = 4 << 20
+};
+
+typedef struct dn_client {
+    char *url;               /* "http://127.0.0.1:8760", no slash at the end */
+    const char *named;       /* what the user called it */
+    const char *unix_path;   /* NULL: TCP */
+    bool direct;             /* a loopback address: no proxy */
+    struct curl_slist *auth; /* the token's header; NULL: none */
+    CURLM *multi;
+} dn_client;
+
+typedef struct dn_transfer {
+    /* what is asked */
+    const char *method, *path; /* path with its query */
+    const char *body;          /* JSON; NULL: none */
+    const char *accept;        /* NULL: anything */
+    const char *header;        /* one more, "Name: value"; NULL: none */
+    size_t max;                /* of the answer's body; 0: DN_ANSWER_MAX */
+    dn_sse *sse;               /* takes the body of a 200 that is an event stream; NULL: nothing does */
+
+    /* what came */
+    long status;           /* 0: no answer */
+    char content_type[80]; /* without parameters */
+    long retry_after_s;    /* -1: not said */
+    dn_buf answer;         /* what went to no parser */
+    bool stopped;          /* by the parser's function */
+
+    /* while it runs */
+    CURL *easy;
+    struct curl_slist *headers;
+    char error[CURL_ERROR_SIZE];
+    CURLcode result;
+    long os_errno;
+    bool finished;
+} dn_transfer;
+
+/* From --server, --token, --token-file and their variables. Returns 0 or a dn_exit after a complaint. */
+int dn_client_init(dn_client *c, const dn_args *args);
+void dn_client_fini(dn_client *c);
+
+/* Ask and wait for the end of the answer. `side` (may be NULL) runs as long as `t` does; how it fares does not matter.
+ * Returns 0 when an answer came whole or its parser stopped it (t->status may be anything), DN_EXIT_INTERRUPTED, or
+ * DN_EXIT_UNREACHABLE or _SERVER with the reason in t->error. Call dn_transfer_fini in every case. */
+int dn_client_run(dn_client *c, dn_transfer *t, dn_transfer *side);
+void dn_transfer_fini(dn_transfer *t);
+/* dn_client_run; what is no 2xx is complained about and becomes an exit code. */
+int dn_client_ask(dn_client *c, dn_transfer *t);
+/* dn_client_ask, then the body as a JSON object. *out is only set on success. */
+int dn_client_json(dn_client *c, dn_transfer *t, struct json_t **out);
+/* The body of an answer as a JSON object; 0 or, after a complaint, DN_EXIT_SERVER. */
+int dn_client_parse(const dn_transfer *t, struct json_t **out);
+/* Complain about an answer that is no 2xx, or about why there is none; `rc` is dn_client_run's. Returns the exit code.
+ */
+int dn_client_complain(const dn_client *c, const dn_transfer *t, int rc);
+/* Complain with an error object as the daemon writes it; `status` 0: look it up by the code. Returns the exit code. */
+int dn_error_complain(const struct json_t *error, int status);
+
+/* ask.c: one question of a command from beginning to end: `path` and the query of its flags, complaints, --raw. *out is
+ * only set on success. Returns 0 or a dn_exit. */
+int dn_ask(const dn_args *args, const char *method, const char *path, struct json_t **out);
+/* The same with a path like "/models/%/load", in which % stands for `name`, escaped. */
+int dn_ask_about(const dn_args *args, const char *method, const char *path, const char *name, struct json_t **out);
+
+/* Ctrl-C and SIGTERM only set a flag from now on; the second one kills. */
+void dn_interrupt_catch(void);
+bool dn_interrupted(void);
+/* The interrupt has been seen: what follows (saying so to the daemon) is not stopped by it. */
+void dn_interrupt_forget(void);
+/* Returns early when interrupted. */
+void dn_pause(double seconds);
+
+#endif

@@ -1,0 +1,93 @@
+/* progress.c - see progress.h. */
+#include "progress.h"
+#include "cli.h"
+
+#include <langinfo.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+enum { BAR_MIN = 10, BAR_MAX = 40, TAIL_MAX = 120 };
+
+static int terminal_columns(int fd)
+{
+    struct winsize w;
+    return ioctl(fd, TIOCGWINSZ, &w) || w.ws_col < 20 ? 80 : w.ws_col;
+}
+
+void dn_progress_init(dn_progress *p, FILE *out, bool silent)
+{
+    *p = (dn_progress){ .out = out, .silent = silent, .tty = isatty(fileno(out)), .said = -1 };
+    p->utf8 = !strcmp(nl_langinfo(CODESET), "UTF-8");
+    p->columns = p->tty ? terminal_columns(fileno(out)) : 0;
+}
+
+void dn_progress_clear(dn_progress *p)
+{
+    if (p->shown)
+        fputs("\r\033[K", p->out);
+    p->shown = false;
+    fflush(p->out);
+}
+
+void dn_progress_queued(dn_progress *p, long ahead, double eta_s)
+{
+    char time[24];
+    if (p->silent)
+        return;
+    dn_progress_clear(p);
+    if (ahead > 0)
+        fprintf(p->out, "queued behind %ld, about %s", ahead, dn_text_time(time, eta_s));
+    else
+        fprintf(p->out, "accepted, about %s", dn_text_time(time, eta_s));
+    if (!p->tty)
+        fputc('\n', p->out);
+    p->shown = p->tty;
+    fflush(p->out);
+}
+
+static void put_bar(const dn_progress *p, int width)
+{
+    int full = (int)((double)width * p->step / p->steps);
+    for (int i = 0; i < width; i++)
+        fputs(p->utf8 ? i < full ? "\u2588" : "\u2591" : i < full ? "#" : ".", p->out);
+}
+
+static void draw(dn_progress *p)
+{
+    char tail[TAIL_MAX], time[24];
+    int digits = snprintf(NULL, 0, "%ld", p->steps);
+    int n = snprintf(tail, sizeof tail, " %*ld/%ld  %s left", digits, p->step, p->steps, dn_text_time(time, p->eta_s));
+    if (p->rows)
+        snprintf(tail + n, sizeof tail - n, "  %ld row%s of %ld request%s", p->rows, p->rows == 1 ? "" : "s",
+                 p->requests, p->requests == 1 ? "" : "s");
+    int width = p->columns / 2 - 10; /* the same whatever the tail says */
+    width = width < BAR_MIN ? 0 : width < BAR_MAX ? width : BAR_MAX;
+    fputs("\r\033[K", p->out);
+    put_bar(p, width);
+    fprintf(p->out, "%.*s", p->columns - 1 - width, tail);
+    p->shown = true;
+}
+
+void dn_progress_step(dn_progress *p, long step, long steps, double eta_s)
+{
+    char time[24];
+    if (p->silent)
+        return;
+    p->steps = steps;
+    p->step = step;
+    p->eta_s = eta_s;
+    int tenth = (int)(10.0 * p->step / steps);
+    if (p->tty)
+        draw(p);
+    else if (tenth > p->said)
+        fprintf(p->out, "step %ld of %ld, %s left\n", p->step, steps, dn_text_time(time, eta_s));
+    p->said = tenth > p->said ? tenth : p->said;
+    fflush(p->out);
+}
+
+void dn_progress_share(dn_progress *p, long rows, long requests)
+{
+    p->rows = rows;
+    p->requests = requests;
+}
