@@ -78,7 +78,7 @@ function updateRequest(node, r, mine) {
   node.classList.toggle('mine', mine);
   bar.max = r.steps || 1;
   bar.value = r.step ?? 0;
-  const where = r.state === 'queued' ? `waits, ${r.position ?? 0} ahead` : `step ${r.step ?? 0} of ${r.steps ?? '?'}`;
+  const where = r.state === 'queued' ? `waits, ${r.position ?? 0} ahead` : `${r.step ?? 0}/${r.steps ?? '?'}`;
   setText(note, [r.n > 1 ? `${r.n} × ${r.model}` : r.model, where].filter(Boolean).join(' · '));
 }
 

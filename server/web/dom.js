@@ -66,7 +66,7 @@ export function duration(ms) {
 export function bytes(n) {
   const units = ['B', 'KB', 'MB', 'GB', 'TB'];
   const k = n > 0 ? Math.min(Math.floor(Math.log10(n) / 3), units.length - 1) : 0;
-  return `${(n / 1000 ** k).toFixed(k ? 1 : 0)} ${units[k]}`;
+  return `${Number((n / 1000 ** k).toPrecision(2))} ${units[k]}`;
 }
 
 export const calm = () => matchMedia('(prefers-reduced-motion: reduce)').matches;
