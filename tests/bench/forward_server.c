@@ -65,7 +65,8 @@ int main(int argc, char **argv)
     for (int i = 0; i < BATCH_MAX; i++)
         s[i] = sample(d, info, i);
     fprintf(stderr, "%s: %.2f GFLOP a row, %zu bytes of arena\n", argv[1], dn_net_gflop_per_row(net), dn_net_arena_bytes(net));
-    while (scanf("forward %d %lf\n", &n, &seconds) == 2) {
+    char line[128];
+    while (fgets(line, sizeof line, stdin) && sscanf(line, "forward %d %lf", &n, &seconds) == 2) {
         forward(d, net, s, n);
         double end = now_ms() + seconds * 1e3;
         printf("[%.4f", forward(d, net, s, n));

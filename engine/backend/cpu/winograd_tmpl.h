@@ -5,8 +5,8 @@
  * +-sqrt(2) and infinity: factors near 1 make the largest error a quarter of that of 0, +-1, +-2, at the same cost.
  * Tiles of all rows of the batch are counted through and taken in chunks. For a chunk: (1) every tile of a x a inputs
  * becomes one element of a*a planes V [a*a][C/8][tiles][8]; (2) for each panel of 16 output channels, a*a products
- * V U into sums [a*a][tiles][16], which stay in L2, and then the inverse transform and the epilogue. Both steps divide
- * only outputs among the threads. Weights are transformed ahead (U [panel][a*a][C padded to 8][16]) or on the way, STEP
+ * V U into sums [a*a][tiles][16], which stay in L2, and then the inverse transform and the epilogue. Threads divide only
+ * outputs: whole chunks where there are enough of them and weights are at hand, else blocks and panels of one chunk. Weights are transformed ahead (U [panel][a*a][C padded to 8][16]) or on the way, STEP
  * input channels at a time, from a form of plain taps ([panel][C padded to 8][9][16], a quarter of the bytes) or from
  * the parameter itself. Sums continue from step to step, so all three give the same bits. */
 #include "choose.h"
@@ -21,7 +21,8 @@ enum {
     AHEAD = 12, /* input channels whose taps are fetched ahead: they come from L3 or memory */
     PAD = 16,   /* floats after a plane, against 4 KiB aliasing */
     SUMS_PLANE = TILES_MAX * PANEL + PAD,
-    TASKS_PER_THREAD = 2
+    TASKS_PER_THREAD = 2,
+    SLOTS_MAX = 8 /* planes V in the workspace: as many threads can each have a chunk of their own */
 };
 
 #define P1 0.70710678118654752f
@@ -342,38 +343,65 @@ static void run_parts(winograd *w, dn_task task, int n, int wanted)
 
 static int tiles_of(const dn_conv_shape *s, int m) { return ceil_div(s->Ho, m) * ceil_div(s->Wo, m); }
 
-/* Chunks of about the same size, in whole strips. */
-static int chunk_of(const dn_conv_shape *s, int m, int64_t rows)
+static int64_t chunks_of(int64_t tiles) { return (tiles + TILES_MAX - 1) / TILES_MAX; }
+
+static ptrdiff_t slot_floats(const winograd *w) { return (w->m + 2) * (w->m + 2) * w->v_plane; }
+
+/* Whole chunks, each in its thread's own planes V, which then stay in its own L2. */
+static void chunk_task(void *arg, int64_t from, int64_t to, int thread)
 {
-    const int64_t all = (int64_t)tiles_of(s, m) * rows, chunks = (all + TILES_MAX - 1) / TILES_MAX;
-    return (int)min64(all, ((all + chunks - 1) / chunks + TILE_ROWS - 1) / TILE_ROWS * TILE_ROWS);
+    winograd w = *(const winograd *)arg;
+    const int64_t all = (int64_t)w.tiles * w.call->n;
+    w.v += thread * slot_floats(&w);
+    w.parts = 1;
+    for (int64_t i = from; i < to; i++) {
+        w.first = i * w.chunk;
+        w.count = (int)min64(w.chunk, all - w.first);
+        input_task(&w, 0, w.c_blocks, thread);
+        panel_task(&w, 0, w.panels, thread);
+    }
+}
+
+/* Threads share each chunk: they divide its input blocks, then its panels. */
+static void run_together(winograd *w, int threads)
+{
+    const int64_t all = (int64_t)w->tiles * w->call->n;
+    /* Several tasks per thread even out their speeds; but each piece of a panel transforms its weights again. */
+    const int spread = threads > 1 ? threads * TASKS_PER_THREAD : 1;
+    for (w->first = 0; w->first < all; w->first += w->count) {
+        w->count = (int)min64(w->chunk, all - w->first);
+        run_parts(w, input_task, w->c_blocks, spread);
+        run_parts(w, panel_task, w->panels, w->weights == TRANSFORMED ? spread : threads);
+    }
 }
 
 static void run(const dn_conv_call *call, int m, enum weights weights)
 {
     const dn_conv_shape *s = &call->shape;
     winograd w = { .call = call, .m = m, .weights = weights, .tiles_x = ceil_div(s->Wo, m), .tiles = tiles_of(s, m) };
+    const int threads = dn_pool_threads(call->pool);
+    const int64_t all = (int64_t)w.tiles * call->n;
+    const bool apart = weights == TRANSFORMED && threads > 1 && threads <= SLOTS_MAX && chunks_of(all) >= threads;
+    int64_t chunks = chunks_of(all);
+    if (apart)
+        chunks = (chunks + threads - 1) / threads * threads;
     w.c_blocks = ceil_div(s->C, LANES);
     w.panels = ceil_div(s->K, PANEL);
-    w.chunk = chunk_of(s, m, call->n);
+    w.chunk = (int)((all + chunks - 1) / chunks); /* of about the same size */
     w.v = call->workspace;
     w.v_block = w.chunk * LANES;
     w.v_plane = w.c_blocks * w.v_block + PAD;
-    const int64_t all = (int64_t)w.tiles * call->n;
-    /* Several tasks per thread even out their speeds; but each piece of a panel transforms its weights again. */
-    const int threads = dn_pool_threads(call->pool), spread = threads > 1 ? threads * TASKS_PER_THREAD : 1;
-    for (w.first = 0; w.first < all; w.first += w.count) {
-        w.count = (int)min64(w.chunk, all - w.first);
-        run_parts(&w, input_task, w.c_blocks, spread);
-        run_parts(&w, panel_task, w.panels, weights == TRANSFORMED ? spread : threads);
-    }
+    if (apart)
+        dn_pool_run(call->pool, chunk_task, &w, ceil_div((int)all, w.chunk), 1);
+    else
+        run_together(&w, threads);
 }
 
 static size_t workspace(const dn_conv_shape *s, int rows_max, int m)
 {
-    int64_t chunk = min64(TILES_MAX, (int64_t)tiles_of(s, m) * rows_max); /* not less than that of any fewer rows */
-    size_t plane = (size_t)ceil_div(s->C, LANES) * chunk * LANES + PAD;
-    return (size_t)((m + 2) * (m + 2)) * plane * sizeof(float);
+    const int64_t all = (int64_t)tiles_of(s, m) * rows_max;
+    const size_t plane = (size_t)ceil_div(s->C, LANES) * min64(TILES_MAX, all) * LANES + PAD;
+    return (size_t)((m + 2) * (m + 2)) * plane * sizeof(float) * min64(SLOTS_MAX, chunks_of(all));
 }
 
 static size_t form_bytes(const dn_shape *w, int per_channel)
