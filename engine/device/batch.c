@@ -1,10 +1,13 @@
 /* batch.c - rows run together: gathered from their slots, through the network, back into their slots.
  *
- * A batch is cut into chunks of the net's rows_max; a chunk can be suspended between two steps of the program. No
- * row's result depends on the others (the kernels' contract), so neither the cut nor the order shows in any byte. */
+ * A batch is cut into chunks of the net's rows_max. As long as there is a full chunk for every thread each thread takes
+ * its own through the whole network (a stream: nothing to wait for); the threads share the steps of what is left, and
+ * of a batch that must be able to stop between two steps. No row's result depends on the others or on the threads (the
+ * kernels' contract), so none of this shows in any byte. */
 #include "device_internal.h"
 #include "inspect.h"
 #include <math.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -41,7 +44,7 @@ int dn_batch_begin(dn_batch **out, dn_device *d, const dn_net *net, const dn_row
 {
     if (d->busy || n < 1)
         return dn_fail(err, DN_E_INTERNAL, NULL, "a batch of %d rows while %s", n, d->busy ? "another is under way" : "idle");
-    int rc = grow_arena(d, net->lowered->arena_bytes, err);
+    int rc = grow_arena(d, dn_net_arena_bytes(net), err);
     if (rc)
         return rc;
     dn_batch *b = calloc(1, sizeof *b + sizeof *rows * (size_t)n);
@@ -107,10 +110,11 @@ static void put_label(const dn_ports *to, const dn_run *run, int row, const dn_r
         memcpy(dn_place_at(run, to->label_vector, row), s->label_vector, sizeof(float) * (size_t)s->label_dim);
 }
 
-static void gather(const dn_batch *b, const dn_run *run, const dn_ports *to)
+/* The batch's rows from `first` on into the inputs of a run. */
+static void gather(const dn_batch *b, int first, const dn_run *run, const dn_ports *to)
 {
     for (int row = 0; row < run->n; row++) {
-        const dn_row *r = &b->row[b->from + row];
+        const dn_row *r = &b->row[first + row];
         const dn_sample *s = r->sample;
         const dn_entry *e = &s->table.entry[s->entry];
         float *x = dn_place_at(run, to->x, row);
@@ -130,7 +134,7 @@ static int run_check(dn_batch *b)
                          .block = { (const char *)net->model->weights }, .pool = b->device->pool, .n = b->run.n };
     if (!b->check.arena)
         return -DN_E_MEMORY;
-    gather(b, &b->check, &net->check_ports);
+    gather(b, b->from, &b->check, &net->check_ports);
     return dn_run_some(&b->check, 0);
 }
 
@@ -142,27 +146,72 @@ static int inspect_chunk(dn_batch *b)
     return rc;
 }
 
+static dn_run run_of(const dn_batch *b, char *arena, dn_pool *pool, int rows)
+{
+    return (dn_run){ .lowered = b->net->lowered, .arena = arena, .block = { (const char *)b->net->model->weights },
+                     .form = (const void *const *)b->net->form, .pool = pool, .n = rows };
+}
+
 static int begin_chunk(dn_batch *b)
 {
-    const dn_lowered *l = b->net->lowered;
-    int left = b->n - b->from;
-    b->run = (dn_run){ .lowered = l, .arena = b->device->arena, .block = { (const char *)b->net->model->weights },
-                       .form = (const void *const *)b->net->form, .pool = b->device->pool, .n = left < l->rows_max ? left : l->rows_max };
-    gather(b, &b->run, &b->net->ports);
+    int left = b->n - b->from, rows_max = b->net->lowered->rows_max;
+    b->run = run_of(b, b->device->arena, b->device->pool, left < rows_max ? left : rows_max);
+    gather(b, b->from, &b->run, &b->net->ports);
     b->running = true;
     return b->net->trace || b->net->check ? inspect_chunk(b) : 0;
 }
 
-static void end_chunk(dn_batch *b)
+/* The outputs of a run into the slots of the batch's rows from `first` on. */
+static void scatter(const dn_batch *b, int first, const dn_run *run)
 {
-    for (int i = 0; i < b->run.n; i++) {
-        const dn_row *r = &b->row[b->from + i];
+    for (int i = 0; i < run->n; i++) {
+        const dn_row *r = &b->row[first + i];
         const dn_slot *s = &r->sample->slot;
         int64_t n = s->n / s->channels * s->out_channels;
-        memcpy(s->out[r->kind], dn_place_at(&b->run, b->net->ports.out, i), sizeof(float) * (size_t)n);
+        memcpy(s->out[r->kind], dn_place_at(run, b->net->ports.out, i), sizeof(float) * (size_t)n);
     }
+}
+
+static void end_chunk(dn_batch *b)
+{
+    scatter(b, b->from, &b->run);
     b->from += b->run.n;
     b->running = false;
+}
+
+typedef struct {
+    dn_batch *batch;
+    atomic_int rc; /* of a run that failed */
+} streams;
+
+static void stream_task(void *arg, int64_t from, int64_t to, int thread)
+{
+    streams *s = arg;
+    const dn_batch *b = s->batch;
+    const int rows = b->net->lowered->rows_max;
+    for (int64_t i = from; i < to; i++) {
+        int first = b->from + (int)i * rows;
+        dn_run run = run_of(b, b->device->arena + (size_t)thread * b->net->lowered->arena_bytes, NULL, rows);
+        gather(b, first, &run, &b->net->ports);
+        int rc = dn_run_some(&run, 0);
+        if (rc)
+            s->rc = rc;
+        else
+            scatter(b, first, &run);
+    }
+}
+
+/* Full chunks, one to a thread, as many times as there is one for each. */
+static int run_streams(dn_batch *b)
+{
+    const int rows = b->net->lowered->rows_max, threads = b->net->streams;
+    int chunks = b->n / rows / threads * threads;
+    if (threads < 2 || !chunks || b->net->trace || b->net->check)
+        return 0;
+    streams s = { b, 0 };
+    dn_pool_run(b->device->pool, stream_task, &s, chunks, 1);
+    b->from += chunks * rows;
+    return s.rc;
 }
 
 static double now_ms(void)
@@ -175,8 +224,9 @@ static double now_ms(void)
 int dn_batch_some(dn_batch *b, double max_ms)
 {
     double end = max_ms > 0 ? now_ms() + max_ms : 0;
-    while (b->from < b->n) {
-        int rc = b->running ? 0 : begin_chunk(b);
+    int rc = end > 0 || b->from || b->running ? 0 : run_streams(b);
+    while (!rc && b->from < b->n) {
+        rc = b->running ? 0 : begin_chunk(b);
         rc = rc ? rc : dn_run_some(&b->run, end > 0 ? fmax(end - now_ms(), 1e-6) : 0); /* at least one step */
         if (rc)
             return rc;
@@ -184,6 +234,8 @@ int dn_batch_some(dn_batch *b, double max_ms)
         if (end > 0 && b->from < b->n && now_ms() >= end)
             return 1;
     }
+    if (rc)
+        return rc;
     for (int i = 0; i < b->n; i++)
         b->row[i].sample->rows_done |= 1u << b->row[i].kind;
     return 0;

@@ -14,7 +14,7 @@ struct dn_device {
     const dn_backend *backend;
     dn_pool *pool;
     void (*normal)(float *out, int64_t first, int64_t n, const dn_rng_key *key);
-    char *arena;          /* of steps: as large as the largest net that ran */
+    char *arena;          /* of steps: as large as the largest net that ran needs, for all its streams */
     size_t arena_bytes;
     float *scratch;       /* z, z2, x0, scratch of the sample that is being updated */
     size_t scratch_count; /* floats of each */
@@ -34,6 +34,7 @@ struct dn_net {
     const void **form;
     size_t form_bytes;
     double gflop_per_row;
+    int streams;            /* threads that may each have an arena of their own; 1: none */
     int height, width;
     dn_ports ports;
     char numerics[96];

@@ -79,6 +79,14 @@ static int pack_forms(dn_net *n, dn_model *m, dn_error *err)
     return 0;
 }
 
+/* Streams cost an arena each: only while all of them stay small beside the machine's memory. */
+static int streams_of(const dn_device *d, const dn_lowered *l)
+{
+    const size_t affordable = (size_t)256 << 20;
+    int threads = dn_pool_threads(d->pool);
+    return l->arena_bytes * (size_t)threads <= affordable ? threads : 1;
+}
+
 int dn_net_new(dn_net **out, const dn_device *d, dn_model *m, int height, int width, int rows_max, dn_error *err)
 {
     dn_net *n = calloc(1, sizeof *n);
@@ -101,6 +109,7 @@ int dn_net_new(dn_net **out, const dn_device *d, dn_model *m, int height, int wi
         return rc;
     }
     n->gflop_per_row = program_gflop(n->program);
+    n->streams = streams_of(d, n->lowered);
     n->ports = find_ports(n->lowered);
     snprintf(n->numerics, sizeof n->numerics, "%s/k%d/w%.16s/fp32", d->backend->name, KERNEL_VERSION, m->info.hash);
     *out = n;
@@ -118,7 +127,7 @@ void dn_net_free(dn_net *n)
     free(n);
 }
 
-size_t dn_net_arena_bytes(const dn_net *n) { return n->lowered->arena_bytes; }
+size_t dn_net_arena_bytes(const dn_net *n) { return n->lowered->arena_bytes * (size_t)n->streams; }
 size_t dn_net_form_bytes(const dn_net *n) { return n->form_bytes; }
 double dn_net_gflop_per_row(const dn_net *n) { return n->gflop_per_row; }
 const char *dn_net_numerics(const dn_net *n) { return n->numerics; }
