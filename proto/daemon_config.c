@@ -28,7 +28,7 @@ static const dn_field config_v[DN_CONFIG_FIELDS] = {
     [DN_CONFIG_LOAD] = { "load", DN_T_STRS, AT(load), .min = 1, .max = 64, .count_max = LIST_MAX,
         .help = "Models to load at the start, or none. Not given: all that fit." },
     [DN_CONFIG_STATE] = { "state", DN_T_STR, AT(state), .min = 1, .max = PATH_LEN_MAX,
-        .help = "The folder of what must survive. Not given: nothing is kept." },
+        .help = "The folder of what must survive: made 0700 and locked. This version keeps nothing in it yet." },
     [DN_CONFIG_DEVICES] = { "devices", DN_T_STRS, AT(devices), .flags = DN_F_DEVICES, .min = 1, .max = 128, .count_max = 16, .def = "cpu",
         .help = "What computes: cpu, cpu:0-3, ref; a list of them." },
     [DN_CONFIG_MEMORY] = { "memory", DN_T_SIZE, AT(memory), .min = 0, .max = 0x1p50, .def = "0",

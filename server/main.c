@@ -1,6 +1,7 @@
 /* main.c - the process: configuration, the order of starting and stopping, signals. Only this file exits. */
 #include "daemon.h"
 #include "log.h"
+#include "state.h"
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
@@ -127,6 +128,8 @@ static int load_auth(dn_daemon *d, dn_error *err)
 static int start(dn_daemon *d, dn_error *err)
 {
     int rc = load_auth(d, err);
+    if (!rc && d->config.state)
+        rc = dn_state_open(&d->state_lock, d->config.state, err);
     if (!rc)
         rc = dn_loop_new(&d->loop, err);
     if (!rc)
@@ -161,6 +164,8 @@ static void stop(dn_daemon *d)
     dn_auth_free(d->auth);
     dn_metrics_free(d->metrics);
     dn_buf_fini(&d->openapi);
+    if (d->state_lock)
+        close(d->state_lock);
 }
 
 static void announce(const dn_daemon *d)

@@ -173,3 +173,21 @@ def test_a_stderr_that_nobody_reads_does_not_hold_up_the_loop(tmp_path):
     finally:
         if proc.poll() is None:
             proc.kill()
+
+
+def test_state_is_ours_alone(start, tmp_path):
+    folder = tmp_path / "state"
+    folder.mkdir(mode=0o755)
+    first = start("--state", str(folder))
+    assert folder.stat().st_mode & 0o777 == 0o700
+    second = subprocess.run([os.environ["DENOISED_BIN"], "--listen", "127.0.0.1:0", "--state", str(folder)], env=environment(),
+                            capture_output=True, text=True, timeout=20)
+    assert second.returncode == 1 and "in use by another denoised" in second.stderr
+    first.stop()
+    start("--state", str(folder)).stop()
+    start("--state", str(tmp_path / "new")).stop()
+    assert (tmp_path / "new").stat().st_mode & 0o777 == 0o700
+    (tmp_path / "file").write_text("x")
+    bad = subprocess.run([os.environ["DENOISED_BIN"], "--listen", "127.0.0.1:0", "--state", str(tmp_path / "file")],
+                         env=environment(), capture_output=True, text=True, timeout=20)
+    assert bad.returncode == 1 and "--state" in bad.stderr

@@ -31,9 +31,9 @@ class Runner:
         except BrokenPipeError:
             return []
         for line in self.process.stdout:
-            if line.startswith(("[", "R[")):
+            if line.startswith("R["):
                 time.sleep(0.4)
-                return json.loads(line.lstrip("R"))
+                return json.loads(line[1:])
         return []
 
     def close(self):

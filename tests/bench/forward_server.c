@@ -1,6 +1,6 @@
 /* forward_server.c - times the network of a model folder on request, so that a driver can alternate it with its peers.
  *
- * forward_server FOLDER DEVICE; then a line "forward BATCH SECONDS" on stdin gives a line of JSON on stdout: the
+ * forward_server FOLDER DEVICE; then a line "forward BATCH SECONDS" on stdin gives "R" and a line of JSON: the
  * milliseconds of each forward. The timed work is a whole batch: gather, network, scatter. */
 #include <denoised/device.h>
 #include <stdio.h>
@@ -69,7 +69,7 @@ int main(int argc, char **argv)
     while (fgets(line, sizeof line, stdin) && sscanf(line, "forward %d %lf", &n, &seconds) == 2) {
         forward(d, net, s, n);
         double end = now_ms() + seconds * 1e3;
-        printf("[%.4f", forward(d, net, s, n));
+        printf("R[%.4f", forward(d, net, s, n));
         while (now_ms() < end)
             printf(",%.4f", forward(d, net, s, n));
         printf("]\n");

@@ -129,8 +129,8 @@ static void send_again(dn_msg *msg)
 static void test_message_sent_by_a_message(void **state)
 {
     (void)state;
-    dn_queue q = { 0 };
-    again a = { { .run = send_again }, &q, 3 };
+    dn_queue q = { NULL };
+    again a = { .msg = { .run = send_again }, .queue = &q, .left = 3 };
     assert_int_equal(dn_queue_push(&q, &a.msg), 1);
     int runs = 0;
     while (dn_queue_run(&q))
