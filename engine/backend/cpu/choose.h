@@ -15,4 +15,8 @@ bool dn_cpu_has_avx512(void); /* F and VL: for the kernels of that name */
 extern const dn_conv_kernel dn_cpu_implicit, dn_cpu_few_in, dn_cpu_few_out;
 extern const dn_conv_kernel dn_cpu_pointwise; /* 1x1, stride 1, no padding: dn_cpu_gemm */
 
+/* dn_cpu_strip (tile_avx2.h) with sums of 256 and of 512 bits: the same bits. */
+void dn_cpu_strip_avx2(int rows, int k_blocks, const float *a, ptrdiff_t block, const float *b, float *c, bool more);
+void dn_cpu_strip_avx512(int rows, int k_blocks, const float *a, ptrdiff_t block, const float *b, float *c, bool more);
+
 #endif

@@ -73,7 +73,7 @@ static void line_run(const few_in *g, const float *a, const float *w, const sink
 {
     const int Wo = g->call->shape.Wo;
     for (int x = 0, n; x < Wo; x += n, a += n * g->step, at += n) {
-        n = tile_rows(Wo - x);
+        n = rows_of_tile(Wo - x, TILE_ROWS);
         /* clang-format off */
         switch (n) {
         case 1: outputs(1, g, a, w, to, at); break;

@@ -1,4 +1,5 @@
 /* tile_avx2.c - the 6x16 register tile, its edges of 1 to 5 rows, and the epilogue of a panel. */
+#include "choose.h"
 #include "tile_avx2.h"
 
 enum { AHEAD = 1024 /* floats of B to fetch ahead: its panels come from L3 or memory */ };
@@ -52,12 +53,17 @@ static const tile_fn tiles[2][TILE_ROWS + 1] = {
 };
 /* clang-format on */
 
-void dn_cpu_strip(int rows, int k_blocks, const float *a, ptrdiff_t block, const float *b, float *c, bool more)
+void dn_cpu_strip_avx2(int rows, int k_blocks, const float *a, ptrdiff_t block, const float *b, float *c, bool more)
 {
     for (int i = 0, n; i < rows; i += n) {
-        n = tile_rows(rows - i);
+        n = rows_of_tile(rows - i, TILE_ROWS);
         tiles[more][n](k_blocks, a + i * LANES, block, b, c + i * PANEL);
     }
+}
+
+void dn_cpu_strip(int rows, int k_blocks, const float *a, ptrdiff_t block, const float *b, float *c, bool more)
+{
+    (dn_cpu_has_avx512() ? dn_cpu_strip_avx512 : dn_cpu_strip_avx2)(rows, k_blocks, a, block, b, c, more);
 }
 
 void dn_cpu_panel_put(const float *c, int64_t at, int64_t n, int64_t per_row, const dn_epilogue *e, const dn_rows *y,

@@ -19,12 +19,9 @@ enum { LANES = 8, PANEL = 16, TILE_ROWS = 6 };
 static inline int ceil_div(int a, int b) { return (a + b - 1) / b; }
 static inline int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
 
-/* How many of the rows left the next tile takes: two of 3 to 6 rather than 6 and 1, as short ones wait for their
- * chains. */
-static inline int tile_rows(int left)
-{
-    return left >= 2 * TILE_ROWS ? TILE_ROWS : left > TILE_ROWS ? (left + 1) / 2 : left;
-}
+/* How many of the rows left the next tile of at most `most` takes: two of 3 to 6 rather than 6 and 1, as short ones wait
+ * for their chains. */
+static inline int rows_of_tile(int left, int most) { return left >= 2 * most ? most : left > most ? (left + 1) / 2 : left; }
 
 /* c[rows][16] = (or +=, with `more`) A [rows, 8*k_blocks] B; `block` in floats. */
 void dn_cpu_strip(int rows, int k_blocks, const float *a, ptrdiff_t block, const float *b, float *c, bool more);

@@ -2,6 +2,7 @@
  * against the row alone and one thread against two (bits); and the normals, against the scalar arithmetic. */
 #include "conv_fixture.h"
 
+#include "choose.h"
 #include "fmath.h"
 
 #include <setjmp.h>
@@ -160,9 +161,45 @@ static void test_normals(void **state)
     free(out);
 }
 
+/* Each sum is one chain of fused multiply-adds in the order of k, on every instruction set, begun or continued. */
+static void test_strips(void **state)
+{
+    (void)state;
+    enum { ROWS = 50, BLOCKS = 5, BLOCK = ROWS * 8 };
+    typedef void (*strip)(int rows, int k_blocks, const float *a, ptrdiff_t block, const float *b, float *c, bool more);
+    const strip strips[] = { dn_cpu_strip_avx2, dn_cpu_has_avx512() ? dn_cpu_strip_avx512 : dn_cpu_strip_avx2 };
+    float *a = random_block(BLOCKS * BLOCK, BLOCKS * BLOCK, 1), *b = random_block(BLOCKS * 128, BLOCKS * 128, 2);
+    float *start = random_block(ROWS * 16, ROWS * 16, 3), want[ROWS * 16], got[ROWS * 16];
+    for (int i = 0; i < ROWS * 16 * 2; i++) {
+        int more = i / (ROWS * 16), row = i / 16 % ROWS, column = i % 16;
+        float sum = more ? start[row * 16 + column] : 0;
+        for (int k = 0; k < BLOCKS * 8; k++)
+            sum = fmaf(a[k / 8 * BLOCK + row * 8 + k % 8], b[k * 16 + column], sum);
+        want[row * 16 + column] = sum;
+        for (int s = 0; s < 4 && row * 16 + column == ROWS * 16 - 1; s++) {
+            int rows = s & 1 ? ROWS : ROWS - 13;
+            memcpy(got, start, sizeof got);
+            strips[s / 2](rows, BLOCKS, a, BLOCK, b, got, more);
+            assert_memory_equal(got, want, sizeof(float) * 16 * rows);
+            assert_memory_equal(got + 16 * rows, start + 16 * rows, sizeof(float) * 16 * (ROWS - rows));
+        }
+    }
+    for (int rows = 1; rows < ROWS; rows++) {
+        memset(got, 0, sizeof got);
+        dn_cpu_strip_avx2(rows, BLOCKS, a, BLOCK, b, got, false);
+        memset(want, 0, sizeof want);
+        strips[1](rows, BLOCKS, a, BLOCK, b, want, false);
+        assert_memory_equal(got, want, sizeof got);
+    }
+    free(start);
+    free(b);
+    free(a);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = { cmocka_unit_test(test_products), cmocka_unit_test(test_normals) };
+    const struct CMUnitTest tests[] = { cmocka_unit_test(test_products), cmocka_unit_test(test_strips),
+                                        cmocka_unit_test(test_normals) };
     if (!dn_cpu_has_avx2())
         return 77; /* meson: skipped */
     return cmocka_run_group_tests(tests, NULL, NULL);
