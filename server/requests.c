@@ -9,13 +9,13 @@
 #include <sys/random.h>
 #include <time.h>
 
-enum { BUCKETS = 4096, GONE_MAX = 16384, KEPT_MAX = 16384 };
+enum { BUCKETS = 4096, GONE_MAX = 16384, KEPT_MAX = 16384, CANCELLED_MAX = 64 };
 
 struct dn_requests {
     dn_link all; /* oldest first */
     dn_link by_id[BUCKETS], by_run[BUCKETS];
     uint64_t last_run;
-    int active, kept;
+    int active, kept, cancelled; /* cancelled ones have nothing to fetch: few of the kept may be */
     int64_t kept_bytes;
     /* ids of what is no longer kept, a ring */
     unsigned char gone[GONE_MAX][DN_REQUEST_ID_LEN / 2];
@@ -254,6 +254,7 @@ static void keep(dn_request *r)
     r->body = NULL;
     hold_result(r, kept_size(r));
     rs->kept++;
+    rs->cancelled += r->state == DN_STATE_CANCELLED;
     rs->kept_bytes += r->result_bytes;
 }
 
@@ -261,6 +262,7 @@ static void drop_kept(dn_request *r)
 {
     dn_requests *rs = r->app->requests;
     rs->kept--;
+    rs->cancelled -= r->state == DN_STATE_CANCELLED;
     rs->kept_bytes -= r->result_bytes;
     request_free(r);
 }
@@ -275,7 +277,8 @@ void dn_requests_trim(dn_app *app)
         dn_request *r = DN_LINK_OF(l, dn_request, link);
         if (!rs->kept)
             break;
-        bool over = rs->kept_bytes > c->result_bytes || rs->kept > KEPT_MAX;
+        bool over = rs->kept_bytes > c->result_bytes || rs->kept > KEPT_MAX ||
+                    (rs->cancelled > CANCELLED_MAX && r->state == DN_STATE_CANCELLED);
         if (r->ended && (over || now > r->finished_at + c->result_ttl_ms / 1000.0))
             drop_kept(r);
     }

@@ -176,8 +176,12 @@ static void preview_done(dn_work *work)
     free(w->encoded.data);
     r->jobs--;
     r->previewing[index] = false;
-    if (w->text)
+    /* The fast lane has two threads: the picture itself may have come first. */
+    bool late = dn_request_needs_pictures(r) && r->encoded && r->encoded[index].data;
+    if (w->text && !late)
         dn_request_event_preview(r, index, w->text, w->text_n);
+    else
+        free(w->text);
     free(w);
     dn_request_advance(r);
 }

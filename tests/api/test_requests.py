@@ -158,6 +158,17 @@ def test_cancel_an_asynchronous_request(d):
     assert d.memory()["slots"] == 0
 
 
+def test_few_cancelled_requests_are_kept(models):
+    with serving(models, "--load", "tiny") as d:
+        done = d.submit(**BASE)
+        d.wait_state(done, "succeeded")
+        ids = [d.submit(**LONG) for _ in range(70)]
+        for id in ids:
+            assert d.ask("DELETE", "/requests/" + id).status == 200
+        assert d.ask("GET", "/requests/" + ids[0]).status == 410 and d.info(ids[-1])["state"] == "cancelled"
+        assert d.info(done)["state"] == "succeeded"
+
+
 def test_cancel_a_synchronous_request_by_its_id(d):
     client = begin(d, LONG)
     id = running(d)[0]

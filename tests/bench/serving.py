@@ -231,7 +231,8 @@ def start():
 
 def memory():
     d = Daemon()
-    d.generate(n=16, steps=20)
+    for _ in range(20):
+        d.generate(n=16, steps=20)
     after_traffic = d.rss()
 
     def cycle(i):
