@@ -77,7 +77,7 @@ int dn_form_add(dn_lowered *l, dn_form form)
 
 void *dn_lowered_alloc(dn_lowered *l, size_t bytes) { return dn_heap_alloc(&l->mem, bytes); }
 
-static double now_ms(void)
+double dn_monotonic_ms(void)
 {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
@@ -86,7 +86,7 @@ static double now_ms(void)
 
 int dn_run_some(dn_run *r, double max_ms)
 {
-    double end = max_ms > 0 ? now_ms() + max_ms : 0;
+    double end = max_ms > 0 ? dn_monotonic_ms() + max_ms : 0;
     while (r->next < r->lowered->n_steps) {
         const dn_step *step = &r->lowered->step[r->next];
         int rc = step->fn(r, step);
@@ -95,7 +95,7 @@ int dn_run_some(dn_run *r, double max_ms)
         if (r->inspector)
             dn_inspect_step(r->inspector, r, step);
         r->next++;
-        if (end > 0 && r->next < r->lowered->n_steps && now_ms() >= end)
+        if (end > 0 && r->next < r->lowered->n_steps && dn_monotonic_ms() >= end)
             return 1;
     }
     return 0;

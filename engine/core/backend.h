@@ -95,6 +95,8 @@ void dn_lowered_free(dn_lowered *l);
  * when steps are left, or a negated DN_E code. */
 int dn_run_some(dn_run *r, double max_ms);
 
+double dn_monotonic_ms(void);
+
 /* For lowering. All return the new index, or -1 when memory is out (dn_lower then fails). */
 int dn_place_add(dn_lowered *l, dn_place place);
 int dn_step_add(dn_lowered *l, dn_step step);

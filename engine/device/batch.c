@@ -11,7 +11,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <time.h>
 
 struct dn_batch {
     dn_device *device;
@@ -214,24 +213,17 @@ static int run_streams(dn_batch *b)
     return s.rc;
 }
 
-static double now_ms(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec * 1e3 + (double)t.tv_nsec * 1e-6;
-}
-
 int dn_batch_some(dn_batch *b, double max_ms)
 {
-    double end = max_ms > 0 ? now_ms() + max_ms : 0;
+    double end = max_ms > 0 ? dn_monotonic_ms() + max_ms : 0;
     int rc = end > 0 || b->from || b->running ? 0 : run_streams(b);
     while (!rc && b->from < b->n) {
         rc = b->running ? 0 : begin_chunk(b);
-        rc = rc ? rc : dn_run_some(&b->run, end > 0 ? fmax(end - now_ms(), 1e-6) : 0); /* at least one step */
+        rc = rc ? rc : dn_run_some(&b->run, end > 0 ? fmax(end - dn_monotonic_ms(), 1e-6) : 0); /* at least one step */
         if (rc)
             return rc;
         end_chunk(b);
-        if (end > 0 && b->from < b->n && now_ms() >= end)
+        if (end > 0 && b->from < b->n && dn_monotonic_ms() >= end)
             return 1;
     }
     if (rc)

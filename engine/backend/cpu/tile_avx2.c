@@ -33,17 +33,6 @@ always_inline void tile(const int rows, int k_blocks, const float *a, ptrdiff_t 
     }
 }
 
-typedef void (*tile_fn)(int k_blocks, const float *a, ptrdiff_t block, const float *b, float *c);
-
-#define TILE(rows)                                                                                        \
-    static void tile_##rows(int k_blocks, const float *a, ptrdiff_t block, const float *b, float *c)      \
-    {                                                                                                     \
-        tile(rows, k_blocks, a, block, b, c, false);                                                      \
-    }                                                                                                     \
-    static void tile_more_##rows(int k_blocks, const float *a, ptrdiff_t block, const float *b, float *c) \
-    {                                                                                                     \
-        tile(rows, k_blocks, a, block, b, c, true);                                                       \
-    }
 /* clang-format off */
 TILE(1) TILE(2) TILE(3) TILE(4) TILE(5) TILE(6)
 

@@ -26,6 +26,19 @@ static inline int rows_of_tile(int left, int most) { return left >= 2 * most ? m
 /* c[rows][16] = (or +=, with `more`) A [rows, 8*k_blocks] B; `block` in floats. */
 void dn_cpu_strip(int rows, int k_blocks, const float *a, ptrdiff_t block, const float *b, float *c, bool more);
 
+/* A tile of a number of rows that the compiler knows, made from a file's own `tile`: begun, or continued. */
+typedef void (*tile_fn)(int k_blocks, const float *a, ptrdiff_t block, const float *b, float *c);
+
+#define TILE(rows)                                                                                        \
+    static void tile_##rows(int k_blocks, const float *a, ptrdiff_t block, const float *b, float *c)      \
+    {                                                                                                     \
+        tile(rows, k_blocks, a, block, b, c, false);                                                      \
+    }                                                                                                     \
+    static void tile_more_##rows(int k_blocks, const float *a, ptrdiff_t block, const float *b, float *c) \
+    {                                                                                                     \
+        tile(rows, k_blocks, a, block, b, c, true);                                                       \
+    }
+
 /* The first n lanes. */
 static inline __m256i lanes(int n)
 {
