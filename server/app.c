@@ -6,8 +6,6 @@
 #include "routes_app.h"
 
 #include <denoised/caps.h>
-#include <dirent.h>
-#include <errno.h>
 #include <malloc.h>
 #include <stdlib.h>
 #include <string.h>
@@ -135,13 +133,7 @@ int dn_app_check(const dn_config *config, dn_error *err)
     int rc = open_places(app, err);
     close_places(app);
     free(app);
-    if (rc || !config->models)
-        return rc;
-    DIR *d = opendir(config->models);
-    if (!d)
-        return dn_fail(err, DN_E_IO, "models", "--models %s: %s", config->models, strerror(errno));
-    closedir(d);
-    return 0;
+    return rc || !config->models ? rc : dn_models_check(config->models, err);
 }
 
 static void work_trim(dn_work *work)

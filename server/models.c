@@ -102,6 +102,28 @@ static int scan(dn_models *m, const char *root, dn_error *err)
     return rc;
 }
 
+/* Read one model, as a load would. */
+static int check_model(const dn_known *k, dn_error *err)
+{
+    dn_error why = { 0 };
+    dn_model *model = NULL;
+    int rc = dn_model_load(&model, k->dir, &why);
+    dn_model_free(model);
+    return rc ? dn_fail(err, rc, "models", "model %s: %s", k->name, why.message) : 0;
+}
+
+int dn_models_check(const char *root, dn_error *err)
+{
+    dn_models m = { 0 };
+    int rc = scan(&m, root, err);
+    for (int i = 0; i < m.n && !rc; i++)
+        rc = check_model(&m.known[i], err);
+    for (int i = 0; i < m.n; i++)
+        free(m.known[i].dir);
+    free(m.known);
+    return rc;
+}
+
 static dn_known *known_by_name(dn_models *m, const char *name)
 {
     for (int i = 0; i < m->n; i++) {

@@ -55,6 +55,8 @@ typedef struct dn_waiter {
 
 /* Scan the folder; begin to load the start set. */
 int dn_models_open(dn_app *app, dn_error *err);
+/* Read every model of the folder, one after the other, as loads would: --check. */
+int dn_models_check(const char *root, dn_error *err);
 void dn_models_close(dn_app *app);          /* the workers have stopped */
 bool dn_models_started(const dn_models *m); /* the start set is there, or has failed */
 

@@ -3,12 +3,14 @@ import json
 import os
 import shutil
 import struct
+import subprocess
 import threading
 import time
 
 import pytest
 
-from serving import LABELS, PATIENCE, SANITIZED, copy_model, make_models, serving, together
+from conftest import environment
+from serving import BINARY, LABELS, PATIENCE, SANITIZED, copy_model, make_models, serving, together
 
 BASE = {"seed": 7, "steps": 6, "class_label": "b", "sampler": "ddim"}
 TINY = dict(BASE, model="tiny")
@@ -307,3 +309,16 @@ def test_endpoints_of_later_versions_say_so(models):
                              ("PUT", "/datasets/x"), ("GET", "/usage")):
             reply = d.ask(method, path)
             assert reply.status == 501 and reply.code == "not_implemented", (method, path, reply.body)
+
+
+def test_check_reads_every_model(tmp_path):
+    def check():
+        return subprocess.run([BINARY, "--check", "--models", str(tmp_path)], env=environment(), capture_output=True, text=True,
+                              timeout=PATIENCE)
+
+    copy_model("pipe_ddpm", tmp_path, "good")
+    assert (check().returncode, check().stdout) == (0, "ok\n")
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "config.json").write_text('{"_class_name":"Nothing"}')
+    done = check()
+    assert done.returncode == 1 and "model bad" in done.stderr and "Nothing" in done.stderr
