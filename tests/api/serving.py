@@ -246,7 +246,7 @@ class Serving(Daemon):
 @contextlib.contextmanager
 def serving(models, *args):
     args = list(args)
-    for flag, value in (("--max-queue-ms", "86400000"), ("--drain-ms", "2000")):  # sanitizers are slow
+    for flag, value in (("--max-queue-ms", "86400000"), ("--drain-ms", "2000"), ("--step-ms", "10000")):  # sanitizers are slow
         args += [] if flag in args else [flag, value]
     daemon = Serving(BINARY, ["--listen", "127.0.0.1:0", "--models", str(models)] + args).started()
     try:

@@ -20,7 +20,7 @@ def models(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def d(models):
-    with serving(models, "--step-ms", "10000") as daemon:  # so that a slow build shares as large batches
+    with serving(models) as daemon:
         yield daemon
 
 
