@@ -70,13 +70,7 @@ static int pack_forms(dn_net *n, dn_model *m, dn_error *err)
     n->form = calloc((size_t)l->n_forms + 1, sizeof *n->form);
     if (!n->form)
         return dn_fail(err, DN_E_MEMORY, NULL, "out of memory");
-    for (int i = 0; i < l->n_forms; i++) {
-        const dn_param *q = &n->program->block[l->form[i].block].param[l->form[i].param];
-        int rc = dn_model_form(m, &l->form[i], q, &n->form[i], &n->form_bytes, err);
-        if (rc)
-            return rc;
-    }
-    return 0;
+    return dn_model_forms(m, l, n->form, &n->form_bytes, err);
 }
 
 /* Streams cost an arena each: only while all of them stay small beside the machine's memory. */

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 
 enum { CONFIG_BYTES_MAX = 8 << 20 };
@@ -376,8 +377,9 @@ void dn_model_free(dn_model *m)
 {
     if (!m)
         return;
-    for (int i = 0; i < m->n_forms; i++)
-        free(m->form[i].data);
+    for (int i = 0; i < m->n_form_blocks; i++)
+        free(m->form_block[i]);
+    free(m->form_block);
     free(m->form);
     free(m->weights);
     free(m->labels);
@@ -419,19 +421,49 @@ static const void *find_form(const dn_model *m, const dn_form *f)
     return NULL;
 }
 
-int dn_model_form(dn_model *m, const dn_form *f, const dn_param *q, const void **data, size_t *made, dn_error *err)
+static size_t form_room(const dn_form *f) { return (f->bytes + 63) / 64 * 64; }
+
+/* Memory for packed weights, the model's. Huge pages where it is worth one: they are read in order, once a run. */
+static char *new_form_block(dn_model *m, size_t bytes)
 {
-    *data = find_form(m, f);
-    if (*data)
-        return 0;
-    void *packed = aligned_alloc(64, (f->bytes + 63) / 64 * 64);
-    if (!packed || dn_grow(&m->form, m->n_forms, &m->forms_cap, sizeof *m->form)) {
-        free(packed);
-        return dn_fail(err, DN_E_MEMORY, q->name, "out of memory for packed weights");
+    enum { HUGE = 2 << 20 };
+    size_t align = bytes >= HUGE ? HUGE : 64;
+    if (dn_grow(&m->form_block, m->n_form_blocks, &m->form_blocks_cap, sizeof *m->form_block))
+        return NULL;
+    char *block = aligned_alloc(align, (bytes + align - 1) / align * align);
+    if (block && align == HUGE)
+        (void)madvise(block, bytes, MADV_HUGEPAGE); /* only a hint */
+    if (block)
+        m->form_block[m->n_form_blocks++] = block;
+    return block;
+}
+
+int dn_model_forms(dn_model *m, const dn_lowered *l, const void **out, size_t *made, dn_error *err)
+{
+    size_t bytes = 0;
+    int missing = 0;
+    for (int i = 0; i < l->n_forms; i++) {
+        out[i] = find_form(m, &l->form[i]);
+        bytes += out[i] ? 0 : form_room(&l->form[i]);
+        missing += !out[i];
     }
-    f->pack(packed, m->weights + q->offset, &q->shape);
-    m->form[m->n_forms++] = (dn_packed){ f->param, f->key, packed };
-    *data = packed;
-    *made += f->bytes;
+    if (!missing)
+        return 0;
+    dn_packed *grown = realloc(m->form, sizeof *grown * (size_t)(m->n_forms + missing));
+    m->form = grown ? grown : m->form;
+    char *at = grown ? new_form_block(m, bytes) : NULL;
+    if (!at)
+        return dn_fail(err, DN_E_MEMORY, NULL, "out of memory for %zu bytes of packed weights", bytes);
+    for (int i = 0; i < l->n_forms; i++) {
+        const dn_form *f = &l->form[i];
+        if (out[i])
+            continue;
+        const dn_param *q = &l->program->block[f->block].param[f->param];
+        f->pack(at, m->weights + q->offset, &q->shape);
+        m->form[m->n_forms++] = (dn_packed){ f->param, f->key, at };
+        out[i] = at;
+        at += form_room(f);
+    }
+    *made += bytes;
     return 0;
 }

@@ -10,7 +10,7 @@
 typedef struct dn_packed {
     int param;
     const char *key;
-    void *data;
+    const void *data; /* in one of the model's form blocks */
 } dn_packed;
 
 struct dn_model {
@@ -22,13 +22,16 @@ struct dn_model {
     const char **labels;         /* into `extra` */
     struct json_t *index, *config_json, *extra;
     dn_packed *form;             /* grown on the slow thread only; entries never change */
-    int n_forms, forms_cap;
+    int n_forms;
+    char **form_block;           /* the memory that they lie in */
+    int n_form_blocks, form_blocks_cap;
 };
 
 /* The network recorded for one size, pruned. NULL: out of memory; other failures are in p->error. The caller frees it. */
 dn_program *dn_model_program(const dn_model *m, int height, int width);
 
-/* The packed form of a parameter, made if nobody asked for it before (then *made grows by its bytes). Slow thread only. */
-int dn_model_form(dn_model *m, const dn_form *f, const dn_param *q, const void **data, size_t *made, dn_error *err);
+/* The packed forms that a lowered program reads, out[n_forms]; what nobody asked for before is made (then *made grows by its
+ * bytes). Slow thread only. */
+int dn_model_forms(dn_model *m, const dn_lowered *l, const void **out, size_t *made, dn_error *err);
 
 #endif

@@ -124,8 +124,7 @@ static void check(const char *folder, const dn_backend *backend)
     dn_run run = { .lowered = l, .arena = aligned_alloc(64, l->arena_bytes), .block = { (const char *)m->weights }, .n = ROWS };
     const void **form = calloc((size_t)l->n_forms + 1, sizeof *form);
     size_t made = 0;
-    for (int i = 0; i < l->n_forms; i++)
-        assert_int_equal(dn_model_form(m, &l->form[i], &t.p->block[0].param[l->form[i].param], &form[i], &made, &err), 0);
+    assert_int_equal(dn_model_forms(m, l, form, &made, &err), 0);
     run.form = form;
     int64_t n = (int64_t)m->info.height * m->info.width * m->info.channels;
     float *x = vectors_nhwc(v, "s0.noisy"), *noise = vectors_nhwc(v, "s0.noise"), *time = vectors_floats(v, "s0.model_timestep");
