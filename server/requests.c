@@ -12,7 +12,7 @@
 enum { BUCKETS = 4096, GONE_MAX = 16384, KEPT_MAX = 16384, CANCELLED_MAX = 64 };
 
 struct dn_requests {
-    dn_link all; /* oldest first */
+    dn_link all, alive; /* oldest first */
     dn_link by_id[BUCKETS], by_run[BUCKETS];
     uint64_t last_run;
     int active, kept, cancelled; /* cancelled ones have nothing to fetch: few of the kept may be */
@@ -105,6 +105,7 @@ int dn_requests_open(dn_app *app, dn_error *err)
     if (!rs)
         return dn_fail(err, DN_E_MEMORY, NULL, "no memory for the list of requests");
     dn_link_init(&rs->all);
+    dn_link_init(&rs->alive);
     for (int i = 0; i < BUCKETS; i++) {
         dn_link_init(&rs->by_id[i]);
         dn_link_init(&rs->by_run[i]);
@@ -141,6 +142,7 @@ dn_request *dn_request_new(dn_app *app, dn_call *call)
     r->created_at = unix_now();
     dn_link_init(&r->watchers);
     dn_link_push(&rs->all, &r->link);
+    dn_link_push(&rs->alive, &r->alive);
     dn_link_push(id_bucket(rs, b), &r->by_id);
     dn_link_push(&rs->by_run[r->run % BUCKETS], &r->by_run);
     rs->active++;
@@ -175,6 +177,7 @@ static void request_free(dn_request *r)
 {
     dn_requests *rs = r->app->requests;
     dn_link_pop(&r->link);
+    dn_link_pop(&r->alive);
     dn_link_pop(&r->by_id);
     dn_link_pop(&r->by_run);
     dn_request_forget_asked(r);
@@ -206,8 +209,8 @@ uint64_t dn_requests_total(const dn_app *app) { return app->requests->last_run; 
 
 dn_request *dn_requests_next(dn_app *app, dn_request *r)
 {
-    dn_link *l = r ? r->link.next : app->requests->all.next;
-    return l == &app->requests->all ? NULL : DN_LINK_OF(l, dn_request, link);
+    dn_link *l = r ? r->alive.next : app->requests->alive.next;
+    return l == &app->requests->alive ? NULL : DN_LINK_OF(l, dn_request, alive);
 }
 
 dn_request *dn_requests_prev(dn_app *app, dn_request *r)
@@ -219,11 +222,11 @@ dn_request *dn_requests_prev(dn_app *app, dn_request *r)
 void dn_requests_count(const dn_app *app, int *running, int *waiting)
 {
     *running = *waiting = 0;
-    DN_LINK_EACH(l, &app->requests->all)
+    DN_LINK_EACH(l, &app->requests->alive)
     {
-        const dn_request *r = DN_LINK_OF(l, dn_request, link);
-        *running += !r->ended && r->state == DN_STATE_RUNNING;
-        *waiting += !r->ended && r->state == DN_STATE_QUEUED;
+        const dn_request *r = DN_LINK_OF(l, dn_request, alive);
+        *running += r->state == DN_STATE_RUNNING;
+        *waiting += r->state == DN_STATE_QUEUED;
     }
 }
 
@@ -265,6 +268,13 @@ static void drop_kept(dn_request *r)
     rs->cancelled -= r->state == DN_STATE_CANCELLED;
     rs->kept_bytes -= r->result_bytes;
     request_free(r);
+}
+
+/* Of bytes, of results, of those that were cancelled. */
+static bool too_much_kept(const dn_app *app)
+{
+    const dn_requests *rs = app->requests;
+    return rs->kept_bytes > app->server.config->result_bytes || rs->kept > KEPT_MAX || rs->cancelled > CANCELLED_MAX;
 }
 
 void dn_requests_trim(dn_app *app)
@@ -362,6 +372,7 @@ static void end(dn_request *r, enum dn_request_state state)
     dn_known *known = r->holds ? r->known : NULL;
     bool orphan = !r->call && !r->stream;
     r->ended = true;
+    dn_link_pop(&r->alive);
     r->state = state;
     r->finished_at = unix_now();
     rs->active--;
@@ -378,13 +389,16 @@ static void end(dn_request *r, enum dn_request_state state)
         request_free(r);
     if (known)
         dn_known_release(app, known);
-    dn_requests_trim(app);
+    if (too_much_kept(app))
+        dn_requests_trim(app);
     dn_app_idle(app);
 }
 
 void dn_request_refuse(dn_request *r, const dn_http_error *err, double retry_ms)
 {
     r->failure = *err;
+    if (r->call)
+        r->async = false; /* its 202 has not gone out: nothing is kept of it */
     if (r->call && retry_ms > 0)
         dn_reply_header(r->call, "Retry-After", "%d", dn_retry_after_s(retry_ms));
     end(r, DN_STATE_FAILED);
@@ -395,10 +409,7 @@ void dn_request_cancel(dn_request *r)
     if (r->ended || r->cancelling)
         return;
     r->cancelling = true;
-    if (r->waiting) {
-        dn_waiter_leave(&r->waiter);
-        r->waiting = false;
-    }
+    dn_request_stop_waiting(r);
     /* out of memory here: the run goes on to its end, and is then cancelled all the same */
     if (r->on_device)
         (void)dn_worker_cancel(r->place->worker, r->run);
@@ -436,10 +447,10 @@ void dn_request_advance(dn_request *r)
 /* The first that has not ended nor been cancelled (of a model, if not NULL). What is done to it may free any other. */
 static dn_request *first_alive(dn_app *app, const dn_known *k)
 {
-    DN_LINK_EACH(l, &app->requests->all)
+    DN_LINK_EACH(l, &app->requests->alive)
     {
-        dn_request *r = DN_LINK_OF(l, dn_request, link);
-        if (!r->ended && !r->cancelling && (!k || r->known == k))
+        dn_request *r = DN_LINK_OF(l, dn_request, alive);
+        if (!r->cancelling && (!k || r->known == k))
             return r;
     }
     return NULL;
@@ -481,7 +492,7 @@ static int position(dn_request *r)
 {
     int n = 0;
     for (dn_request *q = dn_requests_next(r->app, NULL); q && q != r; q = dn_requests_next(r->app, q))
-        n += !q->ended && q->state == DN_STATE_QUEUED;
+        n += q->state == DN_STATE_QUEUED;
     return n;
 }
 

@@ -100,10 +100,12 @@ def test_asynchronous_results(d):
 
 
 def test_refusals_come_before_the_202(d):
+    newest = d.ask("GET", "/requests?limit=1").json()["requests"]
     for fields, code in (({"steps": 0}, "out_of_range"), ({"class_label": "zebra"}, "unknown_value")):
         assert d.generate({"Prefer": "respond-async"}, **dict(BASE, **fields)).code == code
     reply = d.generate({"Prefer": "respond-async", "Accept": "image/png"}, **BASE)
     assert reply.status == 406
+    assert d.ask("GET", "/requests?limit=1").json()["requests"] == newest  # nothing is kept of them
 
 
 def test_events_can_be_read_later_and_resumed(d):
