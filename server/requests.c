@@ -1,6 +1,7 @@
 /* requests.c - the life of a request on the loop, and what is kept of it afterwards. */
 #include "requests.h"
 
+#include "log.h"
 #include "requests_rows.h"
 #include <jansson.h>
 #include <stdio.h>
@@ -334,9 +335,12 @@ static void count_failure(const dn_request *r, int id)
     dn_metrics_add(m, DN_M_REQUESTS_FAILED, label, reason_of(id), 0, 1);
 }
 
-static void state_facts(dn_request *r)
+/* For the log line of whoever hears of it. */
+static void state_facts(const dn_request *r)
 {
-    dn_call_facts *f = dn_call_facts_of(r->call);
+    if (!r->call && !r->stream)
+        return;
+    dn_call_facts *f = r->call ? dn_call_facts_of(r->call) : dn_stream_facts(r->stream);
     f->model = r->known ? r->known->name : NULL;
     f->reason = r->failure.id ? r->failure.code : NULL;
     f->rows = (int)r->timing.row_steps;
@@ -344,12 +348,27 @@ static void state_facts(dn_request *r)
     f->device_ms = r->timing.device_ms;
 }
 
+/* What was answered with 202, or whose client has left, has a line of its own. */
+static void log_unheard(const dn_request *r)
+{
+    dn_line line;
+    dn_line_begin(&line, DN_LOG_INFO, "request_ended");
+    dn_line_str(&line, "id", r->id);
+    dn_line_str(&line, "tenant", r->tenant);
+    dn_line_str(&line, "state", dn_request_states[r->state]);
+    dn_line_str(&line, "model", r->known ? r->known->name : NULL);
+    dn_line_str(&line, "reason", r->failure.id ? r->failure.code : NULL);
+    dn_line_int(&line, "rows", r->timing.row_steps);
+    dn_line_ms(&line, "queue_ms", r->timing.queue_ms);
+    dn_line_ms(&line, "device_ms", r->timing.device_ms);
+    dn_line_end(&line);
+}
+
 static void answer(dn_request *r)
 {
     dn_call *call = r->call;
     if (!call)
         return;
-    state_facts(r);
     r->call = NULL;
     if (r->state != DN_STATE_SUCCEEDED) {
         dn_reply_error(call, &r->failure);
@@ -381,6 +400,9 @@ static void end(dn_request *r, enum dn_request_state state)
                            (dn_clock_ms() - r->arrived_ms) / 1e3);
     else
         count_failure(r, r->failure.id);
+    state_facts(r);
+    if (orphan)
+        log_unheard(r);
     answer(r);
     dn_request_event_end(r);
     if (r->async || (r->keep_on && orphan))
