@@ -61,7 +61,8 @@ static void on_step(void *arg, dn_step *step)
 
 static void on_preview(dn_request *r, dn_picture *picture)
 {
-    if (r->cancelling || r->ended || r->previewing[picture->index] || r->app->closing) {
+    bool heard = r->eventful && !r->cancelling && !r->app->closing; /* else nobody would ever see it */
+    if (!heard || r->previewing[picture->index]) {
         free(picture);
         return;
     }
