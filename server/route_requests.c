@@ -100,7 +100,7 @@ void dn_route_requests(dn_call *call)
     dn_request *r = dn_requests_prev(app, NULL);
     if (q.after) {
         dn_request *after = dn_request_find(app, q.after);
-        if (!after) {
+        if (!after || !may_see(call, after)) {
             dn_reply_refuse(call, DN_H_NOT_FOUND, "after", "no request %.40s", q.after);
             return;
         }

@@ -314,6 +314,7 @@ def test_tenants_see_their_own(models, tmp_path):
         assert d.ask("DELETE", path, headers=who["bob"]).code == "forbidden"
         assert d.ask("GET", path, headers=who["c"]).status == 200
         assert d.ask("GET", "/requests", headers=who["bob"]).json()["requests"] == []
+        assert d.ask("GET", "/requests?after=" + path.rsplit("/", 1)[1], headers=who["bob"]).status == 404
         assert len(d.ask("GET", "/requests", headers=who["c"]).json()["requests"]) == 1
         assert d.ask("POST", "/models/tiny/unload", headers=who["bob"]).status == 403
         assert d.ask("GET", path).status == 401
