@@ -190,6 +190,19 @@ def test_eviction(models):
             d.ask("DELETE", "/requests/" + id)
 
 
+def test_what_found_no_room_is_tried_again(models):
+    """A model in use keeps another out; when it is idle, the next request has it evicted."""
+    with serving(models, "--load", "tiny") as d:
+        alone = sum(v for k, v in d.memory().items() if k != "limit")
+    with serving(models, "--load", "tiny", "--memory", str(max(alone + (1 << 20), 6 << 20))) as d:
+        id = d.submit(**dict(LONG, n=8))
+        wait_running(d)
+        reply = d.generate(**PLAIN)
+        assert reply.status == 503 and reply.code == "memory", reply.body
+        d.ask("DELETE", "/requests/" + id)
+        assert d.result(**PLAIN)["model"] == "plain@1"
+
+
 def test_what_does_not_fit(models):
     with serving(models, "--memory", "2M") as d:
         assert "loaded" not in states(d).values() or states(d)["misc"] == "loaded"  # those that fit
