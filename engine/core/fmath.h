@@ -32,7 +32,7 @@ static inline float dn_f_floats(int32_t i)
 #define FNMA(a, b, c) fmaf(-(a), b, c)
 #define SQRT(a) sqrtf(a)
 #define ROUND(a) rintf(a)
-#define TOINT(a) ((int32_t)(a))
+#define TOINT(a) ((a) == (a) ? (int32_t)(a) : 0) /* NaN has no integer */
 #define TOFLOAT(a) ((float)(a))
 #define BITS(a) dn_f_bits(a)
 #define FLOATS(a) dn_f_floats(a)

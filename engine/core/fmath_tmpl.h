@@ -6,10 +6,10 @@
  * or zeros, a where ones, else b), EQI (mask). Every backend includes this file, so the bits agree. Polynomials: Cephes
  * (S. Moshier), relative error below 2e-7. No contraction: the build sets -ffp-contract=off. */
 
-/* e^x for x in [-87.3, 88.3]; clamped outside. */
+/* e^x for x in [-87.3, 88.3]; clamped outside. NaN stays NaN: MIN and MAX give their second operand then. */
 static inline V F(exp)(V x)
 {
-    x = MIN(MAX(x, SET(-87.3f)), SET(88.3f));
+    x = MIN(SET(88.3f), MAX(SET(-87.3f), x));
     V n = ROUND(MUL(x, SET(1.44269504f)));
     V r = FNMA(n, SET(0.693359375f), x);
     r = FMA(n, SET(2.12194440e-4f), r);

@@ -105,8 +105,13 @@ static void put_label(const dn_ports *to, const dn_run *run, int row, const dn_r
     put_pair(run, to->label, row, a, b);
     put_float(run, to->label_w, row, w);
     put_float(run, to->label_value, row, (float)a + w * (float)(b - a));
-    if (to->label_vector >= 0 && s->label_vector)
-        memcpy(dn_place_at(run, to->label_vector, row), s->label_vector, sizeof(float) * (size_t)s->label_dim);
+    if (to->label_vector < 0)
+        return;
+    float *vector = dn_place_at(run, to->label_vector, row);
+    if (s->label_vector)
+        memcpy(vector, s->label_vector, sizeof *vector * (size_t)s->label_dim);
+    else /* what another run left there is nobody's label */
+        memset(vector, 0, (size_t)run->lowered->place[to->label_vector].bytes);
 }
 
 /* The batch's rows from `first` on into the inputs of a run. */

@@ -154,7 +154,7 @@ static void add_learned_noise(float *dst, const dn_slot *s, const dn_entry *e, i
     for (int j = 0; j < n; j++) {
         int64_t i = from + j, pixel = i / s->channels, channel = i % s->channels;
         float v = s->out[DN_ROW_COND][pixel * s->out_channels + s->channels + channel], deviate;
-        if (e->flags & DN_SIGMA_RAW || isnan(v)) /* dn_f_exp would make a number of NaN */
+        if (e->flags & DN_SIGMA_RAW)
             deviate = sqrtf(v);
         else
             deviate = dn_f_exp(0.5f * (e->lv_min + (e->lv_max - e->lv_min) * ((v + 1) * 0.5f)));

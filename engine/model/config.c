@@ -1,6 +1,7 @@
 /* config.c - a component's config.json, read by a table of keys. */
 #include "arch.h"
 #include <jansson.h>
+#include <math.h>
 #include <string.h>
 
 static int wrong(const dn_config_key *k, const char *expected, dn_error *err)
@@ -10,7 +11,7 @@ static int wrong(const dn_config_key *k, const char *expected, dn_error *err)
 
 static int read_number(double *out, const dn_config_key *k, const json_t *v, dn_error *err)
 {
-    if (!json_is_number(v) || (k->type != DN_CONFIG_DOUBLE && json_is_real(v) && json_real_value(v) != (double)(int)json_real_value(v)))
+    if (!json_is_number(v) || (k->type != DN_CONFIG_DOUBLE && json_is_real(v) && json_real_value(v) != floor(json_real_value(v))))
         return wrong(k, k->type == DN_CONFIG_DOUBLE ? "a number" : "a whole number", err);
     double x = json_number_value(v);
     if (!(x >= k->lo && x <= k->hi))

@@ -81,9 +81,10 @@ static int read_scheduler(dn_model *m, const char *dir, dn_error *err)
 {
     const char *file = exists(dir, "scheduler") ? "scheduler/scheduler_config.json" : "scheduler_config.json";
     json_t *json = NULL;
-    int rc = exists(dir, file) ? dn_json_load(&json, dir, file, CONFIG_BYTES_MAX, err) : 0;
-    if (!rc && !json)
-        json = json_pack("{ss}", "_class_name", "DDPMScheduler"); /* a bare component: diffusers' usual one */
+    bool bare = !m->index && !exists(dir, file); /* a component alone: diffusers' usual scheduler */
+    int rc = bare ? 0 : dn_json_load(&json, dir, file, CONFIG_BYTES_MAX, err);
+    if (bare)
+        json = json_pack("{ss}", "_class_name", "DDPMScheduler");
     dn_scheduler_config *c = NULL;
     rc = rc ? rc : dn_scheduler_config_new(&c, json, err);
     json_decref(json);
@@ -272,7 +273,7 @@ static void store(float *dst, const float *src, const dn_param *q)
         memcpy(dst, src, sizeof *dst * (size_t)dn_shape_count(&q->shape));
 }
 
-static int load_param(dn_model *m, const dn_checkpoint *c, const dn_param *q, float *scratch, dn_error *err)
+static int check_param(const dn_checkpoint *c, const dn_param *q, dn_error *err)
 {
     const dn_tensor *t = dn_checkpoint_find(c, q->name);
     char want[80], got[80];
@@ -283,9 +284,15 @@ static int load_param(dn_model *m, const dn_checkpoint *c, const dn_param *q, fl
     print_dims(got, sizeof got, t->dim, t->rank);
     if (t->rank != shape.rank || memcmp(t->dim, shape.dim, sizeof(int64_t) * (size_t)shape.rank))
         return dn_fail(err, DN_E_FORMAT, q->name, "%s: tensor %s is [%s], the config asks for [%s]", t->file, q->name, got, want);
-    int rc = dn_checkpoint_read(c, t, scratch, err);
-    if (!rc)
-        store(m->weights + q->offset, scratch, q);
+    return 0;
+}
+
+/* Before anything is allocated: what a config asks for is unbounded, what a file holds is not. */
+static int check_params(const dn_checkpoint *c, const dn_block *b, dn_error *err)
+{
+    int rc = 0;
+    for (int i = 0; i < b->n_params && !rc; i++)
+        rc = check_param(c, &b->param[i], err);
     return rc;
 }
 
@@ -326,8 +333,11 @@ static int fill_block(dn_model *m, const dn_checkpoint *c, const dn_block *b, dn
     if (!rc)
         memset(m->weights, 0, sizeof *m->weights * (size_t)b->count);
     for (int i = 0; i < b->n_params && !rc; i++) {
-        rc = load_param(m, c, &b->param[i], scratch, err);
-        m->info.parameters += dn_shape_count(&b->param[i].shape);
+        const dn_param *q = &b->param[i];
+        rc = dn_checkpoint_read(c, dn_checkpoint_find(c, q->name), scratch, err);
+        if (!rc)
+            store(m->weights + q->offset, scratch, q);
+        m->info.parameters += dn_shape_count(&q->shape);
     }
     free(scratch);
     m->info.bytes = sizeof *m->weights * (size_t)b->count;
@@ -345,6 +355,7 @@ static int load_weights(dn_model *m, const char *dir, const char *component, dn_
         *err = p->error;
     rc = rc ? rc : dn_checkpoint_open(&c, dir, component, err);
     rc = rc ? rc : check_superfluous(c, &p->block[0], err);
+    rc = rc ? rc : check_params(c, &p->block[0], err);
     rc = rc ? rc : fill_block(m, c, &p->block[0], err);
     if (!rc)
         dn_sha256_hex(m->info.hash, m->weights, m->info.bytes);

@@ -36,7 +36,7 @@ static const enum dn_unary act_ops[] = { DN_SILU, DN_SILU, DN_MISH, DN_GELU, DN_
 #define AT(field) offsetof(config, field)
 /* clang-format off */
 static const dn_config_key keys[] = {
-    { "sample_size",             DN_CONFIG_INTS,    AT(sample_size),  1, 65536, .null_ok = true },
+    { "sample_size",             DN_CONFIG_INTS,    AT(sample_size),  1, 8192, .null_ok = true },
     { "in_channels",             DN_CONFIG_INT,     AT(in_channels),  1, 4096 },
     { "out_channels",            DN_CONFIG_INT,     AT(out_channels), 1, 4096 },
     { "center_input_sample",     DN_CONFIG_BOOL,    AT(center_input) },
@@ -118,9 +118,10 @@ static void describe(const void *config_, dn_arch_info *info)
         info->width = c->sample_size.value[c->sample_size.n - 1];
     }
     info->label_rows = c->class_type == BY_TIMESTEP && c->time_type == LEARNED ? c->train_steps : c->num_classes;
-    if (c->class_type == BY_VECTOR)
-        info->label_kind = DN_LABEL_VECTOR;
-    else if (c->class_type == BY_TIMESTEP && c->time_type != LEARNED)
+    if (c->class_type == BY_VECTOR) {
+        info->label_kind = DN_LABEL_VECTOR; /* no classes, whatever num_class_embeds says */
+        info->label_rows = 0;
+    } else if (c->class_type == BY_TIMESTEP && c->time_type != LEARNED)
         info->label_kind = DN_LABEL_NUMBER;
     else if (info->label_rows)
         info->label_kind = DN_LABEL_EMBED;

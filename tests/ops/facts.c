@@ -210,6 +210,22 @@ static void unary_values(void **state)
     }
 }
 
+/* A clamp inside an exponential must not make a number of NaN: a spoilt sample would pass for a good one. */
+static void nan_passes(void **state)
+{
+    (void)state;
+    static const enum dn_unary kinds[] = { DN_SILU, DN_SIGMOID, DN_RELU, DN_MISH, DN_GELU };
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
+        subject s;
+        subject_init(&s, 1);
+        finish(&s, dn_unary(s.p, kinds[i], feed(&s, "x", dn_shape(9), 0, 1)));
+        SET(&s, "x", NAN, 0, NAN, 0, NAN, 0, NAN, 0, NAN);
+        double zero = kinds[i] == DN_SIGMOID ? 0.5 : 0;
+        EXPECT(&s, 1e-6, NAN, zero, NAN, zero, NAN, zero, NAN, zero, NAN);
+        subject_fini(&s);
+    }
+}
+
 static void affine_clamp(void **state)
 {
     (void)state;
@@ -736,6 +752,7 @@ int main(void)
         cmocka_unit_test(norms_by_hand),
         cmocka_unit_test(layer_norm_by_hand),
         cmocka_unit_test(unary_values),
+        cmocka_unit_test(nan_passes),
         cmocka_unit_test(affine_clamp),
         cmocka_unit_test(broadcast_by_hand),
         cmocka_unit_test(upsample_and_pool),

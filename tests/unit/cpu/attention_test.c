@@ -28,12 +28,16 @@ typedef struct tensors {
     void *work;
 } tensors;
 
-static tensors run(const spec *s, int n, int first, int threads)
+static tensors inputs(const spec *s, int n, int first)
 {
-    tensors t = { .q = blocks_random(n, first, s->queries, s->channels, 1, s->size, 0),
-                  .k = blocks_random(n, first, s->keys, s->channels, 2, s->size, 0),
-                  .v = blocks_random(n, first, s->keys, s->channels, 3, 1, 0.25f),
-                  .y = blocks_new(n, s->queries, s->channels) };
+    return (tensors){ .q = blocks_random(n, first, s->queries, s->channels, 1, s->size, 0),
+                      .k = blocks_random(n, first, s->keys, s->channels, 2, s->size, 0),
+                      .v = blocks_random(n, first, s->keys, s->channels, 3, 1, 0.25f),
+                      .y = blocks_new(n, s->queries, s->channels) };
+}
+
+static void attend(const spec *s, tensors *t, int n, int threads)
+{
     int64_t work = (dn_attention_work(s->queries, s->keys, s->channels, s->heads) + 63) / 64 * 64;
     dn_attention_args a = { .n = n,
                             .queries = s->queries,
@@ -41,16 +45,22 @@ static tensors run(const spec *s, int n, int first, int threads)
                             .channels = s->channels,
                             .heads = s->heads,
                             .scale = 0.7f,
-                            .q = t.q,
-                            .k = t.k,
-                            .v = t.v,
-                            .y = t.y };
-    t.work = aligned_alloc(64, (size_t)(work * n));
-    memset(t.work, 0xff, (size_t)(work * n)); /* NaN */
-    a.work = (dn_rows){ .base = t.work, .row_bytes = work };
+                            .q = t->q,
+                            .k = t->k,
+                            .v = t->v,
+                            .y = t->y };
+    t->work = aligned_alloc(64, (size_t)(work * n));
+    memset(t->work, 0xff, (size_t)(work * n)); /* NaN */
+    a.work = (dn_rows){ .base = t->work, .row_bytes = work };
     dn_pool *pool = threads > 1 ? dn_pool_new(threads, NULL) : NULL;
     dn_attention_blocked(pool, &a);
     dn_pool_free(pool);
+}
+
+static tensors run(const spec *s, int n, int first, int threads)
+{
+    tensors t = inputs(s, n, first);
+    attend(s, &t, n, threads);
     return t;
 }
 
@@ -117,9 +127,28 @@ static void rows_alone(void **state)
     }
 }
 
+/* A spoilt query spoils its own position, a spoilt key every position: softmax must not turn them into numbers. */
+static void nan_shows(void **state)
+{
+    (void)state;
+    const spec s = { 50, 21, 8, 1, 1 };
+    for (int key = 0; key < 2; key++) {
+        tensors t = inputs(&s, 1, 0);
+        *block_at(key ? &t.k : &t.q, 0, 3, 5) = NAN;
+        attend(&s, &t, 1, 1);
+        for (int i = 0; i < s.queries; i++)
+            for (int c = 0; c < s.channels; c++)
+                if (!isnan(*block_at(&t.y, 0, i, c)) == (key || i == 3))
+                    fail_msg("NaN in a %s: position %d, channel %d is %g", key ? "key" : "query", i, c,
+                             *block_at(&t.y, 0, i, c));
+        tensors_free(&t);
+    }
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = { cmocka_unit_test(against_loops), cmocka_unit_test(rows_alone) };
+    const struct CMUnitTest tests[] = { cmocka_unit_test(against_loops), cmocka_unit_test(rows_alone),
+                                        cmocka_unit_test(nan_shows) };
     if (!dn_cpu_has_avx2()) {
         printf("SKIPPED: this machine has no AVX2\n");
         return 77;

@@ -106,6 +106,7 @@ static const char *const lies[][4] = {
     { "scheduler_config.json", "{\"_class_name\":\"KarrasVeScheduler\"", "scheduler_config.json", "line 1" },
     { "scheduler_config.json", "{\"_class_name\":\"DDPMScheduler\",\"beta_start\":\"x\"}", "beta_start", "beta_start" },
     { "model_index.json", "{\"_class_name\":\"DiTPipeline\",\"transformer\":[\"diffusers\",\"DiT\"]}", "model_index.json", "no unet" },
+    { "model_index.json", "{\"_class_name\":\"DDPMPipeline\",\"unet\":[\"diffusers\",\"UNet2DModel\"]}", "scheduler_config.json", "scheduler_config.json" },
     { "model_index.json", "{\"unet\":[\"diffusers\",\"UNet2DModel\"],\"vae\":[\"diffusers\",\"X\"]}", "model_index.json", "latent" },
 };
 
@@ -155,6 +156,9 @@ static const char *const configs[][4] = {
     { "\"attention_head_dim\": 4", "\"attention_head_dim\": \"x\"", "attention_head_dim", "whole number" },
     { "\"add_attention\": false", "\"add_attention\": 1", "add_attention", "true or false" },
     { "\"in_channels\": 2", "\"in_channels\": 99999999999", "in_channels", "1..4096" },
+    { "\"in_channels\": 2", "\"in_channels\": 1e300", "in_channels", "1..4096" },
+    /* 4 GiB: asked for by the config, refused by the file before any is allocated */
+    { "\"num_class_embeds\": 5", "\"num_class_embeds\": 16777216", "class_embedding.weight", "[5,64]" },
 };
 
 static void test_configs(void **state)
@@ -175,6 +179,17 @@ static void test_configs(void **state)
     loads();
 }
 
+/* A network that takes vectors has no classes, so none of them can be the null label, whatever num_class_embeds says. */
+static void test_vectors(void **state)
+{
+    (void)state;
+    with_config("\"class_embed_type\": null", "\"class_embed_type\": \"identity\"");
+    write_text("denoised.json", "{\"null_label\":1}");
+    refused("null_label", "a class");
+    remove_file("denoised.json");
+    copy("config.json");
+}
+
 static void test_weights(void **state)
 {
     (void)state;
@@ -193,6 +208,7 @@ static void test_weights(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = { cmocka_unit_test(test_lies), cmocka_unit_test(test_configs), cmocka_unit_test(test_weights) };
+    const struct CMUnitTest tests[] = { cmocka_unit_test(test_lies), cmocka_unit_test(test_configs), cmocka_unit_test(test_vectors),
+                                        cmocka_unit_test(test_weights) };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }
