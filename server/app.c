@@ -159,6 +159,7 @@ static void on_tick(uv_timer_t *timer)
 {
     dn_app *app = timer->data;
     trim_memory(app);
+    dn_requests_expire(app);
     dn_watch_tick(app);
     dn_requests_trim(app);
 }

@@ -107,6 +107,8 @@ dn_stream *dn_stream_open(dn_call *call);
 void dn_stream_push(dn_stream *stream, const void *text, size_t n, int lossy_key);
 /* No more events: what is queued is still sent. The stream is not the caller's any more; on_gone will not be called. */
 void dn_stream_close(dn_stream *stream);
+/* Of the call that it answers; before it is closed. */
+dn_call_facts *dn_stream_facts(dn_stream *stream);
 
 /* ---- files of the page (made by web/embed.py), answered to GET without any endpoint ---------------------- */
 

@@ -77,6 +77,8 @@ static ssize_t stream_read(void *cls, uint64_t at, char *buf, size_t max)
 static void stream_free(void *cls)
 {
     dn_stream *s = cls;
+    if (s->call) /* the response may go before the call is told of its end */
+        s->call->stream = NULL;
     while (s->first)
         pop(s);
     free(s);
@@ -173,3 +175,5 @@ void dn_stream_cut(dn_stream *s)
 }
 
 void dn_stream_end(dn_stream *s) { s->call = NULL; }
+
+dn_call_facts *dn_stream_facts(dn_stream *s) { return &s->call->facts; }

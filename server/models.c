@@ -293,7 +293,10 @@ int dn_models_want(dn_app *app, dn_known *k, dn_waiter *w, dn_net_use **out, dn_
     case DN_MODEL_UNLOADING:
         return dn_http_fail(err, DN_H_CONFLICT, "model", "%s is being unloaded", k->name);
     case DN_MODEL_FAILED:
-        return dn_known_failed(k, err);
+        if (k->error.code != DN_E_MEMORY)
+            return dn_known_failed(k, err);
+        /* there may be room for it by now */
+        __attribute__((fallthrough));
     case DN_MODEL_AVAILABLE:
         if (app->closing)
             return dn_http_fail(err, DN_H_DRAINING, NULL, NULL);
@@ -327,37 +330,44 @@ void dn_known_release(dn_app *app, dn_known *k)
 
 static int64_t bytes_of(const dn_known *k) { return k->weights + k->forms; }
 
+static bool is_idle(const dn_known *k) { return k->state == DN_MODEL_LOADED && !k->holders && !k->busy; }
+
 /* The idle one that was used longest ago. */
 static dn_known *eldest_idle(dn_models *m, const dn_known *keep)
 {
     dn_known *best = NULL;
     for (int i = 0; i < m->n; i++) {
         dn_known *k = &m->known[i];
-        if (k != keep && k->state == DN_MODEL_LOADED && !k->holders && !k->busy && (!best || k->used < best->used))
+        if (k != keep && is_idle(k) && (!best || k->used < best->used))
             best = k;
     }
     return best;
 }
 
+/* Bytes that come free when what is being unloaded is gone, and, if asked, everything idle with it. The arenas shrink
+ * to the largest that is left. */
+static int64_t coming_free(const dn_app *app, bool idle_too, const dn_known *keep)
+{
+    int64_t bytes = 0, arena = 0;
+    for (int i = 0; i < app->models->n; i++) {
+        const dn_known *k = &app->models->known[i];
+        if (k->state == DN_MODEL_UNLOADING || (idle_too && k != keep && is_idle(k)))
+            bytes += bytes_of(k);
+        else
+            arena = k->arena > arena ? k->arena : arena;
+    }
+    return bytes + app->budget.held[DN_HOLD_ARENAS] - arena * app->n_places;
+}
+
 int dn_models_make_room(dn_app *app, int64_t bytes, const dn_known *keep)
 {
-    dn_models *m = app->models;
     if (dn_budget_fits(&app->budget, bytes))
         return 0;
-    int64_t coming = 0, idle = 0, lacking = bytes + dn_budget_held(&app->budget) - app->budget.limit;
-    for (int i = 0; i < m->n; i++) {
-        dn_known *k = &m->known[i];
-        if (k->state == DN_MODEL_UNLOADING)
-            coming += bytes_of(k);
-        else if (k != keep && k->state == DN_MODEL_LOADED && !k->holders && !k->busy)
-            idle += bytes_of(k);
-    }
-    if (lacking > coming + idle)
+    int64_t lacking = bytes + dn_budget_held(&app->budget) - app->budget.limit;
+    if (lacking > coming_free(app, true, keep))
         return -1;
-    for (dn_known *k; lacking > coming && (k = eldest_idle(m, keep));) {
-        coming += bytes_of(k);
+    for (dn_known *k; lacking > coming_free(app, false, keep) && (k = eldest_idle(app->models, keep));)
         (void)dn_models_unload(app, k, NULL);
-    }
     return 1;
 }
 

@@ -1,6 +1,7 @@
 /* requests.c - the life of a request on the loop, and what is kept of it afterwards. */
 #include "requests.h"
 
+#include "log.h"
 #include "requests_rows.h"
 #include <jansson.h>
 #include <stdio.h>
@@ -12,7 +13,7 @@
 enum { BUCKETS = 4096, GONE_MAX = 16384, KEPT_MAX = 16384, CANCELLED_MAX = 64 };
 
 struct dn_requests {
-    dn_link all; /* oldest first */
+    dn_link all, alive; /* oldest first */
     dn_link by_id[BUCKETS], by_run[BUCKETS];
     uint64_t last_run;
     int active, kept, cancelled; /* cancelled ones have nothing to fetch: few of the kept may be */
@@ -105,6 +106,7 @@ int dn_requests_open(dn_app *app, dn_error *err)
     if (!rs)
         return dn_fail(err, DN_E_MEMORY, NULL, "no memory for the list of requests");
     dn_link_init(&rs->all);
+    dn_link_init(&rs->alive);
     for (int i = 0; i < BUCKETS; i++) {
         dn_link_init(&rs->by_id[i]);
         dn_link_init(&rs->by_run[i]);
@@ -141,6 +143,7 @@ dn_request *dn_request_new(dn_app *app, dn_call *call)
     r->created_at = unix_now();
     dn_link_init(&r->watchers);
     dn_link_push(&rs->all, &r->link);
+    dn_link_push(&rs->alive, &r->alive);
     dn_link_push(id_bucket(rs, b), &r->by_id);
     dn_link_push(&rs->by_run[r->run % BUCKETS], &r->by_run);
     rs->active++;
@@ -175,6 +178,7 @@ static void request_free(dn_request *r)
 {
     dn_requests *rs = r->app->requests;
     dn_link_pop(&r->link);
+    dn_link_pop(&r->alive);
     dn_link_pop(&r->by_id);
     dn_link_pop(&r->by_run);
     dn_request_forget_asked(r);
@@ -206,8 +210,8 @@ uint64_t dn_requests_total(const dn_app *app) { return app->requests->last_run; 
 
 dn_request *dn_requests_next(dn_app *app, dn_request *r)
 {
-    dn_link *l = r ? r->link.next : app->requests->all.next;
-    return l == &app->requests->all ? NULL : DN_LINK_OF(l, dn_request, link);
+    dn_link *l = r ? r->alive.next : app->requests->alive.next;
+    return l == &app->requests->alive ? NULL : DN_LINK_OF(l, dn_request, alive);
 }
 
 dn_request *dn_requests_prev(dn_app *app, dn_request *r)
@@ -219,11 +223,11 @@ dn_request *dn_requests_prev(dn_app *app, dn_request *r)
 void dn_requests_count(const dn_app *app, int *running, int *waiting)
 {
     *running = *waiting = 0;
-    DN_LINK_EACH(l, &app->requests->all)
+    DN_LINK_EACH(l, &app->requests->alive)
     {
-        const dn_request *r = DN_LINK_OF(l, dn_request, link);
-        *running += !r->ended && r->state == DN_STATE_RUNNING;
-        *waiting += !r->ended && r->state == DN_STATE_QUEUED;
+        const dn_request *r = DN_LINK_OF(l, dn_request, alive);
+        *running += r->state == DN_STATE_RUNNING;
+        *waiting += r->state == DN_STATE_QUEUED;
     }
 }
 
@@ -265,6 +269,13 @@ static void drop_kept(dn_request *r)
     rs->cancelled -= r->state == DN_STATE_CANCELLED;
     rs->kept_bytes -= r->result_bytes;
     request_free(r);
+}
+
+/* Of bytes, of results, of those that were cancelled. */
+static bool too_much_kept(const dn_app *app)
+{
+    const dn_requests *rs = app->requests;
+    return rs->kept_bytes > app->server.config->result_bytes || rs->kept > KEPT_MAX || rs->cancelled > CANCELLED_MAX;
 }
 
 void dn_requests_trim(dn_app *app)
@@ -324,9 +335,12 @@ static void count_failure(const dn_request *r, int id)
     dn_metrics_add(m, DN_M_REQUESTS_FAILED, label, reason_of(id), 0, 1);
 }
 
-static void state_facts(dn_request *r)
+/* For the log line of whoever hears of it. */
+static void state_facts(const dn_request *r)
 {
-    dn_call_facts *f = dn_call_facts_of(r->call);
+    if (!r->call && !r->stream)
+        return;
+    dn_call_facts *f = r->call ? dn_call_facts_of(r->call) : dn_stream_facts(r->stream);
     f->model = r->known ? r->known->name : NULL;
     f->reason = r->failure.id ? r->failure.code : NULL;
     f->rows = (int)r->timing.row_steps;
@@ -334,12 +348,27 @@ static void state_facts(dn_request *r)
     f->device_ms = r->timing.device_ms;
 }
 
+/* What was answered with 202, or whose client has left, has a line of its own. */
+static void log_unheard(const dn_request *r)
+{
+    dn_line line;
+    dn_line_begin(&line, DN_LOG_INFO, "request_ended");
+    dn_line_str(&line, "id", r->id);
+    dn_line_str(&line, "tenant", r->tenant);
+    dn_line_str(&line, "state", dn_request_states[r->state]);
+    dn_line_str(&line, "model", r->known ? r->known->name : NULL);
+    dn_line_str(&line, "reason", r->failure.id ? r->failure.code : NULL);
+    dn_line_int(&line, "rows", r->timing.row_steps);
+    dn_line_ms(&line, "queue_ms", r->timing.queue_ms);
+    dn_line_ms(&line, "device_ms", r->timing.device_ms);
+    dn_line_end(&line);
+}
+
 static void answer(dn_request *r)
 {
     dn_call *call = r->call;
     if (!call)
         return;
-    state_facts(r);
     r->call = NULL;
     if (r->state != DN_STATE_SUCCEEDED) {
         dn_reply_error(call, &r->failure);
@@ -362,6 +391,7 @@ static void end(dn_request *r, enum dn_request_state state)
     dn_known *known = r->holds ? r->known : NULL;
     bool orphan = !r->call && !r->stream;
     r->ended = true;
+    dn_link_pop(&r->alive);
     r->state = state;
     r->finished_at = unix_now();
     rs->active--;
@@ -370,6 +400,9 @@ static void end(dn_request *r, enum dn_request_state state)
                            (dn_clock_ms() - r->arrived_ms) / 1e3);
     else
         count_failure(r, r->failure.id);
+    state_facts(r);
+    if (orphan)
+        log_unheard(r);
     answer(r);
     dn_request_event_end(r);
     if (r->async || (r->keep_on && orphan))
@@ -378,13 +411,16 @@ static void end(dn_request *r, enum dn_request_state state)
         request_free(r);
     if (known)
         dn_known_release(app, known);
-    dn_requests_trim(app);
+    if (too_much_kept(app))
+        dn_requests_trim(app);
     dn_app_idle(app);
 }
 
 void dn_request_refuse(dn_request *r, const dn_http_error *err, double retry_ms)
 {
     r->failure = *err;
+    if (r->call)
+        r->async = false; /* its 202 has not gone out: nothing is kept of it */
     if (r->call && retry_ms > 0)
         dn_reply_header(r->call, "Retry-After", "%d", dn_retry_after_s(retry_ms));
     end(r, DN_STATE_FAILED);
@@ -395,10 +431,7 @@ void dn_request_cancel(dn_request *r)
     if (r->ended || r->cancelling)
         return;
     r->cancelling = true;
-    if (r->waiting) {
-        dn_waiter_leave(&r->waiter);
-        r->waiting = false;
-    }
+    dn_request_stop_waiting(r);
     /* out of memory here: the run goes on to its end, and is then cancelled all the same */
     if (r->on_device)
         (void)dn_worker_cancel(r->place->worker, r->run);
@@ -436,10 +469,10 @@ void dn_request_advance(dn_request *r)
 /* The first that has not ended nor been cancelled (of a model, if not NULL). What is done to it may free any other. */
 static dn_request *first_alive(dn_app *app, const dn_known *k)
 {
-    DN_LINK_EACH(l, &app->requests->all)
+    DN_LINK_EACH(l, &app->requests->alive)
     {
-        dn_request *r = DN_LINK_OF(l, dn_request, link);
-        if (!r->ended && !r->cancelling && (!k || r->known == k))
+        dn_request *r = DN_LINK_OF(l, dn_request, alive);
+        if (!r->cancelling && (!k || r->known == k))
             return r;
     }
     return NULL;
@@ -481,7 +514,7 @@ static int position(dn_request *r)
 {
     int n = 0;
     for (dn_request *q = dn_requests_next(r->app, NULL); q && q != r; q = dn_requests_next(r->app, q))
-        n += !q->ended && q->state == DN_STATE_QUEUED;
+        n += q->state == DN_STATE_QUEUED;
     return n;
 }
 

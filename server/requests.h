@@ -31,7 +31,7 @@ typedef struct dn_encoded {
 } dn_encoded;
 
 typedef struct dn_request {
-    dn_link link, by_id, by_run;
+    dn_link link, alive, by_id, by_run; /* alive: until it has ended */
     dn_app *app;
     char id[DN_REQUEST_ID_LEN + 1];
     uint64_t run; /* its number, for workers */
@@ -120,8 +120,9 @@ bool dn_requests_shed(dn_app *app, int64_t bytes);
 void dn_request_forget_asked(dn_request *r); /* arena, JSON: it is resolved */
 /* Drop kept results that are too old, too many, or too large together. */
 void dn_requests_trim(dn_app *app);
-/* In the order of arrival; NULL: the first, the end. */
+/* Of those that have not ended, in the order of arrival; NULL: the first, the end. */
 dn_request *dn_requests_next(dn_app *app, dn_request *r);
+/* Of all, what is kept too, newest first. */
 dn_request *dn_requests_prev(dn_app *app, dn_request *r);
 /* dn_request_info of it; `images` is its scratch, DN_N_MAX, and `urls` what those point to. */
 typedef struct dn_info_scratch {
@@ -136,6 +137,9 @@ const char *dn_format_type(int format);
 
 /* Find its model, wait for its network if need be, resolve, price, admit; every refusal answers the call. */
 void dn_request_begin(dn_request *r);
+void dn_request_stop_waiting(dn_request *r); /* for its model; harmless when it does not */
+/* Refuse those whose deadline has passed while they wait for a model. */
+void dn_requests_expire(dn_app *app);
 
 /* ---- requests_events.c ---------------------------------------------------------------------------------------- */
 

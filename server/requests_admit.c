@@ -10,7 +10,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { SAMPLE_BYTES = 512 }; /* host memory of one sample's parameters and accounts, at most */
+enum {
+    SAMPLE_BYTES = 512, /* host memory of one sample's parameters and accounts, at most */
+    WAITING_MAX = 512,  /* requests that wait for models: they have no price yet, so their number is bounded */
+    LOAD_RETRY_MS = 1000,
+};
 
 /* A request in the engine's terms: what all its samples share, and what they do not. */
 typedef struct plan {
@@ -479,16 +483,55 @@ static void net_ready(dn_waiter *waiter, dn_net_use *use, const dn_http_error *e
         dn_request_refuse(r, err, 0);
 }
 
+void dn_request_stop_waiting(dn_request *r)
+{
+    if (r->waiting)
+        dn_waiter_leave(&r->waiter);
+    r->waiting = false;
+}
+
+static dn_request *first_late(dn_app *app)
+{
+    double now = dn_clock_ms();
+    for (dn_request *r = dn_requests_next(app, NULL); r; r = dn_requests_next(app, r)) {
+        if (r->waiting && r->in.deadline_ms && now >= r->arrived_ms + (double)r->in.deadline_ms)
+            return r;
+    }
+    return NULL;
+}
+
+void dn_requests_expire(dn_app *app)
+{
+    for (dn_request *r; (r = first_late(app));) {
+        dn_http_error err = { 0 };
+        dn_http_fail(&err, DN_H_DEADLINE, "deadline_ms", "deadline_ms has passed while %s was loading", r->known->name);
+        dn_request_stop_waiting(r);
+        dn_request_refuse(r, &err, 0);
+    }
+}
+
+static bool too_many_wait(dn_app *app)
+{
+    int n = 0;
+    for (dn_request *r = dn_requests_next(app, NULL); r && n <= WAITING_MAX; r = dn_requests_next(app, r))
+        n += r->waiting;
+    return n > WAITING_MAX;
+}
+
 /* An asynchronous request is accepted before its model has come: what is wrong with it beyond that, it fails of. */
 static void wait_for_model(dn_request *r)
 {
     r->waiting = true;
     dn_http_error err = { 0 };
+    double retry_ms = 0;
     int rc = r->denoise ? 0 : decide_answer(r, &err);
+    if (!rc && too_many_wait(r->app)) {
+        retry_ms = LOAD_RETRY_MS;
+        rc = dn_http_fail(&err, DN_H_QUEUE_FULL, NULL, "%d requests wait for models already", WAITING_MAX);
+    }
     if (rc) {
-        dn_waiter_leave(&r->waiter);
-        r->waiting = false;
-        dn_request_refuse(r, &err, 0);
+        dn_request_stop_waiting(r);
+        dn_request_refuse(r, &err, retry_ms);
     } else if (r->answer == DN_ANSWER_LATER) {
         reply_accepted(r);
     }

@@ -60,10 +60,8 @@ static void fill_devices(scratch *s, dn_app *app)
 static void fill_requests(scratch *s, dn_app *app)
 {
     int n = 0;
-    for (dn_request *r = dn_requests_next(app, NULL); r && n < REQUESTS_SHOWN; r = dn_requests_next(app, r)) {
-        if (!r->ended)
-            dn_request_info_of(r, &s->request[n++], &s->image);
-    }
+    for (dn_request *r = dn_requests_next(app, NULL); r && n < REQUESTS_SHOWN; r = dn_requests_next(app, r))
+        dn_request_info_of(r, &s->request[n++], &s->image);
     s->status.requests = (dn_items){ s->request, n };
 }
 

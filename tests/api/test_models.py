@@ -190,6 +190,42 @@ def test_eviction(models):
             d.ask("DELETE", "/requests/" + id)
 
 
+def test_what_found_no_room_is_tried_again(models):
+    """A model in use keeps another out; when it is idle, the next request has it evicted."""
+    with serving(models, "--load", "tiny") as d:
+        alone = sum(v for k, v in d.memory().items() if k != "limit")
+    with serving(models, "--load", "tiny", "--memory", str(max(alone + (1 << 20), 6 << 20))) as d:
+        id = d.submit(**dict(LONG, n=8))
+        wait_running(d)
+        reply = d.generate(**PLAIN)
+        assert reply.status == 503 and reply.code == "memory", reply.body
+        d.ask("DELETE", "/requests/" + id)
+        assert d.result(**PLAIN)["model"] == "plain@1"
+
+
+def test_waiting_for_a_model_is_bounded(models):
+    """`plain` waits for the room of `tiny`, which is unloading and still at work."""
+    with serving(models, "--load", "tiny") as d:
+        alone = sum(v for k, v in d.memory().items() if k != "limit")
+    with serving(models, "--load", "tiny", "--memory", str(max(alone + (2 << 20), 7 << 20))) as d:
+        ids = [d.submit(**dict(LONG, n=8, guidance={"cfg": {"scale": 2}})) for _ in range(3)]
+        assert d.post("/models/tiny/unload").json()["state"] == "unloading"
+        reply = d.generate(**dict(PLAIN, deadline_ms=100))  # before the model has come
+        assert reply.status == 429 and reply.code == "deadline", reply.body
+        client = d.client(PATIENCE)
+        waiting = []
+        while len(waiting) < 2000:
+            reply = client.ask("POST", "/generate", PLAIN, {"Prefer": "respond-async"})
+            if reply.status != 202:
+                break
+            waiting.append(reply.json()["id"])
+        assert reply.status == 429 and reply.code == "queue_full" and int(reply.headers["retry-after"]) >= 1
+        assert len(waiting) == 512 and states(d)["tiny"] == "unloading"
+        for id in ids:
+            d.ask("DELETE", "/requests/" + id)
+        assert d.wait_state(waiting[0], "succeeded")["model"] == "plain@1"
+
+
 def test_what_does_not_fit(models):
     with serving(models, "--memory", "2M") as d:
         assert "loaded" not in states(d).values() or states(d)["misc"] == "loaded"  # those that fit

@@ -100,10 +100,12 @@ def test_asynchronous_results(d):
 
 
 def test_refusals_come_before_the_202(d):
+    newest = d.ask("GET", "/requests?limit=1").json()["requests"]
     for fields, code in (({"steps": 0}, "out_of_range"), ({"class_label": "zebra"}, "unknown_value")):
         assert d.generate({"Prefer": "respond-async"}, **dict(BASE, **fields)).code == code
     reply = d.generate({"Prefer": "respond-async", "Accept": "image/png"}, **BASE)
     assert reply.status == 406
+    assert d.ask("GET", "/requests?limit=1").json()["requests"] == newest  # nothing is kept of them
 
 
 def test_events_can_be_read_later_and_resumed(d):
@@ -315,6 +317,22 @@ def test_tenants_see_their_own(models, tmp_path):
         assert len(d.ask("GET", "/requests", headers=who["c"]).json()["requests"]) == 1
         assert d.ask("POST", "/models/tiny/unload", headers=who["bob"]).status == 403
         assert d.ask("GET", path).status == 401
+
+
+def test_every_request_has_a_line_with_its_work(models):
+    """Answered, streamed, asynchronous, abandoned: who, which model, how many rows, how long."""
+    with serving(models, "--load", "tiny") as d:
+        tail = r" .*model=tiny .*rows=%d queue_ms=[0-9.]+ device_ms=[0-9.]+"
+        d.result(**dict(BASE, n=1, steps=3))
+        d.wait_log(r"event=request .*code=200" + tail % 3)
+        list(d.events(dict(BASE, n=1, steps=4)))
+        d.wait_log(r"event=request .*code=200" + tail % 4)
+        id = d.submit(**dict(BASE, n=1, steps=5))
+        d.wait_log(r"event=request_ended id=%s tenant=local state=succeeded" % id + tail % 5)
+        client = begin(d, LONG)
+        running(d)
+        client.close()
+        d.wait_log(r"event=request_ended .*state=cancelled model=tiny reason=cancelled rows=")
 
 
 # ---- stopping ----

@@ -31,10 +31,11 @@ struct dn_batch {
 };
 
 static atomic_int samples, fail_batches;
-static atomic_int samples_left = -1;
+static atomic_int samples_left = -1, slow_batches;
 
 int fake_samples(void) { return samples; }
 void fake_fail_batches(int n) { fail_batches = n; }
+void fake_slow_batches(int n) { slow_batches = n; }
 void fake_fail_samples(int n) { samples_left = n; }
 
 dn_net *fake_net_new(double batch_ms, double row_ms)
@@ -169,6 +170,10 @@ int dn_batch_some(dn_batch *b, double max_ms)
 {
     (void)max_ms;
     double ms = b->net->batch_ms + b->n * b->net->row_ms;
+    if (slow_batches > 0) {
+        slow_batches--;
+        ms += FAKE_SLOW_MS;
+    }
     struct timespec t = { (time_t)(ms / 1000), (long)(ms * 1e6) % 1000000000 };
     nanosleep(&t, NULL);
     if (fail_batches > 0) {

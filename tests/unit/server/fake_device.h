@@ -4,7 +4,10 @@
 
 #include <denoised/device.h>
 
-enum { FAKE_SEED_NON_FINITE = 666 }; /* such a sample fails in its third update */
+enum {
+    FAKE_SEED_NON_FINITE = 666, /* such a sample fails in its third update */
+    FAKE_SLOW_MS = 40
+};
 
 dn_net *fake_net_new(double batch_ms, double row_ms); /* a batch takes batch_ms + rows * row_ms */
 void fake_net_free(dn_net *n);
@@ -13,6 +16,7 @@ void fake_net_free(dn_net *n);
 dn_table fake_table(int entries, unsigned rows, int idle);
 int fake_samples(void);        /* alive */
 void fake_fail_batches(int n); /* the next n batches fail */
+void fake_slow_batches(int n); /* the next n batches take FAKE_SLOW_MS longer */
 void fake_fail_samples(int n); /* so many more samples can be made, then none; < 0: no limit */
 
 #endif

@@ -200,6 +200,16 @@ static void the_first_network_is_tried_and_the_next_is_priced_by_its_flops(void 
     stop(w);
 }
 
+/* The warm-up and one row after it meet a busy machine: neither is the price. */
+static void a_disturbed_trial_is_not_the_price(void **state)
+{
+    (void)state;
+    fake_slow_batches(2);
+    world *w = start(wide, 2, 0);
+    assert_true(w->price[0] >= 2 && w->price[0] < FAKE_SLOW_MS);
+    stop(w);
+}
+
 static void runs_of_different_length_share_batches(void **state)
 {
     (void)state;
@@ -339,6 +349,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_run_comes_back_with_its_results),
         cmocka_unit_test(the_first_network_is_tried_and_the_next_is_priced_by_its_flops),
+        cmocka_unit_test(a_disturbed_trial_is_not_the_price),
         cmocka_unit_test(runs_of_different_length_share_batches),
         cmocka_unit_test(networks_do_not_mix),
         cmocka_unit_test(a_non_finite_sample_fails_its_request_alone),
