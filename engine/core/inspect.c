@@ -33,7 +33,8 @@ static void print_name(FILE *f, const dn_run *run, const dn_step *step, int plac
 {
     const dn_program *p = run->lowered->program;
     const dn_shape *s = dn_shape_of(p, run->lowered->place[place].val);
-    fprintf(f, "%4d..%-4d %-14s %-48s [", step->op_first, step->op_last, dn_op_name(p->op[step->op_last].kind), p->op[step->op_last].scope);
+    fprintf(f, "%4d..%-4d %-14s %-48s [", step->op_first, step->op_last, dn_op_name(p->op[step->op_last].kind),
+            p->op[step->op_last].scope);
     for (int i = 0; i < s->rank; i++)
         fprintf(f, "%s%lld", i ? "," : "", (long long)s->dim[i]);
     fprintf(f, "]");
@@ -66,7 +67,17 @@ static int ref_place(const dn_run *ref, dn_val v)
     return -1;
 }
 
-static void check(dn_inspector *in, const dn_run *run, const dn_step *step, int place, float *row, float *want, int64_t n)
+/* The same infinity, or NaN twice, is no difference; a number beside one is the largest. */
+static double distance(float got, float want)
+{
+    if (got == want || (isnan(got) && isnan(want)))
+        return 0;
+    double d = fabs((double)got - want);
+    return isfinite(d) ? d : INFINITY;
+}
+
+static void check(dn_inspector *in, const dn_run *run, const dn_step *step, int place, float *row, float *want,
+                  int64_t n)
 {
     int other = ref_place(in->ref, run->lowered->place[place].val);
     double worst = 0, largest = 0;
@@ -74,9 +85,8 @@ static void check(dn_inspector *in, const dn_run *run, const dn_step *step, int 
         read_row(run, place, r, row);
         read_row(in->ref, other, r, want);
         for (int64_t i = 0; i < n; i++) {
-            double d = fabs((double)row[i] - want[i]);
-            worst = isnan(d) ? INFINITY : fmax(worst, d);
-            largest = fmax(largest, fabs((double)want[i]));
+            worst = fmax(worst, distance(row[i], want[i]));
+            largest = isfinite(want[i]) ? fmax(largest, fabs((double)want[i])) : largest;
         }
     }
     if (worst > in->tolerance * largest && in->differences++ == 0) {
