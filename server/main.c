@@ -105,9 +105,17 @@ static int start_threads(dn_daemon *d, dn_error *err)
         rc = dn_lane_new(&d->slow, d->loop, "slow", LANE_SLOW_THREADS, LANE_SLOW_NICE, err);
     if (!rc && !(d->metrics = dn_metrics_new()))
         rc = dn_fail(err, DN_E_MEMORY, NULL, "no memory for the metrics");
-    d->server =
-        (dn_server){ .config = &d->config, .metrics = d->metrics, .loop = d->loop, .fast = d->fast, .slow = d->slow };
-    return rc ? rc : dn_app_start(&d->app, &d->server, err);
+    if (!rc)
+        rc = dn_store_open(&d->store, d->loop, d->config.state, err);
+    d->server = (dn_server){ .config = &d->config,
+                             .metrics = d->metrics,
+                             .loop = d->loop,
+                             .fast = d->fast,
+                             .slow = d->slow,
+                             .store = d->store };
+    if (!rc)
+        rc = dn_app_start(&d->app, &d->server, err);
+    return rc ? rc : dn_store_start(d->store, err);
 }
 
 static int start_http(dn_daemon *d, dn_error *err)
@@ -152,6 +160,7 @@ static void stop(dn_daemon *d)
         dn_lane_stop(d->slow);
     if (d->app)
         dn_app_stop(d->app);
+    dn_store_free(d->store);
     dn_lane_free(d->fast);
     dn_lane_free(d->slow);
     if (d->loop) {
