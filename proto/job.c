@@ -456,3 +456,33 @@ int dn_job_parse(dn_job_request *out, dn_arena *a, json_t *json, dn_http_error *
     *out = r;
     return 0;
 }
+
+/* Is the option without effect beside what is chosen? */
+static uint64_t without_effect(const dn_job_request *r, size_t has)
+{
+    uint64_t bits = 0;
+    for (size_t i = 0; i < sizeof dependencies / sizeof *dependencies; i++) {
+        const dependency *d = &dependencies[i];
+        if (d->has == has && !(d->choices >> *(const int *)((const char *)r + d->chooser) & 1))
+            bits |= DN_BIT(d->field);
+    }
+    return bits;
+}
+
+void dn_job_write(const dn_job_request *r, dn_buf *b)
+{
+    dn_job_request all = *r;
+    dn_augment_in augment[DN_JOB_AUGMENT_MAX];
+    all.has = DN_HAS_ALL & ~((r->height ? 0 : DN_BIT(DN_JOB_HEIGHT)) | (r->width ? 0 : DN_BIT(DN_JOB_WIDTH)) |
+                             (r->augment.n ? 0 : DN_BIT(DN_JOB_AUGMENT)) | (r->micro_batch ? 0 : DN_BIT(DN_JOB_MICRO_BATCH)));
+    all.objective.has = ~without_effect(r, IN(objective, has));
+    all.optimizer.has = ~without_effect(r, IN(optimizer, has));
+    all.lr_schedule.has = ~without_effect(r, IN(lr_schedule, has));
+    all.ema.has = all.checkpoint.has = all.preview.has = all.eval.has = DN_HAS_ALL;
+    for (int i = 0; i < r->augment.n; i++) {
+        augment[i] = ((const dn_augment_in *)r->augment.v)[i];
+        augment[i].has = amounts[augment[i].kind].max > 0 ? DN_HAS_ALL : ~DN_BIT(DN_AUGMENT_AMOUNT);
+    }
+    all.augment.v = augment;
+    dn_fields_write(&dn_job_fields, &all, b);
+}

@@ -110,6 +110,8 @@ typedef struct dn_job_request {
 /* As dn_generate_parse. Options that have no effect beside the others (snr_gamma without min_snr, betas with sgd, ...) are
  * refused as a contradiction. */
 int dn_job_parse(dn_job_request *out, dn_arena *a, struct json_t *json, dn_http_error *err);
+/* The request with every default written out, and nothing that has no effect: parsing it gives the same request. */
+void dn_job_write(const dn_job_request *r, dn_buf *b);
 
 /* PATCH /jobs/{id} */
 enum { DN_JOB_PATCH_TRAIN_SHARE, DN_JOB_PATCH_PRIORITY, DN_JOB_PATCH_FIELDS };
