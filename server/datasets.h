@@ -21,6 +21,7 @@ typedef struct dn_stored {
     int pins;        /* jobs that are not over */
 } dn_stored;
 
+
 typedef struct dn_datasets dn_datasets;
 
 /* Read the list from the store, before its thread starts. */

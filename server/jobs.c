@@ -41,7 +41,7 @@ dn_job *dn_job_new(dn_app *app, const char *id, const char *owner)
     snprintf(j->owner, sizeof j->owner, "%s", owner);
     snprintf(j->id, sizeof j->id, "%s", id ? id : "");
     j->created_at = dn_unix_now();
-    if ((!id && new_id(j->id)) || asprintf(&j->dir, "%s/jobs/%s", dn_store_folder(app->store), j->id) < 0) {
+    if ((!id && new_id(j->id)) || asprintf(&j->dir, "%s/jobs/%s", dn_store_folder(app->server.store), j->id) < 0) {
         free(j);
         return NULL;
     }
@@ -105,6 +105,17 @@ dn_job *dn_job_by_number(dn_app *app, uint64_t number)
     {
         if (DN_LINK_OF(l, dn_job, link)->number == number)
             return DN_LINK_OF(l, dn_job, link);
+    }
+    return NULL;
+}
+
+dn_job *dn_job_by_preview(dn_app *app, uint64_t number)
+{
+    DN_LINK_EACH(l, &app->jobs->jobs)
+    {
+        dn_job *j = DN_LINK_OF(l, dn_job, link);
+        if (j->preview && j->preview_number == number)
+            return j;
     }
     return NULL;
 }
@@ -212,6 +223,9 @@ int dn_job_resume(dn_job *j, dn_http_error *err)
     if (is_over(j))
         return wrong_state(j, "resumed", err);
     if (j->state == DN_JOB_PAUSED) {
+        int rc = j->stored && j->place ? 0 : dn_job_resolve(j, err); /* it may be there again */
+        if (rc)
+            return rc;
         j->starts = 0;
         set_state(j, DN_JOB_QUEUED, NULL);
         dn_jobs_pump(j->app);

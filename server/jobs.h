@@ -87,6 +87,7 @@ typedef struct dn_job {
     unsigned working;      /* enum dn_job_work */
     dn_call *call;         /* POST /jobs: waits for the row to be stored */
     bool listed;           /* in the list; else it is being planned */
+    bool stored_once;      /* the store has its row */
     bool dead;             /* refused, or the app stops: freed when no work is under way */
     char reason[200];
     dn_http_error failure; /* of a failed one */
@@ -110,6 +111,8 @@ typedef struct dn_job {
     int64_t held;           /* bytes in the budget */
     dn_snapshot *unsaved;   /* waits for the one that is being written; its step and held-out loss */
     dn_saved unsaved_as;
+    struct preview *preview; /* under way; its number */
+    uint64_t preview_number;
     bool store_again;       /* it has changed while it was being stored */
 
     /* what is kept of its way */
@@ -143,6 +146,7 @@ void dn_jobs_add(dn_app *app, dn_job *j);
 void dn_job_forget(dn_job *j); /* out of the list; freed when no work is under way */
 dn_job *dn_job_find(dn_app *app, const char *id);
 dn_job *dn_job_by_number(dn_app *app, uint64_t number);
+dn_job *dn_job_by_preview(dn_app *app, uint64_t number);
 dn_place *dn_jobs_idlest(dn_app *app);
 /* 0, or a DN_H code: not in this state. */
 int dn_job_pause(dn_job *j, dn_http_error *err);
@@ -161,6 +165,8 @@ void dn_job_submit(dn_app *app, dn_call *call, struct json_t *json);
 void dn_job_accepted(dn_job *j, const dn_error *err); /* the row of a new job is stored, or is not */
 /* A job from its stored row; the spec was written by dn_job_write. */
 int dn_job_restore(dn_job *j, const char *spec, const char *plan, dn_error *err);
+/* What the names in its request stand for: dataset, model, device. 0 or a DN_H code. */
+int dn_job_resolve(dn_job *j, dn_http_error *err);
 void dn_job_plan_of(const dn_job *j, dn_job_plan *out);
 /* Slow lane: its model (read, or made anew from its config and seed) and its data. */
 int dn_job_open_parts(const dn_job *j, dn_model **model, dn_dataset **data, dn_error *err);
@@ -178,6 +184,7 @@ void dn_job_ask(dn_job *j, unsigned duties);
 /* Make the row what the job is. If a write is under way it is done again after it. */
 void dn_job_store(dn_job *j);
 void dn_job_store_saved(dn_job *j, const dn_saved *s);
+void dn_job_store_unsaved(dn_job *j, int64_t step); /* a checkpoint that is no longer kept */
 void dn_job_store_shown(dn_job *j, const dn_previewed *s);
 /* A job goes on from `step`: what was stored of later steps is void. */
 void dn_job_store_cut(dn_job *j, int64_t step);
@@ -190,6 +197,7 @@ void dn_job_write_metrics(dn_job *j);
 /* Lane thread. Restore the newest good checkpoint of `dir` into t, cut metrics.csv back to it, and read its last lines.
  * *step 0: there is none. */
 int dn_job_files_restore(const char *dir, dn_trainer *t, int64_t *step, dn_job_line **lines, int *n_lines, dn_error *err);
+int dn_job_make_folder(const char *dir, const char *name, dn_error *err); /* jobs/<id>/name and what is above it */
 char *dn_job_path(const dn_job *j, const char *fmt, ...) __attribute__((format(printf, 2, 3))); /* malloc'ed; NULL: no memory */
 
 /* ---- jobs_events.c ---- */
@@ -207,6 +215,15 @@ void dn_job_sample_of(const dn_job *j, const dn_previewed *s, dn_job_sample *out
 
 /* ---- jobs_preview.c: pictures from the EMA, sampled through the same rows as everyone's ---- */
 
-void dn_job_preview(dn_job *j, dn_snapshot *ema); /* takes it */
+#define DN_PREVIEW_BIT (1ull << 63) /* in the number of a network or a run: it is a job's preview */
+
+/* Which labels its previews show; *n 0: it has none. Any thread. */
+int dn_job_preview_labels(const dn_job *j, const dn_model *m, int label[DN_N_MAX], int *n, dn_error *err);
+int dn_job_preview_table(const dn_job *j, const dn_model *m, dn_table *out, dn_error *err);
+void dn_job_preview(dn_job *j, dn_snapshot *ema, int64_t step); /* takes it */
+/* What workers tell of networks and runs that have DN_PREVIEW_BIT; each takes what it is given. */
+void dn_job_preview_adopted(dn_adoption *a);
+void dn_job_preview_picture(dn_app *app, dn_picture *picture);
+void dn_job_preview_gone(dn_app *app, dn_run *run);
 
 #endif

@@ -52,6 +52,7 @@ static void give_to_worker(dn_job *j)
                         .checkpoint_every = j->in.checkpoint.every_steps,
                         .checkpoint_ms = j->in.checkpoint.every_s * 1000 };
     j->phase = DN_PHASE_ON_DEVICE;
+    dn_metrics_reuse(j->app->server.metrics, DN_L_JOB, dn_worker_index(j->place->worker), j->id);
     j->began_ms = dn_clock_ms();
     j->began_step = j->step;
     j->wait_ms = 0;
@@ -142,7 +143,7 @@ static void step_told(dn_job *j, const dn_train_news *n)
     dn_job_line_add(j, &line, true);
     dn_metrics *m = j->app->server.metrics;
     dn_metrics_add(m, DN_M_DEVICE_SECONDS, DN_KIND_TRAIN, 0, 0, r->device_ms / 1e3);
-    dn_metrics_add(m, DN_M_TRAIN_STEPS, 0, 0, 0, 1);
+    dn_metrics_add(m, DN_M_TRAIN_STEPS, dn_worker_index(n->worker), 0, 0, 1);
     dn_metrics_set(m, DN_M_TRAIN_LOSS, dn_worker_index(n->worker), 0, j->has_loss ? r->loss : 0);
 }
 
@@ -168,7 +169,7 @@ void dn_job_news(dn_app *app, dn_train_news *n)
         dn_saved as = { .step = n->step, .created_at = dn_unix_now(), .has_eval = j->has_eval, .eval_loss = j->eval_loss };
         dn_job_save(j, n->snapshot, &as);
     } else if (n->duty == DN_DUTY_PREVIEW) {
-        dn_job_preview(j, n->snapshot);
+        dn_job_preview(j, n->snapshot, n->step);
     } else {
         step_told(j, n);
     }
@@ -246,6 +247,7 @@ void dn_job_back(dn_app *app, dn_training *t)
     if (j) {
         j->phase = DN_PHASE_CLOSING;
         j->end = t->end;
+        dn_metrics_reuse(app->server.metrics, DN_L_JOB, dn_worker_index(t->worker), NULL);
         if (t->end == DN_TRAIN_FAILED)
             dn_http_fail_engine(&j->failure, dn_error_name(t->error.code), t->error.param, t->error.message);
         dn_job_close(j);

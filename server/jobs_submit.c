@@ -116,6 +116,17 @@ typedef struct planning {
     int rc;
 } planning;
 
+static int check_preview(const dn_job *j, const dn_model *m, dn_error *err)
+{
+    int label[DN_N_MAX], n;
+    dn_table table = { 0 };
+    int rc = dn_job_preview_labels(j, m, label, &n, err);
+    if (!rc && n)
+        rc = dn_job_preview_table(j, m, &table, err);
+    dn_table_fini(&table);
+    return rc;
+}
+
 static void plan_work(dn_work *work)
 {
     planning *p = dn_container_of(work, planning, work);
@@ -123,6 +134,8 @@ static void plan_work(dn_work *work)
     dn_model *m = NULL;
     dn_dataset *d = NULL;
     p->rc = dn_job_open_parts(j, &m, &d, &p->err);
+    if (!p->rc)
+        p->rc = check_preview(j, m, &p->err);
     if (!p->rc)
         p->rc = dn_train_plan_make(&j->plan, j->place->device, m, d, &j->params, p->budget, &p->err);
     dn_model_free(m);
@@ -236,10 +249,11 @@ static dn_place *place_named(dn_app *app, const char *name)
     return NULL;
 }
 
-/* What the names in the request stand for. */
-static int resolve(dn_job *j, dn_http_error *err)
+int dn_job_resolve(dn_job *j, dn_http_error *err)
 {
     dn_app *app = j->app;
+    free(j->from_dir);
+    j->from_dir = NULL;
     int rc = dn_datasets_find(&j->stored, app, j->in.dataset, err);
     if (rc)
         return rc;
@@ -264,12 +278,14 @@ static int resolve(dn_job *j, dn_http_error *err)
 int dn_job_restore(dn_job *j, const char *spec, const char *plan, dn_error *err)
 {
     dn_http_error why = { 0 };
-    if (take_spec(j, spec, &why) || resolve(j, &why))
-        return dn_fail(err, DN_E_FORMAT, why.param, "%s", why.message);
-    if (!plan || plan_read(&j->plan, plan))
-        return dn_fail(err, DN_E_FORMAT, "plan", "the job's stored plan cannot be read");
     j->plan_text = strdup(plan);
-    return j->plan_text ? 0 : dn_fail(err, DN_E_MEMORY, NULL, "out of memory");
+    if (!j->plan_text)
+        return dn_fail(err, DN_E_MEMORY, NULL, "out of memory");
+    if (plan_read(&j->plan, plan))
+        return dn_fail(err, DN_E_FORMAT, "plan", "the job's stored plan cannot be read");
+    if (take_spec(j, spec, &why) || dn_job_resolve(j, &why))
+        return dn_fail(err, DN_E_NOT_FOUND, why.param, "%s", why.message);
+    return 0;
 }
 
 static void reply_job(dn_call *call, dn_job *j, int status)
@@ -342,10 +358,10 @@ void dn_job_submit(dn_app *app, dn_call *call, json_t *json)
     free(text);
     if (!rc && !dn_name_ok(j->in.name))
         rc = dn_http_fail(&err, DN_H_INVALID, "name", "name must match [a-z0-9][a-z0-9._-]{0,63}");
-    if (!rc && !dn_store_folder(app->store))
+    if (!rc && !dn_store_folder(app->server.store))
         rc = dn_http_fail(&err, DN_H_IMPOSSIBLE, NULL, "training needs a folder to keep its state in: start denoised with --state");
     if (!rc)
-        rc = resolve(j, &err);
+        rc = dn_job_resolve(j, &err);
     if (rc) {
         dn_reply_error(call, &err);
         if (j)
