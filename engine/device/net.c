@@ -5,9 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Bump when a kernel's result bits may change: it is part of the numerics id. */
-enum { KERNEL_VERSION = 1 };
-
 static double op_flop(const dn_program *p, const dn_op *op)
 {
     const dn_shape *x = dn_shape_of(p, op->in[0]), *y = dn_shape_of(p, op->out[0]);
@@ -25,7 +22,7 @@ static double op_flop(const dn_program *p, const dn_op *op)
     }
 }
 
-static double program_gflop(const dn_program *p)
+double dn_program_gflop(const dn_program *p)
 {
     double sum = 0;
     for (int i = 0; i < p->n_ops; i++)
@@ -39,7 +36,7 @@ static int place_of(const dn_lowered *l, const char *name)
     return v == DN_NONE ? -1 : l->value_place[v];
 }
 
-static dn_ports find_ports(const dn_lowered *l)
+dn_ports dn_ports_find(const dn_lowered *l)
 {
     return (dn_ports){
         .x = place_of(l, "x"),           .t = place_of(l, "t"),
@@ -60,7 +57,7 @@ static int prepare_inspection(dn_net *n, dn_error *err)
     int rc = dn_lower(&n->check, &dn_backend_ref, n->program, n->lowered->rows_max, err);
     rc = rc ? rc : dn_plan_apart(n->check, err);
     if (!rc)
-        n->check_ports = find_ports(n->check);
+        n->check_ports = dn_ports_find(n->check);
     return rc;
 }
 
@@ -102,10 +99,10 @@ int dn_net_new(dn_net **out, const dn_device *d, dn_model *m, int height, int wi
         dn_net_free(n);
         return rc;
     }
-    n->gflop_per_row = program_gflop(n->program);
+    n->gflop_per_row = dn_program_gflop(n->program);
     n->streams = streams_of(d, n->lowered);
-    n->ports = find_ports(n->lowered);
-    snprintf(n->numerics, sizeof n->numerics, "%s/k%d/w%.16s/fp32", d->backend->name, KERNEL_VERSION, m->info.hash);
+    n->ports = dn_ports_find(n->lowered);
+    snprintf(n->numerics, sizeof n->numerics, "%s/k%d/w%.16s/fp32", d->backend->name, DN_KERNEL_VERSION, m->info.hash);
     *out = n;
     return 0;
 }
