@@ -35,7 +35,6 @@ void dn_ports_put_label(const dn_ports *to, const dn_run *run, int row, int a, i
 
 /* Bump when a kernel's result bits may change: it is part of the numerics id. */
 enum { DN_KERNEL_VERSION = 1 };
-double dn_program_gflop(const dn_program *p); /* of one row */
 
 struct dn_net {
     const dn_model *model;

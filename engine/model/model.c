@@ -347,10 +347,8 @@ static int check_params(const dn_checkpoint *c, const dn_block *b, dn_error *err
 
 static bool known_param(const dn_block *b, const char *name)
 {
-    for (int i = 0; i < b->n_params; i++)
-        if (!strcmp(b->param[i].name, name))
-            return true;
-    return !strcmp(name, "time_proj.W"); /* NCSN++ files carry time_proj.weight twice */
+    /* NCSN++ files carry time_proj.weight twice */
+    return dn_block_find(b, name) >= 0 || !strcmp(name, "time_proj.W");
 }
 
 static int check_superfluous(const dn_checkpoint *c, const dn_block *b, dn_error *err)

@@ -230,13 +230,17 @@ static dn_val down_block(net *n, int i, dn_val x)
     int64_t channels = c->channels.value[i];
     int mark = dn_scope_push(n->nn.p, "down_blocks.%d", i);
     for (int j = 0; j < c->layers; j++) {
+        dn_mark_begin(n->nn.p);
         x = resnet(n, j, "resnets", x, channels, 1, DN_SAME);
         if (type == ATTENTION)
             x = attention(n, j, x, channels, c->groups, 1);
+        dn_mark_end(n->nn.p);
         push_skip(n, x);
     }
     if (i < c->channels.n - 1) {
+        dn_mark_begin(n->nn.p);
         x = downsample(n, type, x, channels);
+        dn_mark_end(n->nn.p);
         push_skip(n, x);
     }
     dn_scope_pop(n->nn.p, mark);
@@ -251,10 +255,14 @@ static dn_val mid_block(net *n, dn_val x)
     int64_t channels = c->channels.value[c->channels.n - 1];
     int groups = c->attn_groups ? c->attn_groups : c->time_shift ? -1 : c->groups;
     int mark = dn_scope_push(n->nn.p, "mid_block");
+    dn_mark_begin(n->nn.p);
     x = resnet(n, 0, "resnets", x, channels, c->mid_scale, DN_SAME);
     if (c->attention)
         x = attention(n, 0, x, channels, groups, c->mid_scale);
+    dn_mark_end(n->nn.p);
+    dn_mark_begin(n->nn.p);
     x = resnet(n, 1, "resnets", x, channels, c->mid_scale, DN_SAME);
+    dn_mark_end(n->nn.p);
     dn_scope_pop(n->nn.p, mark);
     return x;
 }
@@ -273,13 +281,18 @@ static dn_val up_block(net *n, int i, dn_val x)
     int64_t channels = c->channels.value[c->channels.n - 1 - i];
     int mark = dn_scope_push(n->nn.p, "up_blocks.%d", i);
     for (int j = 0; j < c->layers + 1; j++) {
+        dn_mark_begin(n->nn.p);
         x = dn_concat(n->nn.p, (dn_val[]){ x, n->skip[--n->n_skips] }, 2);
         x = resnet(n, j, "resnets", x, channels, 1, DN_SAME);
         if (type == ATTENTION)
             x = attention(n, j, x, channels, c->groups, 1);
+        dn_mark_end(n->nn.p);
     }
-    if (i < c->channels.n - 1)
+    if (i < c->channels.n - 1) {
+        dn_mark_begin(n->nn.p);
         x = upsample(n, type, x, channels);
+        dn_mark_end(n->nn.p);
+    }
     dn_scope_pop(n->nn.p, mark);
     return x;
 }
@@ -306,8 +319,10 @@ static void build(const void *config_, dn_program *p, int block, int height, int
     x = mid_block(&n, x);
     for (int i = 0; i < c->channels.n; i++)
         x = up_block(&n, i, x);
+    dn_mark_begin(p);
     x = dn_unary(p, DN_SILU, dn_nn_group_norm(&n.nn, "conv_norm_out", x, c->groups, c->eps));
     x = dn_nn_conv(&n.nn, "conv_out", x, c->out_channels, 3, 1, 1);
+    dn_mark_end(p);
     if (c->time_type == FOURIER)
         x = dn_binary(p, DN_DIV, x, n.t);
     dn_output(p, "out", x);
