@@ -6,6 +6,8 @@
 #include "backend.h"
 #include "memory.h"
 
+#define DN_INIT_MAX ((int64_t)1 << 30) /* parameters of a model that is made here */
+
 /* A packed form of one parameter of a model. */
 typedef struct dn_packed {
     int param;

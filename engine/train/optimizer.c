@@ -1,4 +1,4 @@
-/* optimizer.c - flat passes over the blocks: norm of the gradient; AdamW, Adam or SGD with the EMA behind it.
+/* optimizer.c - flat passes over the blocks: clearing and norm of the gradient; AdamW, Adam or SGD with the EMA behind it.
  *
  * A chunk is computed by one thread in one order, whatever the number of threads, and the chunks' sums are added in order. */
 #include "train_internal.h"
@@ -96,6 +96,20 @@ typedef struct {
     const dn_update_terms *u;
     int64_t first;
 } pass;
+
+static void clear_task(void *arg, int64_t from, int64_t to, int thread)
+{
+    (void)thread;
+    const pass *s = arg;
+    int64_t first = (s->first + from) * DN_FLAT_CHUNK, end = chunk_end(s->f, s->first + to - 1);
+    memset(s->f->gradient + first, 0, sizeof(float) * (size_t)(end - first));
+}
+
+void dn_flat_clear(const dn_flat *f, dn_pool *pool, int64_t from, int64_t to)
+{
+    pass s = { .f = f, .first = from };
+    dn_pool_run(pool, clear_task, &s, to - from, 1);
+}
 
 static void squares_task(void *arg, int64_t from, int64_t to, int thread)
 {

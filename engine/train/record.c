@@ -91,54 +91,55 @@ static dn_val row_loss(recorder *r, dn_val out)
 
 /* ---- gradients ---- */
 
-static dn_val *parameter_values(const dn_program *p, dn_error *err)
-{
-    dn_val *wrt = malloc(sizeof *wrt * (size_t)(p->block[0].n_params + 1));
-    if (!wrt)
-        dn_fail(err, DN_E_MEMORY, NULL, "out of memory");
-    for (int v = 0; wrt && v < p->n_values; v++)
-        if (p->value[v].kind == DN_PARAM)
-            wrt[p->value[v].param] = v;
-    return wrt;
-}
-
-/* Differentiate, and make every gradient an output. grad[i] is a value, or DN_NONE of a parameter that is not trained. */
-static int differentiate(recorder *r, dn_val loss, dn_val *grad, dn_error *err)
-{
-    int n = r->p->block[0].n_params;
-    dn_val *wrt = parameter_values(r->p, err);
-    if (!wrt)
-        return DN_E_MEMORY;
-    dn_grad(r->p, loss, number(r, "dloss"), wrt, n, grad);
-    for (int i = 0; i < n; i++)
-        if (grad[i] != DN_NONE)
-            dn_output(r->p, "gradient", grad[i]);
-    free(wrt);
-    return 0;
-}
-
-static int record(recorder *r, const dn_model *m, const dn_train_shape *shape, dn_val **grad, dn_error *err)
+/* Every parameter's gradient is added to the block beside the weights. */
+static void differentiate(recorder *r, dn_val loss)
 {
     dn_program *p = r->p;
-    if (shape->backward && m->arch_info.dropout > 0)
+    int n = p->block[0].n_params, gradients = dn_block_mirror(p, 0, "gradient");
+    dn_val dloss = number(r, "dloss"), *values = calloc(2 * (size_t)n + 1, sizeof *values), *grad = values + n;
+    if (!values) {
+        dn_program_fail(p, DN_E_MEMORY, "out of memory");
+        return;
+    }
+    for (int i = 0; i < n; i++)
+        values[i] = p->block[0].param[i].val;
+    dn_grad(p, loss, dloss, values, n, grad);
+    for (int i = 0; i < n; i++)
+        dn_accumulate(p, gradients, i, grad[i]);
+    free(values);
+}
+
+static void keep_less(recorder *r, const dn_marks *recompute)
+{
+    static const enum dn_dtype stored[] = { [DN_PRECISION_BF16] = DN_BF16, [DN_PRECISION_FP16] = DN_F16 };
+    dn_program_recompute(r->p, recompute);
+    if (r->params->precision != DN_PRECISION_FP32)
+        dn_program_store16(r->p, stored[r->params->precision]);
+}
+
+dn_program *dn_train_record(const dn_train_recipe *c, const dn_marks *recompute)
+{
+    dn_program *p = dn_program_new();
+    if (!p)
+        return NULL;
+    recorder r = { p, c->params, c->levels, &c->model->info, dn_shape(c->height, c->width, c->model->info.channels) };
+    int block = dn_block_add(p, "unet");
+    if (c->backward && c->model->arch_info.dropout > 0)
         dn_input(p, "rng", DN_I32, dn_shape(4));
-    m->arch->build(m->config, p, dn_block_add(p, "unet"), shape->height, shape->width);
+    c->model->arch->build(c->model->config, p, block, c->height, c->width);
     dn_val out = dn_find(p, "out");
     if (p->error.code)
-        return 0;
+        return p;
+    p->block[block].trains = true;
     p->value[out].output = false;
-    dn_val loss = row_loss(r, out);
+    dn_val loss = row_loss(&r, out);
     dn_output(p, "loss", loss);
-    *grad = malloc(sizeof **grad * (size_t)(p->block[0].n_params + 1));
-    if (!*grad)
-        return dn_fail(err, DN_E_MEMORY, NULL, "out of memory");
-    int rc = 0;
-    for (int i = 0; i < p->block[0].n_params; i++)
-        (*grad)[i] = DN_NONE;
-    if (shape->backward && !p->error.code)
-        rc = differentiate(r, loss, *grad, err);
+    if (c->backward) {
+        differentiate(&r, loss);
+        keep_less(&r, recompute);
+    }
     dn_program_prune(p);
-    return rc;
+    return p;
 }
 
 /* ---- places ---- */
@@ -161,43 +162,23 @@ static void find_places(dn_train_net *t)
     t->ports = dn_ports_find(t->lowered);
 }
 
-static int find_gradients(dn_train_net *t, const dn_val *grad, dn_error *err)
-{
-    const dn_block *b = &t->program->block[0];
-    t->gradient = calloc((size_t)b->n_params + 1, sizeof *t->gradient);
-    if (!t->gradient)
-        return dn_fail(err, DN_E_MEMORY, NULL, "out of memory");
-    for (int i = 0; i < b->n_params; i++)
-        if (grad[i] != DN_NONE)
-            t->gradient[t->n_gradients++] = (dn_gradient){ t->lowered->value_place[grad[i]], b->param[i].offset,
-                                                           dn_shape_count(&b->param[i].shape) };
-    return 0;
-}
-
 static size_t form_room(const dn_form *f) { return (f->bytes + 63) / 64 * 64; }
 
-int dn_train_net_init(dn_train_net *t, const dn_device *d, const dn_model *m, const dn_levels *l, const dn_train_params *p,
-                      const dn_train_shape *shape, dn_error *err)
+int dn_train_net_init(dn_train_net *t, const dn_train_recipe *c, const dn_marks *recompute, const dn_device *d, dn_error *err)
 {
-    dn_train_net net = { .program = dn_program_new() };
-    dn_val *grad = NULL;
+    dn_train_net net = { .program = dn_train_record(c, recompute) };
     if (!net.program)
         return dn_fail(err, DN_E_MEMORY, NULL, "out of memory");
-    recorder r = { net.program, p, l, &m->info, dn_shape(shape->height, shape->width, m->info.channels) };
-    int rc = record(&r, m, shape, &grad, err);
-    rc = rc ? rc : dn_lower(&net.lowered, d->backend, net.program, shape->rows, err);
-    if (!rc) {
-        find_places(&net);
-        rc = find_gradients(&net, grad, err);
-        for (int i = 0; i < net.lowered->n_forms; i++)
-            net.form_bytes += form_room(&net.lowered->form[i]);
-    }
-    free(grad);
-    if (rc)
+    int rc = dn_lower(&net.lowered, d->backend, net.program, c->rows, err);
+    if (rc) {
         dn_train_net_fini(&net);
-    else
-        *t = net;
-    return rc;
+        return rc;
+    }
+    find_places(&net);
+    for (int i = 0; i < net.lowered->n_forms; i++)
+        net.form_bytes += form_room(&net.lowered->form[i]);
+    *t = net;
+    return 0;
 }
 
 void dn_train_net_fini(dn_train_net *t)
@@ -206,7 +187,6 @@ void dn_train_net_fini(dn_train_net *t)
     dn_program_free(t->program);
     free(t->form);
     free(t->form_memory);
-    free(t->gradient);
     *t = (dn_train_net){ 0 };
 }
 

@@ -7,6 +7,7 @@
 #define DN_TRAIN_INTERNAL_H
 
 #include "device_internal.h"
+#include "plan.h"
 #include "schedule.h"
 #include <denoised/trainer.h>
 
@@ -54,11 +55,6 @@ double dn_ema_decay(const dn_ema *e, int64_t u);
 
 /* ---- record.c: the program of forward, loss and backward ---- */
 
-typedef struct dn_gradient {
-    int place;
-    int64_t offset, count; /* in the block */
-} dn_gradient;
-
 typedef struct dn_train_net {
     dn_program *program;
     dn_lowered *lowered;
@@ -68,17 +64,21 @@ typedef struct dn_train_net {
     dn_ports ports;
     int target, weight, dloss, rng, loss; /* places; -1: none */
     int mean_scale, lv_min, lv_max, lv_true, first, edge_low, edge_high; /* of learned variance */
-    dn_gradient *gradient;
-    int n_gradients;
 } dn_train_net;
 
-typedef struct dn_train_shape {
+/* What a program is recorded from. */
+typedef struct dn_train_recipe {
+    const dn_model *model;
+    const dn_levels *levels;
+    const dn_train_params *params;
     int height, width, rows;
-    bool backward;
-} dn_train_shape;
+    bool backward; /* else the loss alone: evaluation */
+} dn_train_recipe;
 
-int dn_train_net_init(dn_train_net *t, const dn_device *d, const dn_model *m, const dn_levels *l, const dn_train_params *p,
-                      const dn_train_shape *shape, dn_error *err);
+/* Block 0 is read, block 1 (only with `backward`) is the gradient, to which a run adds. NULL: out of memory; other failures
+ * are the program's. */
+dn_program *dn_train_record(const dn_train_recipe *c, const dn_marks *recompute);
+int dn_train_net_init(dn_train_net *t, const dn_train_recipe *c, const dn_marks *recompute, const dn_device *d, dn_error *err);
 void dn_train_net_fini(dn_train_net *t);
 int dn_train_net_forms(dn_train_net *t, dn_error *err);       /* allocate them */
 void dn_train_net_pack(dn_train_net *t, const float *weights, int form); /* one of them */
@@ -115,6 +115,7 @@ typedef struct dn_update_terms {
 dn_update_terms dn_update_terms_of(const dn_optimizer *o, double lr, int64_t k, double factor);
 
 /* Chunks [from, to) of each pass. */
+void dn_flat_clear(const dn_flat *f, dn_pool *pool, int64_t from, int64_t to);
 void dn_flat_squares(const dn_flat *f, dn_pool *pool, int64_t from, int64_t to);
 double dn_flat_norm(const dn_flat *f); /* when all chunks are done */
 void dn_flat_update(const dn_flat *f, const dn_update_terms *u, dn_pool *pool, int64_t from, int64_t to);
@@ -128,7 +129,7 @@ typedef struct dn_feed {
     int *t;
 } dn_feed;
 
-enum dn_phase { DN_PHASE_FEED, DN_PHASE_RUN, DN_PHASE_ADD, DN_PHASE_NORM, DN_PHASE_UPDATE, DN_PHASE_PACK, DN_PHASE_COUNT };
+enum dn_phase { DN_PHASE_CLEAR, DN_PHASE_FEED, DN_PHASE_RUN, DN_PHASE_NORM, DN_PHASE_UPDATE, DN_PHASE_PACK, DN_PHASE_COUNT };
 
 /* What a resume needs beside the blocks. */
 typedef struct dn_train_counters {
@@ -182,9 +183,11 @@ struct dn_trainer {
 void dn_feed_train(dn_trainer *t, int first, int n);
 void dn_feed_eval(dn_trainer *t, int64_t first, int n);
 
-/* eval.c */
-enum { DN_EVAL_STEP = -1 };
-/* plan.c */
+int dn_trainer_readers(dn_trainer *t, dn_error *err); /* from the step it is at */
+void dn_trainer_pack_all(dn_trainer *t);
+
+/* ---- plan.c ---- */
+
 dn_reader_params dn_train_reader(const dn_train_params *p, const dn_model_info *info, const dn_dataset *data, bool held_out);
 void dn_train_split(const dn_train_params *p, const dn_dataset *data, int64_t *n_train, int64_t *n_eval);
 size_t dn_train_feed_bytes(const dn_train_params *p, const dn_model_info *info, int rows);
@@ -194,11 +197,14 @@ void dn_train_numerics(char *out, size_t size, const dn_device *d, const dn_trai
 
 struct dn_snapshot {
     dn_model *model;      /* with the EMA as its weights */
+    enum dn_train_prediction prediction;
     bool all;
     float *block[3];      /* weights, m, v: NULL where there is none */
     int64_t count;
     struct json_t *header;
 };
+enum { DN_CHECKPOINT_VERSION = 1 };
 struct json_t *dn_trainer_header(const dn_trainer *t);
+struct json_t *dn_snapshot_scheduler(const dn_snapshot *s); /* scheduler_config.json of what was trained */
 
 #endif
