@@ -68,7 +68,7 @@ struct dn_lowered {
 struct dn_run {
     const dn_lowered *lowered;
     char *arena;                      /* arena_bytes, 64-byte aligned */
-    const char *block[DN_BLOCKS_MAX]; /* parameter blocks, bound in order */
+    const char *block[DN_BLOCKS_MAX]; /* parameter blocks, bound in order; state blocks are written */
     const void *const *form;          /* [n_forms] */
     dn_pool *pool;                    /* NULL: the calling thread alone */
     int n;                            /* rows */

@@ -73,6 +73,7 @@ bool dn_lower_attention(dn_lower_state *s, int i);
 bool dn_lower_unary(dn_lower_state *s, int i);
 bool dn_lower_binary(dn_lower_state *s, int i);
 bool dn_lower_copy(dn_lower_state *s, int i);
+bool dn_lower_accumulate(dn_lower_state *s, int i);
 
 int dn_cpu_lower(dn_lowered *l, dn_error *err);
 /* The number of rows, 1 to 8, that a run of this program should take. It changes time and memory, never bits. */

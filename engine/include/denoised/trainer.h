@@ -23,7 +23,7 @@ enum dn_train_loss { DN_TRAIN_MSE, DN_TRAIN_L1, DN_TRAIN_HUBER };
 enum dn_train_weighting { DN_WEIGHT_UNIFORM, DN_WEIGHT_SNR, DN_WEIGHT_MIN_SNR, DN_WEIGHT_EDM, DN_WEIGHT_P2 };
 enum dn_optimizer_kind { DN_ADAMW, DN_ADAM, DN_SGD };
 enum dn_lr_kind { DN_LR_CONSTANT, DN_LR_LINEAR, DN_LR_COSINE, DN_LR_COSINE_RESTARTS, DN_LR_POLYNOMIAL, DN_LR_ONE_CYCLE };
-enum dn_precision { DN_FP32, DN_BF16, DN_FP16 }; /* of what is kept for the backward pass; arithmetic is fp32 on a CPU */
+enum dn_precision { DN_PRECISION_FP32, DN_PRECISION_BF16, DN_PRECISION_FP16 }; /* of what is kept for the backward pass; arithmetic is fp32 on a CPU */
 
 typedef struct dn_objective {
     enum dn_train_prediction prediction;
@@ -39,7 +39,7 @@ typedef struct dn_objective {
     double noise_offset;      /* (0) */
     double input_perturbation; /* (0) */
     double label_dropout;     /* to the null label, 0..1 (0) */
-    double vlb_weight;        /* learned variance: of the variational term ((T/1000) as IDDPM's 0.001 * T) */
+    double vlb_weight;        /* learned variance: of the variational term; negative (the default): T/1000, as IDDPM's 0.001 * T */
 } dn_objective;
 
 typedef struct dn_optimizer {
