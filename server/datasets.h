@@ -5,6 +5,7 @@
 #ifndef DN_SERVER_DATASETS_H
 #define DN_SERVER_DATASETS_H
 
+#include <denoised/dataset.h>
 #include "app_parts.h"
 
 typedef struct dn_stored {
@@ -29,5 +30,13 @@ int dn_datasets_open(dn_app *app, dn_error *err);
 void dn_datasets_close(dn_app *app);
 /* "name": its newest; "name@hash" or at least 8 digits of it. Returns 0 or a DN_H code. */
 int dn_datasets_find(dn_stored **out, dn_app *app, const char *ref, dn_http_error *err);
+
+/* The next older one; NULL: the newest, the end. */
+dn_stored *dn_datasets_next(dn_app *app, dn_stored *s);
+void dn_datasets_add(dn_app *app, dn_stored *s); /* takes it */
+/* `path` below the state `folder`; `info` as dn_stored_info makes it. NULL: out of memory. */
+dn_stored *dn_stored_new(const char *folder, const char *name, const char *hash, const char *owner, const char *path, const char *info);
+void dn_stored_free(dn_stored *s);
+char *dn_stored_info(const dn_dataset_info *d); /* JSON, malloc'ed */
 
 #endif
