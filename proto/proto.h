@@ -423,6 +423,9 @@ typedef struct dn_route_hit {
     char allow[64];                                        /* for 405: "GET, DELETE" */
 } dn_route_hit;
 
+/* Names of models, datasets and jobs: [a-z0-9][a-z0-9._-]{0,63}. */
+bool dn_name_ok(const char *name);
+
 /* Find the route of a method and a path (decoded, without the query). HEAD counts as GET. Returns 0, DN_H_METHOD
  * (hit->allow is set), DN_H_NOT_IMPLEMENTED (an endpoint of a later version), DN_H_NOT_FOUND; *err says why. */
 int dn_route_find(dn_route_hit *hit, const char *method, const char *path, dn_http_error *err);

@@ -23,6 +23,12 @@ static const struct {
 };
 /* clang-format on */
 
+bool dn_name_ok(const char *s)
+{
+    size_t n = strspn(s, "abcdefghijklmnopqrstuvwxyz0123456789._-");
+    return n && !s[n] && n <= DN_NAME_LEN_MAX && !strchr("._-", *s);
+}
+
 /* Does `path` match the pattern, segment by segment? Fills hit->arg (hit may be NULL). */
 static bool match(const char *pattern, const char *path, dn_route_hit *hit)
 {

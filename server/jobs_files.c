@@ -30,20 +30,19 @@ char *dn_job_path(const dn_job *j, const char *fmt, ...)
     return asprintf(&path, "%s/%s", j->dir, name) < 0 ? NULL : path;
 }
 
+static int make_folder(const char *path, dn_error *err)
+{
+    return mkdir(path, 0700) && errno != EEXIST ? dn_fail(err, DN_E_IO, "state", "%s: %s", path, strerror(errno)) : 0;
+}
+
 int dn_job_make_folder(const char *dir, const char *name, dn_error *err)
 {
-    char path[4096];
-    for (const char *slash = strrchr(dir, '/'); slash; slash = NULL) { /* jobs/, the job's own, and the one below */
-        snprintf(path, sizeof path, "%.*s", (int)(slash - dir), dir);
-        if (mkdir(path, 0700) && errno != EEXIST)
-            return dn_fail(err, DN_E_IO, "state", "%s: %s", path, strerror(errno));
-    }
-    if (mkdir(dir, 0700) && errno != EEXIST)
-        return dn_fail(err, DN_E_IO, "state", "%s: %s", dir, strerror(errno));
-    snprintf(path, sizeof path, "%s/%s", dir, name);
-    if (mkdir(path, 0700) && errno != EEXIST)
-        return dn_fail(err, DN_E_IO, "state", "%s: %s", path, strerror(errno));
-    return 0;
+    char above[4096], below[4400];
+    snprintf(above, sizeof above, "%.*s", (int)(strrchr(dir, '/') - dir), dir);
+    snprintf(below, sizeof below, "%s/%s", dir, name);
+    int rc = make_folder(above, err);
+    rc = rc ? rc : make_folder(dir, err);
+    return rc ? rc : make_folder(below, err);
 }
 
 /* ---- checkpoints ----------------------------------------------------------------------------------------------- */
@@ -285,7 +284,7 @@ static int list_checkpoints(const char *folder, int64_t **out)
     int n = 0;
     *out = NULL;
     for (struct dirent *e; d && (e = readdir(d));) {
-        char *end, path[4096];
+        char *end, path[4400];
         long long step = strtoll(e->d_name, &end, 10);
         if (e->d_name[0] == '.' && (!e->d_name[1] || !strcmp(e->d_name, "..")))
             continue;

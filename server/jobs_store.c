@@ -331,7 +331,7 @@ static int read_row(dn_app *app, sqlite3_stmt *s, sqlite3 *db, dn_error *err)
         j->state = DN_JOB_QUEUED;
     if (rc && !over) {
         j->state = DN_JOB_PAUSED;
-        snprintf(j->reason, sizeof j->reason, "%s", why.message);
+        snprintf(j->reason, sizeof j->reason, "%.199s", why.message);
     }
     if (!over && j->stored) {
         j->stored->pins++;

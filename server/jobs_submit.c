@@ -27,7 +27,7 @@ static void objective_of(dn_objective *o, const dn_objective_in *in)
                          .noise_offset = in->noise_offset,
                          .input_perturbation = in->input_perturbation,
                          .label_dropout = in->label_dropout,
-                         .vlb_weight = in->vlb_weight };
+                         .vlb_weight = in->has >> DN_OBJ_VLB_WEIGHT & 1 ? in->vlb_weight : -1 };
 }
 
 static void optimizer_of(dn_optimizer *o, const dn_optimizer_in *in)
@@ -63,7 +63,6 @@ static void params_of(dn_train_params *p, const dn_job_request *in)
     p->nan_max = (int)in->nan_max;
     p->height = (int)in->height;
     p->width = (int)in->width;
-    p->schedule = in->schedule;
 }
 
 /* ---- a job's model and data, on the slow lane ------------------------------------------------------------------ */
@@ -84,6 +83,18 @@ static json_t *extra_of(const dn_job *j, const dn_dataset_info *data)
     return extra;
 }
 
+/* The job's field is `schedule`. */
+static int reschedule(dn_model *m, const json_t *keys, dn_error *err)
+{
+    dn_error e = { 0 };
+    int rc = dn_model_reschedule(m, keys, &e);
+    if (rc && !strncmp(e.param, "scheduler", 9))
+        memmove(e.param + 8, e.param + 9, strlen(e.param + 9) + 1);
+    if (rc && err)
+        *err = e;
+    return rc;
+}
+
 int dn_job_open_parts(const dn_job *j, dn_model **model, dn_dataset **data, dn_error *err)
 {
     dn_dataset *d = NULL;
@@ -96,7 +107,10 @@ int dn_job_open_parts(const dn_job *j, dn_model **model, dn_dataset **data, dn_e
         rc = dn_model_init(&m, j->in.model, NULL, extra, (uint64_t)j->in.seed, err);
         json_decref(extra);
     }
+    if (!rc && j->in.schedule)
+        rc = reschedule(m, j->in.schedule, err);
     if (rc) {
+        dn_model_free(m);
         dn_dataset_close(d);
         return rc;
     }
@@ -265,7 +279,7 @@ int dn_job_resolve(dn_job *j, dn_http_error *err)
             snprintf(err->param, sizeof err->param, "from");
             return rc;
         }
-        snprintf(j->from, sizeof j->from, "%s@%d", k->name, dn_known_version(k));
+        snprintf(j->from, sizeof j->from, "%s@1", k->name);
         j->from_dir = strdup(k->dir);
         if (!j->from_dir)
             return dn_http_fail(err, DN_H_MEMORY, NULL, NULL);

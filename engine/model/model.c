@@ -78,6 +78,24 @@ static int read_scheduler(dn_model *m, dn_error *err)
     return rc;
 }
 
+int dn_model_reschedule(dn_model *m, const json_t *keys, dn_error *err)
+{
+    json_t *json = json_copy(m->scheduler_json);
+    dn_scheduler_config *c = dn_scheduler_config_copy(m->info.scheduler);
+    int rc = json && c && !json_object_update(json, (json_t *)keys) ? dn_scheduler_config_overlay(c, keys, err)
+                                                                    : dn_fail(err, DN_E_MEMORY, NULL, "out of memory");
+    if (rc) {
+        json_decref(json);
+        dn_scheduler_config_free(c);
+        return rc;
+    }
+    json_decref(m->scheduler_json);
+    dn_scheduler_config_free((dn_scheduler_config *)m->info.scheduler);
+    m->scheduler_json = json;
+    m->info.scheduler = c;
+    return 0;
+}
+
 /* ---- denoised.json ---- */
 
 static int bad_extra(dn_error *err, const char *key, const char *expected)
