@@ -16,8 +16,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { METRICS_WRITE_MS = 1000 };
-
 static const char csv_head[] = "step,attempt,kind,loss,lr,grad_norm,images_per_s,skipped,b0,b1,b2,b3,b4,b5,b6,b7\n";
 
 char *dn_job_path(const dn_job *j, const char *fmt, ...)
@@ -45,6 +43,41 @@ int dn_job_make_folder(const char *dir, const char *name, dn_error *err)
     return rc ? rc : make_folder(below, err);
 }
 
+/* ---- metrics.csv: lines, in order -------------------------------------------------------------------------------- */
+
+static int append(const char *path, const char *text, size_t n)
+{
+    int fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+    struct stat st;
+    if (fd < 0)
+        return -1;
+    int rc = fstat(fd, &st) || (st.st_size == 0 && write(fd, csv_head, sizeof csv_head - 1) != (ssize_t)sizeof csv_head - 1);
+    for (ssize_t k = 0; !rc && n; text += k, n -= (size_t)k) {
+        k = write(fd, text, n);
+        rc = k < 0;
+    }
+    close(fd);
+    return rc ? -1 : 0;
+}
+
+static int append_metrics(const dn_job *j, const char *text, size_t n, dn_error *err)
+{
+    char *path = dn_job_path(j, "metrics.csv");
+    int rc = path && text ? dn_job_make_folder(j->dir, "samples", err) : dn_fail(err, DN_E_MEMORY, NULL, "out of memory");
+    if (!rc && append(path, text, n))
+        rc = dn_fail(err, DN_E_IO, "state", "%s: %s", path, strerror(errno));
+    free(path);
+    return rc;
+}
+
+/* What is not written yet. The lane has one thread: lines reach the file in the order they are taken in. */
+static char *take_csv(dn_job *j, size_t *n)
+{
+    char *text = dn_buf_take(&j->csv, n);
+    dn_buf_init(&j->csv, 64 << 20);
+    return text;
+}
+
 /* ---- checkpoints ----------------------------------------------------------------------------------------------- */
 
 typedef struct saving {
@@ -52,9 +85,10 @@ typedef struct saving {
     dn_job *job;
     dn_snapshot *snapshot;
     dn_saved as;
+    char *csv;     /* lines up to it: a checkpoint never stands before its metrics */
+    size_t n_csv;
     int64_t *drop; /* steps that are no longer kept */
     int n_drop;
-    bool full;     /* the disk */
     int rc;
     dn_error err;
 } saving;
@@ -64,7 +98,8 @@ static int write_checkpoint(saving *s)
     char name[40], path[4096];
     struct stat st;
     snprintf(name, sizeof name, "%lld", (long long)s->as.step);
-    int rc = dn_job_make_folder(s->job->dir, "checkpoints", &s->err);
+    int rc = s->n_csv ? append_metrics(s->job, s->csv, s->n_csv, &s->err) : 0;
+    rc = rc ? rc : dn_job_make_folder(s->job->dir, "checkpoints", &s->err);
     snprintf(path, sizeof path, "%s/checkpoints/%s", s->job->dir, name);
     if (!rc)
         rc = dn_snapshot_write(s->snapshot, path, &s->err);
@@ -177,6 +212,7 @@ static void save_done(dn_work *work)
     dn_snapshot *next = j->unsaved;
     j->unsaved = NULL;
     j->working &= ~DN_WORK_SAVE;
+    free(s->csv);
     free(s->drop);
     free(s);
     if (next)
@@ -193,6 +229,8 @@ static void begin_save(dn_job *j, dn_snapshot *snapshot, const dn_saved *as)
         return;
     }
     *s = (saving){ .work = { .work = save_work, .done = save_done }, .job = j, .snapshot = snapshot, .as = *as };
+    if (j->csv.len)
+        s->csv = take_csv(j, &s->n_csv);
     s->n_drop = to_drop(j, as, &s->drop);
     j->working |= DN_WORK_SAVE;
     dn_lane_submit(j->app->server.slow, &s->work);
@@ -209,7 +247,7 @@ void dn_job_save(dn_job *j, dn_snapshot *snapshot, const dn_saved *as)
     j->unsaved_as = *as;
 }
 
-/* ---- metrics --------------------------------------------------------------------------------------------------- */
+/* ---- metrics between checkpoints ----------------------------------------------------------------------------------- */
 
 typedef struct metrics_write {
     dn_work work;
@@ -218,28 +256,12 @@ typedef struct metrics_write {
     size_t n;
 } metrics_write;
 
-static int append(const char *path, const char *text, size_t n)
-{
-    int fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
-    struct stat st;
-    if (fd < 0)
-        return -1;
-    int rc = fstat(fd, &st) || (st.st_size == 0 && write(fd, csv_head, sizeof csv_head - 1) != (ssize_t)sizeof csv_head - 1);
-    for (ssize_t k = 0; !rc && n; text += k, n -= (size_t)k) {
-        k = write(fd, text, n);
-        rc = k < 0;
-    }
-    close(fd);
-    return rc ? -1 : 0;
-}
-
 static void metrics_work(dn_work *work)
 {
     metrics_write *m = dn_container_of(work, metrics_write, work);
-    char *path = dn_job_path(m->job, "metrics.csv");
-    if (!path || dn_job_make_folder(m->job->dir, "samples", NULL) || append(path, m->text, m->n))
-        dn_log(DN_LOG_WARN, "job_metrics", "job %s: metrics.csv: %s", m->job->id, strerror(errno));
-    free(path);
+    dn_error err = { 0 };
+    if (append_metrics(m->job, m->text, m->n, &err))
+        dn_log(DN_LOG_WARN, "job_metrics", "job %s: %s", m->job->id, err.message);
 }
 
 static void metrics_done(dn_work *work)
@@ -259,8 +281,7 @@ void dn_job_write_metrics(dn_job *j)
     if (!m)
         return;
     *m = (metrics_write){ .work = { .work = metrics_work, .done = metrics_done }, .job = j };
-    m->text = dn_buf_take(&j->csv, &m->n);
-    dn_buf_init(&j->csv, 64 << 20);
+    m->text = take_csv(j, &m->n);
     if (!m->text) {
         free(m);
         return;

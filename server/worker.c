@@ -589,7 +589,7 @@ static bool do_duty(dn_worker *w, double max_ms)
 static void train_some(dn_worker *w, double max_ms)
 {
     dn_training *t = w->training;
-    if (dn_trainer_at_boundary(t->trainer)) {
+    if (t->due || dn_trainer_at_boundary(t->trainer)) { /* a duty may take several segments */
         t->due |= t->asked;
         t->asked = 0;
         if (do_duty(w, max_ms))

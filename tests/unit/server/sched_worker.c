@@ -406,7 +406,7 @@ static void a_job_does_its_duties_and_comes_back_saved(void **state)
 {
     (void)state;
     world *w = start(wide, 0.1, 0);
-    train(w, (job){ .step_ms = 0.2, .steps = 10, .eval_every = 4, .preview_every = 5, .checkpoint_every = 3 });
+    train(w, (job){ .step_ms = 12, .steps = 10, .eval_every = 4, .preview_every = 5, .checkpoint_every = 3 });
     pump(w, &w->train_gone, 1);
     assert_int_equal(w->train_end, DN_TRAIN_DONE);
     assert_int_equal(w->train_steps, 10);
