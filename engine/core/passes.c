@@ -41,11 +41,12 @@ static void find_uses(const dn_program *p, char *use)
     }
 }
 
-/* Can it be forgotten and made again within the block that makes it? */
+/* Can it be forgotten and made again within the block that makes it? Second outputs (a norm's statistics, indices of codes)
+ * are small: they are kept, and no op runs again for them alone. */
 static bool is_inner(const dn_program *p, const char *use, dn_val v, const dn_marks *chosen)
 {
     int mark = v == DN_NONE ? -1 : mark_of(p, v);
-    return mark >= 0 && dn_marks_has(chosen, mark) && !(use[v] & READ_OUTSIDE);
+    return mark >= 0 && dn_marks_has(chosen, mark) && !(use[v] & READ_OUTSIDE) && v == p->op[p->value[v].op].out[0];
 }
 
 /* The ops to run again: again[n_ops]. Inner values that those read become READ_LATE too. */
@@ -107,7 +108,8 @@ static void emit_block(recompute *c, int mark)
         for (int j = 0; j < op.n_out; j++)
             if (op.out[j] != DN_NONE) {
                 dn_value made = p->value[op.out[j]];
-                op.out[j] = dn_value_add(p, made.shape, made.kind, made.dtype, -1);
+                if ((op.out[j] = dn_value_add(p, made.shape, made.kind, made.dtype, -1)) != DN_NONE)
+                    p->value[op.out[j]].shared = made.shared;
             }
         for (int j = 0; j < op.n_out; j++)
             if (p->op[i].out[j] != DN_NONE)

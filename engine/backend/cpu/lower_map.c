@@ -69,13 +69,10 @@ typedef struct norm_tail {
     int last;
 } norm_tail;
 
-/* y * scale, + shift: vectors over the channels, in this order, before SiLU. Its rounding is not that of the single ops; in a
- * program that is differentiated the choice of what is recomputed decides how often y is read, and must not show. */
+/* y * scale, + shift: vectors over the channels, in this order, before SiLU. */
 static bool take_modulation(dn_lower_state *s, norm_tail *t, const dn_op *op)
 {
     dn_val other = op->in[0] == t->y ? op->in[1] : op->in[0], *slot;
-    if (s->p->first_backward)
-        return false;
     if (op->attr.binary.kind == DN_MUL && t->scale == DN_NONE && t->shift == DN_NONE)
         slot = &t->scale;
     else if (op->attr.binary.kind == DN_ADD && t->shift == DN_NONE)
