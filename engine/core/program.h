@@ -154,6 +154,7 @@ typedef struct dn_block {
     dn_param *param;
     int n_params, cap;
     int64_t count; /* elements of the whole block, padding included (padding is zero) */
+    bool trains;   /* its values change from run to run: no form of them is kept. Set before lowering */
 } dn_block;
 
 typedef struct dn_program {

@@ -1,0 +1,187 @@
+/* winograd_dw_tmpl.h - the gradient by the weights of 3x3 convolutions, stride 1, padding 1: the adjoint of F(4x4,3x3)
+ * and F(2x2,3x3). Included once per instruction set, with NAME(x) the exported name and ISA its text.
+ *
+ * Tiles of all rows of the batch are counted through and taken in chunks of CHUNK. For a chunk: (1) every tile of a x a
+ * inputs becomes one element of a*a planes V [a*a][C/8][CHUNK][8], every tile of m x m output gradients one of D
+ * [a*a][K/16][CHUNK][16]; (2) in each plane, V^T D is added to U [a*a][C padded to 8][K padded to 16]. In the end each U
+ * of one pair of channels becomes 9 taps. */
+#include "gradients.h"
+#include "winograd_tile.h"
+
+enum { CHUNK = 128, PARTS = 4, BLOCKS_PER_TASK = 16 };
+
+typedef struct winograd_dw {
+    const dn_conv_dw_call *call;
+    int m;              /* a tile has m x m outputs */
+    int tiles_x, tiles; /* in a line, in a row of the batch */
+    int c_blocks, panels;
+    float *v, *d, *u;
+    ptrdiff_t v_plane, d_plane, u_plane; /* floats */
+    int64_t first;                       /* the chunk: tiles first .. first+count-1 */
+    int count;
+} winograd_dw;
+
+/* A tile's place: row of the batch, top left output. */
+typedef struct spot {
+    int64_t row;
+    int y, x;
+} spot;
+
+static inline spot spot_of(const winograd_dw *w, int64_t tile)
+{
+    int in_row = (int)(tile % w->tiles);
+    return (spot){ tile / w->tiles, in_row / w->tiles_x * w->m, in_row % w->tiles_x * w->m };
+}
+
+/* Tiles t0 .. t1-1 of the chunk, one block of 8 input channels. */
+always_inline void input_tiles(const int m, const winograd_dw *w, int block, int t0, int t1)
+{
+    const int a = m + 2;
+    const dn_conv_shape *s = &w->call->shape;
+    _Alignas(64) float edge[PLANES_MAX * LANES];
+    for (int t = t0; t < t1; t++) {
+        const spot p = spot_of(w, w->first + t);
+        const float *src = (const float *)rows_at(&w->call->x, p.row, block * LANES);
+        float *v = w->v + ((ptrdiff_t)block * CHUNK + t) * LANES;
+        const int y = p.y - 1, x = p.x - 1;
+        if (y >= 0 && x >= 0 && y + a <= s->H && x + a <= s->W) {
+            input_tile(m, src + ((ptrdiff_t)y * s->W + x) * LANES, (ptrdiff_t)s->W * LANES, v, w->v_plane);
+        } else {
+            copy_edge(a, edge, src, s, y, x);
+            input_tile(m, edge, a * LANES, v, w->v_plane);
+        }
+    }
+}
+
+/* The same of one block of 8 output channels; one beyond K is zero. */
+always_inline void gradient_tiles(const int m, const winograd_dw *w, int block, int t0, int t1)
+{
+    const dn_conv_shape *s = &w->call->shape;
+    for (int t = t0; t < t1; t++) {
+        const spot p = spot_of(w, w->first + t);
+        const float *src = (const float *)rows_at(&w->call->dy, p.row, block * LANES);
+        __m256 dy[16];
+        for (int i = 0; i < m; i++)
+            for (int j = 0; j < m; j++) {
+                bool inside = block * LANES < s->K && p.y + i < s->Ho && p.x + j < s->Wo;
+                const ptrdiff_t at = (ptrdiff_t)(p.y + i) * s->Wo + p.x + j;
+                dy[i * m + j] = inside ? _mm256_loadu_ps(src + at * LANES) : _mm256_setzero_ps();
+            }
+        float *d = w->d + ((ptrdiff_t)(block / 2) * CHUNK + t) * PANEL + block % 2 * LANES;
+        gradient_tile(m, dy, d, w->d_plane);
+    }
+}
+
+always_inline void tiles_run(const int m, const winograd_dw *w, int block, int part)
+{
+    const int t0 = w->count * part / PARTS, t1 = w->count * (part + 1) / PARTS;
+    if (block < w->c_blocks)
+        input_tiles(m, w, block, t0, t1);
+    else
+        gradient_tiles(m, w, block - w->c_blocks, t0, t1);
+}
+
+static void tiles_task(void *arg, int64_t from, int64_t to, int thread)
+{
+    (void)thread;
+    const winograd_dw *w = arg;
+    for (int64_t i = from; i < to; i++) {
+        if (w->m == 4)
+            tiles_run(4, w, (int)(i / PARTS), (int)(i % PARTS));
+        else
+            tiles_run(2, w, (int)(i / PARTS), (int)(i % PARTS));
+    }
+}
+
+static int pairs_of(const winograd_dw *w) { return ceil_div(w->panels, 2); }
+
+/* A task is two panels of one plane and BLOCKS_PER_TASK blocks of input channels. */
+static void products_task(void *arg, int64_t from, int64_t to, int thread)
+{
+    (void)thread;
+    const winograd_dw *w = arg;
+    const int groups = ceil_div(w->c_blocks, BLOCKS_PER_TASK);
+    const ptrdiff_t pitch = (ptrdiff_t)w->panels * PANEL;
+    for (int64_t i = from; i < to; i++) {
+        const int group = (int)(i % groups), p = (int)(i / groups % pairs_of(w)) * 2;
+        const int64_t plane = i / groups / pairs_of(w);
+        const int panels = p + 1 < w->panels ? 2 : 1, end = (int)min64(w->c_blocks, (group + 1) * BLOCKS_PER_TASK);
+        const float *d = w->d + plane * w->d_plane + (ptrdiff_t)p * CHUNK * PANEL;
+        for (int b = group * BLOCKS_PER_TASK; b < end; b++)
+            dn_cpu_outer(w->count, w->v + plane * w->v_plane + (ptrdiff_t)b * CHUNK * LANES, d, CHUNK * PANEL, panels,
+                         w->u + plane * w->u_plane + b * LANES * pitch + p * PANEL, pitch, w->first > 0);
+    }
+}
+
+always_inline void taps_run(const int m, const winograd_dw *w, int c)
+{
+    const dn_conv_shape *s = &w->call->shape;
+    const float *u = w->u + (ptrdiff_t)c * w->panels * PANEL;
+    __m256 g[TAPS];
+    for (int k = 0; k < s->K; k += LANES) {
+        taps_tile(m, u + k, w->u_plane, g);
+        const __m256i mask = lanes(s->K - k);
+        for (int i = 0; i < TAPS; i++)
+            _mm256_maskstore_ps(w->call->dw + ((ptrdiff_t)i * s->C + c) * s->K + k, mask, g[i]);
+    }
+}
+
+static void taps_task(void *arg, int64_t from, int64_t to, int thread)
+{
+    (void)thread;
+    const winograd_dw *w = arg;
+    for (int64_t c = from; c < to; c++) {
+        if (w->m == 4)
+            taps_run(4, w, (int)c);
+        else
+            taps_run(2, w, (int)c);
+    }
+}
+
+/* Sizes of everything for a shape. */
+static winograd_dw sizes_of(const dn_conv_shape *s, int m)
+{
+    winograd_dw w = { .m = m, .tiles_x = ceil_div(s->Wo, m), .c_blocks = ceil_div(s->C, LANES) };
+    w.tiles = w.tiles_x * ceil_div(s->Ho, m);
+    w.panels = ceil_div(s->K, PANEL);
+    w.v_plane = (ptrdiff_t)w.c_blocks * CHUNK * LANES + PAD;
+    w.d_plane = (ptrdiff_t)w.panels * CHUNK * PANEL + PAD;
+    w.u_plane = (ptrdiff_t)w.c_blocks * LANES * w.panels * PANEL + PAD;
+    return w;
+}
+
+static void run(const dn_conv_dw_call *call, int m)
+{
+    winograd_dw w = sizes_of(&call->shape, m);
+    const int64_t all = (int64_t)w.tiles * call->n, planes = (m + 2) * (m + 2);
+    const int64_t products = planes * pairs_of(&w) * ceil_div(w.c_blocks, BLOCKS_PER_TASK);
+    w.call = call;
+    w.v = call->workspace;
+    w.d = w.v + planes * w.v_plane;
+    w.u = w.d + planes * w.d_plane;
+    for (w.first = 0; w.first < all; w.first += CHUNK) {
+        w.count = (int)min64(CHUNK, all - w.first);
+        dn_pool_run(call->pool, tiles_task, &w, (int64_t)(w.c_blocks + 2 * w.panels) * PARTS, 1);
+        dn_pool_run(call->pool, products_task, &w, products, 1);
+    }
+    dn_pool_run(call->pool, taps_task, &w, call->shape.C, 1);
+}
+
+static size_t workspace(const dn_conv_shape *s, int m)
+{
+    const winograd_dw w = sizes_of(s, m);
+    return (size_t)((m + 2) * (m + 2)) * (size_t)(w.v_plane + w.d_plane + w.u_plane) * sizeof(float);
+}
+
+#define FORM(m)                                                            \
+    static size_t workspace_##m(const dn_conv_shape *s, int rows_max)      \
+    {                                                                      \
+        (void)rows_max;                                                    \
+        return workspace(s, m);                                            \
+    }                                                                      \
+    static void run_##m(const dn_conv_dw_call *call) { run(call, m); }
+FORM(4)
+FORM(2)
+
+const dn_conv_dw_kernel NAME(dn_cpu_winograd4_dw) = { "winograd43-dw-" ISA, workspace_4, run_4 };
+const dn_conv_dw_kernel NAME(dn_cpu_winograd2_dw) = { "winograd23-dw-" ISA, workspace_2, run_2 };
