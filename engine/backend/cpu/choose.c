@@ -2,7 +2,7 @@
 #include "choose.h"
 #include "gradients.h"
 
-enum { FEW_IN = 4, FEW_OUT = 7 };
+enum { FEW_IN = 4, FEW_OUT = 7, FEW_DW = 4 };
 
 bool dn_cpu_has_avx2(void) { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
 
@@ -63,8 +63,10 @@ const dn_conv_kernel *dn_cpu_conv_choose(const dn_conv_shape *s, enum dn_form_us
 
 const dn_conv_dw_kernel *dn_cpu_conv_dw_choose(const dn_conv_shape *s)
 {
-    if (!is_winograd(s) || s->C <= FEW_IN || s->K <= FEW_OUT)
+    if (!is_winograd(s))
         return &dn_cpu_implicit_dw;
+    if (s->C <= FEW_DW || s->K <= FEW_DW)
+        return s->C <= FEW_DW ? &dn_cpu_few_in_dw : &dn_cpu_few_out_dw;
     if (two_is_enough(s))
         return dn_cpu_has_avx512() ? &dn_cpu_winograd2_dw_avx512 : &dn_cpu_winograd2_dw_avx2;
     return dn_cpu_has_avx512() ? &dn_cpu_winograd4_dw_avx512 : &dn_cpu_winograd4_dw_avx2;

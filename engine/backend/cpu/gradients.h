@@ -19,7 +19,7 @@ void dn_cpu_rotate_part(void *dst, const float *weights, const dn_shape *shape, 
 typedef struct dn_conv_dw_call {
     dn_conv_shape shape;
     int n;         /* rows */
-    dn_rows x, dy; /* blocked; dense is read too by the implicit kernel when the map is one position */
+    dn_rows x, dy; /* blocked, or any layout if the kernel says so */
     float *dw;     /* written whole */
     void *workspace;
     dn_pool *pool;
@@ -29,6 +29,7 @@ typedef struct dn_conv_dw_kernel {
     const char *name;
     size_t (*workspace_bytes)(const dn_conv_shape *s, int rows_max);
     void (*run)(const dn_conv_dw_call *call);
+    bool any_x, any_dy; /* reads them dense too */
 } dn_conv_dw_kernel;
 
 /* From the layer's shape alone; never NULL. */
@@ -37,7 +38,8 @@ const dn_conv_dw_kernel *dn_cpu_conv_dw_choose(const dn_conv_shape *s);
 /* F(4,3) and F(2,3), once for each instruction set: the same bits. */
 extern const dn_conv_dw_kernel dn_cpu_winograd4_dw_avx2, dn_cpu_winograd4_dw_avx512;
 extern const dn_conv_dw_kernel dn_cpu_winograd2_dw_avx2, dn_cpu_winograd2_dw_avx512;
-extern const dn_conv_dw_kernel dn_cpu_implicit_dw; /* any shape */
+extern const dn_conv_dw_kernel dn_cpu_implicit_dw;                  /* any shape */
+extern const dn_conv_dw_kernel dn_cpu_few_in_dw, dn_cpu_few_out_dw; /* 3x3, stride 1, padding 1; 1..4 of C, of K */
 
 /* The gradient by the input of any stride, from the form dn_cpu_implicit of the rotated weights: dy and dx blocked, no
  * epilogue. `shape` is the forward convolution's; x and y of the call are dx and dy. */

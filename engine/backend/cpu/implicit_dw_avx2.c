@@ -146,4 +146,4 @@ static size_t workspace(const dn_conv_shape *s, int rows_max)
     return ((size_t)g.taps * g.c_blocks * LANES + (size_t)g.panels * PANEL) * CHUNK * sizeof(float);
 }
 
-const dn_conv_dw_kernel dn_cpu_implicit_dw = { "implicit-dw", workspace, run };
+const dn_conv_dw_kernel dn_cpu_implicit_dw = { "implicit-dw", workspace, run, true, true };

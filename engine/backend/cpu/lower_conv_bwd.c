@@ -130,10 +130,10 @@ static int run_dw(const dn_run *run, const dn_step *step)
 static void emit_dw(dn_lower_state *s, int i, const dw_attr *a)
 {
     const dn_op *op = &s->p->op[i];
-    const bool any = a->kernel == &dn_cpu_implicit_dw;
+    const bool any[2] = { a->kernel->any_x, a->kernel->any_dy };
     dn_step step = { .fn = run_dw, .n_in = 2, .n_out = 1 };
     for (int j = 0; j < 2; j++)
-        step.in[j] = any ? any_layout(s, op->in[j]) : dn_lower_blocked(s, op->in[j]);
+        step.in[j] = any[j] ? any_layout(s, op->in[j]) : dn_lower_blocked(s, op->in[j]);
     step.out[0] = dn_lower_new_dense(s, op->out[0]);
     step.workspace = dn_lower_workspace(s, (int64_t)a->kernel->workspace_bytes(&a->shape, s->l->rows_max), false);
     step.attr = dn_lower_attr(s, a, sizeof *a);

@@ -4,7 +4,7 @@
  * Tiles of all rows of the batch are counted through and taken in chunks of CHUNK. For a chunk: (1) every tile of a x a
  * inputs becomes one element of a*a planes V [a*a][C/8][CHUNK][8], every tile of m x m output gradients one of D
  * [a*a][K/16][CHUNK][16]; (2) in each plane, V^T D is added to U [a*a][C padded to 8][K padded to 16]. In the end each U
- * of one pair of channels becomes 9 taps. */
+ * of one pair of channels becomes 9 taps. Where one chunk is all, U exists for 8x32 channels at a time only. */
 #include "gradients.h"
 #include "winograd_tile.h"
 
@@ -113,13 +113,13 @@ static void products_task(void *arg, int64_t from, int64_t to, int thread)
     }
 }
 
-always_inline void taps_run(const int m, const winograd_dw *w, int c)
+/* dw of input channel c and output channels k0 .. k1-1, from u[plane], the first of them at u. */
+always_inline void taps_run(const int m, const winograd_dw *w, int c, int k0, int k1, const float *u, ptrdiff_t u_plane)
 {
     const dn_conv_shape *s = &w->call->shape;
-    const float *u = w->u + (ptrdiff_t)c * w->panels * PANEL;
     __m256 g[TAPS];
-    for (int k = 0; k < s->K; k += LANES) {
-        taps_tile(m, u + k, w->u_plane, g);
+    for (int k = k0; k < k1; k += LANES) {
+        taps_tile(m, u + k - k0, u_plane, g);
         const __m256i mask = lanes(s->K - k);
         for (int i = 0; i < TAPS; i++)
             _mm256_maskstore_ps(w->call->dw + ((ptrdiff_t)i * s->C + c) * s->K + k, mask, g[i]);
@@ -130,11 +130,41 @@ static void taps_task(void *arg, int64_t from, int64_t to, int thread)
 {
     (void)thread;
     const winograd_dw *w = arg;
+    const int K = w->call->shape.K;
     for (int64_t c = from; c < to; c++) {
+        const float *u = w->u + c * w->panels * PANEL;
         if (w->m == 4)
-            taps_run(4, w, (int)c);
+            taps_run(4, w, (int)c, 0, K, u, w->u_plane);
         else
-            taps_run(2, w, (int)c);
+            taps_run(2, w, (int)c, 0, K, u, w->u_plane);
+    }
+}
+
+/* Products and taps of one block of input channels and two panels, from the only chunk. */
+always_inline void whole_run(const int m, const winograd_dw *w, int block, int p)
+{
+    enum { PITCH = 2 * PANEL, PLANE = LANES * PITCH };
+    _Alignas(64) float u[PLANES_MAX * PLANE];
+    const dn_conv_shape *s = &w->call->shape;
+    const int k0 = p * PANEL, k1 = (int)min64(k0 + 2 * PANEL, s->K);
+    for (int i = 0; i < (m + 2) * (m + 2); i++)
+        dn_cpu_outer(w->count, w->v + i * w->v_plane + (ptrdiff_t)block * CHUNK * LANES,
+                     w->d + i * w->d_plane + (ptrdiff_t)p * CHUNK * PANEL, CHUNK * PANEL, p + 1 < w->panels ? 2 : 1,
+                     u + i * PLANE, PITCH, false);
+    for (int c = 0; c < LANES && block * LANES + c < s->C; c++)
+        taps_run(m, w, block * LANES + c, k0, k1, u + c * PITCH, PLANE);
+}
+
+static void whole_task(void *arg, int64_t from, int64_t to, int thread)
+{
+    (void)thread;
+    const winograd_dw *w = arg;
+    for (int64_t i = from; i < to; i++) {
+        const int block = (int)(i % w->c_blocks), p = (int)(i / w->c_blocks) * 2;
+        if (w->m == 4)
+            whole_run(4, w, block, p);
+        else
+            whole_run(2, w, block, p);
     }
 }
 
@@ -162,6 +192,10 @@ static void run(const dn_conv_dw_call *call, int m)
     for (w.first = 0; w.first < all; w.first += CHUNK) {
         w.count = (int)min64(CHUNK, all - w.first);
         dn_pool_run(call->pool, tiles_task, &w, (int64_t)(w.c_blocks + 2 * w.panels) * PARTS, 1);
+        if (w.count == all) {
+            dn_pool_run(call->pool, whole_task, &w, (int64_t)w.c_blocks * pairs_of(&w), 4);
+            return;
+        }
         dn_pool_run(call->pool, products_task, &w, products, 1);
     }
     dn_pool_run(call->pool, taps_task, &w, call->shape.C, 1);
@@ -183,5 +217,5 @@ static size_t workspace(const dn_conv_shape *s, int m)
 FORM(4)
 FORM(2)
 
-const dn_conv_dw_kernel NAME(dn_cpu_winograd4_dw) = { "winograd43-dw-" ISA, workspace_4, run_4 };
-const dn_conv_dw_kernel NAME(dn_cpu_winograd2_dw) = { "winograd23-dw-" ISA, workspace_2, run_2 };
+const dn_conv_dw_kernel NAME(dn_cpu_winograd4_dw) = { "winograd43-dw-" ISA, workspace_4, run_4, false, false };
+const dn_conv_dw_kernel NAME(dn_cpu_winograd2_dw) = { "winograd23-dw-" ISA, workspace_2, run_2, false, false };
