@@ -62,13 +62,14 @@ static void transpose(float *dst, ptrdiff_t dst_pitch, const float *src, ptrdiff
 void dn_cpu_rotate_part(void *dst, const float *weights, const dn_shape *shape, int part, int parts)
 {
     const int64_t taps = shape->dim[0] * shape->dim[1], C = shape->dim[2], K = shape->dim[3];
-    const int64_t blocks = (K + LANES - 1) / LANES, all = taps * blocks;
+    const int64_t blocks = (K + PANEL - 1) / PANEL, all = taps * blocks; /* PANEL: whole cache lines */
     for (int64_t i = all * part / parts; i < all * (part + 1) / parts; i++) {
-        const int64_t tap = i / blocks, k = i % blocks * LANES;
+        const int64_t tap = i / blocks, k = i % blocks * PANEL;
         const float *src = weights + tap * C * K + k;
         float *to = (float *)dst + ((taps - 1 - tap) * K + k) * C;
         for (int64_t c = 0; c < C; c += LANES)
-            transpose(to + c, C, src + c * K, K, (int)min64(C - c, LANES), (int)min64(K - k, LANES));
+            for (int64_t h = 0; h < PANEL && k + h < K; h += LANES)
+                transpose(to + h * C + c, C, src + c * K + h, K, (int)min64(C - c, LANES), (int)min64(K - k - h, LANES));
     }
 }
 

@@ -2,9 +2,10 @@
  * and F(2x2,3x3). Included once per instruction set, with NAME(x) the exported name and ISA its text.
  *
  * Tiles of all rows of the batch are counted through and taken in chunks of CHUNK. For a chunk: (1) every tile of a x a
- * inputs becomes one element of a*a planes V [a*a][C/8][CHUNK][8], every tile of m x m output gradients one of D
- * [a*a][K/16][CHUNK][16]; (2) in each plane, V^T D is added to U [a*a][C padded to 8][K padded to 16]. In the end each U
- * of one pair of channels becomes 9 taps. Where one chunk is all, U exists for 8x32 channels at a time only. */
+ * inputs becomes one element of a*a planes V [a*a][C/8][tiles][8], every tile of m x m output gradients one of D
+ * [a*a][K/16][tiles][16]; (2) in each plane, V^T D is added to U [a*a][C padded to 8][K padded to 16]. In the end each U
+ * of one pair of channels becomes 9 taps. Where one chunk is all, U exists for 8x32 channels at a time only, and planes
+ * are the inner dimension of V and D. */
 #include "gradients.h"
 #include "winograd_tile.h"
 
@@ -16,7 +17,8 @@ typedef struct winograd_dw {
     int tiles_x, tiles; /* in a line, in a row of the batch */
     int c_blocks, panels;
     float *v, *d, *u;
-    ptrdiff_t v_plane, d_plane, u_plane; /* floats */
+    ptrdiff_t v_plane, d_plane, u_plane, v_block, d_panel, v_floats, d_floats; /* distances, and sizes */
+    bool whole;                          /* one chunk is all */
     int64_t first;                       /* the chunk: tiles first .. first+count-1 */
     int count;
 } winograd_dw;
@@ -42,7 +44,7 @@ always_inline void input_tiles(const int m, const winograd_dw *w, int block, int
     for (int t = t0; t < t1; t++) {
         const spot p = spot_of(w, w->first + t);
         const float *src = (const float *)rows_at(&w->call->x, p.row, block * LANES);
-        float *v = w->v + ((ptrdiff_t)block * CHUNK + t) * LANES;
+        float *v = w->v + block * w->v_block + t * LANES;
         const int y = p.y - 1, x = p.x - 1;
         if (y >= 0 && x >= 0 && y + a <= s->H && x + a <= s->W) {
             input_tile(m, src + ((ptrdiff_t)y * s->W + x) * LANES, (ptrdiff_t)s->W * LANES, v, w->v_plane);
@@ -67,7 +69,7 @@ always_inline void gradient_tiles(const int m, const winograd_dw *w, int block, 
                 const ptrdiff_t at = (ptrdiff_t)(p.y + i) * s->Wo + p.x + j;
                 dy[i * m + j] = inside ? _mm256_loadu_ps(src + at * LANES) : _mm256_setzero_ps();
             }
-        float *d = w->d + ((ptrdiff_t)(block / 2) * CHUNK + t) * PANEL + block % 2 * LANES;
+        float *d = w->d + block / 2 * w->d_panel + t * PANEL + block % 2 * LANES;
         gradient_tile(m, dy, d, w->d_plane);
     }
 }
@@ -106,9 +108,9 @@ static void products_task(void *arg, int64_t from, int64_t to, int thread)
         const int group = (int)(i % groups), p = (int)(i / groups % pairs_of(w)) * 2;
         const int64_t plane = i / groups / pairs_of(w);
         const int panels = p + 1 < w->panels ? 2 : 1, end = (int)min64(w->c_blocks, (group + 1) * BLOCKS_PER_TASK);
-        const float *d = w->d + plane * w->d_plane + (ptrdiff_t)p * CHUNK * PANEL;
+        const float *d = w->d + p * w->d_panel + plane * w->d_plane;
         for (int b = group * BLOCKS_PER_TASK; b < end; b++)
-            dn_cpu_outer(w->count, w->v + plane * w->v_plane + (ptrdiff_t)b * CHUNK * LANES, d, CHUNK * PANEL, panels,
+            dn_cpu_outer(w->count, w->v + b * w->v_block + plane * w->v_plane, d, w->d_panel, panels,
                          w->u + plane * w->u_plane + b * LANES * pitch + p * PANEL, pitch, w->first > 0);
     }
 }
@@ -148,9 +150,8 @@ always_inline void whole_run(const int m, const winograd_dw *w, int block, int p
     const dn_conv_shape *s = &w->call->shape;
     const int k0 = p * PANEL, k1 = (int)min64(k0 + 2 * PANEL, s->K);
     for (int i = 0; i < (m + 2) * (m + 2); i++)
-        dn_cpu_outer(w->count, w->v + i * w->v_plane + (ptrdiff_t)block * CHUNK * LANES,
-                     w->d + i * w->d_plane + (ptrdiff_t)p * CHUNK * PANEL, CHUNK * PANEL, p + 1 < w->panels ? 2 : 1,
-                     u + i * PLANE, PITCH, false);
+        dn_cpu_outer(w->count, w->v + block * w->v_block + i * w->v_plane, w->d + p * w->d_panel + i * w->d_plane,
+                     w->d_panel, p + 1 < w->panels ? 2 : 1, u + i * PLANE, PITCH, false);
     for (int c = 0; c < LANES && block * LANES + c < s->C; c++)
         taps_run(m, w, block * LANES + c, k0, k1, u + c * PITCH, PLANE);
 }
@@ -168,31 +169,38 @@ static void whole_task(void *arg, int64_t from, int64_t to, int thread)
     }
 }
 
-/* Sizes of everything for a shape. */
-static winograd_dw sizes_of(const dn_conv_shape *s, int m)
+/* What lies where, for a shape and `rows` of the batch: V and D in the order in which products read them. */
+static winograd_dw layout_of(const dn_conv_shape *s, int m, int rows)
 {
+    const int planes = (m + 2) * (m + 2);
     winograd_dw w = { .m = m, .tiles_x = ceil_div(s->Wo, m), .c_blocks = ceil_div(s->C, LANES) };
     w.tiles = w.tiles_x * ceil_div(s->Ho, m);
     w.panels = ceil_div(s->K, PANEL);
-    w.v_plane = (ptrdiff_t)w.c_blocks * CHUNK * LANES + PAD;
-    w.d_plane = (ptrdiff_t)w.panels * CHUNK * PANEL + PAD;
-    w.u_plane = (ptrdiff_t)w.c_blocks * LANES * w.panels * PANEL + PAD;
+    w.whole = (int64_t)w.tiles * rows <= CHUNK;
+    const ptrdiff_t tiles = w.whole ? (ptrdiff_t)w.tiles * rows : CHUNK;
+    w.v_plane = (w.whole ? 1 : w.c_blocks) * tiles * LANES + PAD;
+    w.d_plane = (w.whole ? 1 : w.panels) * tiles * PANEL + PAD;
+    w.v_block = w.whole ? planes * w.v_plane : tiles * LANES;
+    w.d_panel = w.whole ? planes * w.d_plane : tiles * PANEL;
+    w.u_plane = w.whole ? 0 : (ptrdiff_t)w.c_blocks * LANES * w.panels * PANEL + PAD;
+    w.v_floats = w.whole ? w.c_blocks * w.v_block : planes * w.v_plane;
+    w.d_floats = w.whole ? w.panels * w.d_panel : planes * w.d_plane;
     return w;
 }
 
 static void run(const dn_conv_dw_call *call, int m)
 {
-    winograd_dw w = sizes_of(&call->shape, m);
+    winograd_dw w = layout_of(&call->shape, m, call->n);
     const int64_t all = (int64_t)w.tiles * call->n, planes = (m + 2) * (m + 2);
     const int64_t products = planes * pairs_of(&w) * ceil_div(w.c_blocks, BLOCKS_PER_TASK);
     w.call = call;
     w.v = call->workspace;
-    w.d = w.v + planes * w.v_plane;
-    w.u = w.d + planes * w.d_plane;
+    w.d = w.v + w.v_floats;
+    w.u = w.d + w.d_floats;
     for (w.first = 0; w.first < all; w.first += CHUNK) {
         w.count = (int)min64(CHUNK, all - w.first);
         dn_pool_run(call->pool, tiles_task, &w, (int64_t)(w.c_blocks + 2 * w.panels) * PARTS, 1);
-        if (w.count == all) {
+        if (w.whole) {
             dn_pool_run(call->pool, whole_task, &w, (int64_t)w.c_blocks * pairs_of(&w), 4);
             return;
         }
@@ -201,17 +209,23 @@ static void run(const dn_conv_dw_call *call, int m)
     dn_pool_run(call->pool, taps_task, &w, call->shape.C, 1);
 }
 
-static size_t workspace(const dn_conv_shape *s, int m)
+/* Fewer rows than the most may be one chunk where those are not, and then take more in V and D but have no U. */
+static size_t workspace(const dn_conv_shape *s, int m, int rows_max)
 {
-    const winograd_dw w = sizes_of(s, m);
-    return (size_t)((m + 2) * (m + 2)) * (size_t)(w.v_plane + w.d_plane + w.u_plane) * sizeof(float);
+    const winograd_dw w = layout_of(s, m, rows_max), one = layout_of(s, m, 1);
+    const int64_t planes = (m + 2) * (m + 2), most_whole = CHUNK / one.tiles;
+    int64_t floats = w.v_floats + w.d_floats + planes * w.u_plane;
+    if (!w.whole && most_whole > 0) {
+        const winograd_dw few = layout_of(s, m, (int)most_whole);
+        floats = floats > few.v_floats + few.d_floats ? floats : few.v_floats + few.d_floats;
+    }
+    return (size_t)floats * sizeof(float);
 }
 
 #define FORM(m)                                                            \
     static size_t workspace_##m(const dn_conv_shape *s, int rows_max)      \
     {                                                                      \
-        (void)rows_max;                                                    \
-        return workspace(s, m);                                            \
+        return workspace(s, m, rows_max);                                  \
     }                                                                      \
     static void run_##m(const dn_conv_dw_call *call) { run(call, m); }
 FORM(4)
