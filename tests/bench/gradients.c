@@ -81,10 +81,14 @@ static void pass_run(pass *p)
     dn_shape forward = p->weights;
     forward.dim[2] = p->weights.dim[3];
     forward.dim[3] = p->weights.dim[2];
-    if (p->rotate)
-        dn_cpu_rotate(p->rotated, p->logical, &forward);
-    if (p->form)
-        p->kernel->pack(p->form, plain, &p->weights);
+    if (p->rotate && p->kernel->rotated_key) {
+        p->kernel->pack_rotated(p->form, p->logical, &forward);
+    } else {
+        if (p->rotate)
+            dn_cpu_rotate(p->rotated, p->logical, &forward);
+        if (p->form)
+            p->kernel->pack(p->form, plain, &p->weights);
+    }
     p->call.weights = p->form ? p->form : plain;
     if (p->strided)
         dn_cpu_implicit_dx(&p->call);

@@ -58,7 +58,7 @@ static void pack_transposed(float *dst, const float *src, int64_t C, int n, int 
 /* The same of src [N,C]. */
 void dn_cpu_gemm_pack_transposed_part(void *dst, const float *weights, const dn_shape *shape, int part, int parts)
 {
-    const int64_t N = shape->dim[0], C = shape->dim[1], all = (N + PANEL - 1) / PANEL;
+    const int64_t N = shape->dim[shape->rank - 2], C = shape->dim[shape->rank - 1], all = (N + PANEL - 1) / PANEL;
     for (int64_t p = all * part / parts; p < all * (part + 1) / parts; p++)
         for (int64_t c = 0; c < C; c += LANES)
             pack_transposed((float *)dst + (p * k_padded(C) + c) * PANEL, weights + p * PANEL * C + c, C,
@@ -186,5 +186,6 @@ static void pointwise(const dn_conv_call *c)
 
 /* clang-format off */
 const dn_conv_kernel dn_cpu_pointwise = { "pointwise", dn_cpu_gemm_key, false, false, pointwise_form_bytes, dn_cpu_gemm_pack,
-                                          pointwise_workspace, pointwise, dn_cpu_gemm_pack_part };
+                                          pointwise_workspace, pointwise, dn_cpu_gemm_pack_part, dn_cpu_gemm_key_transposed,
+                                          dn_cpu_gemm_pack_transposed, dn_cpu_gemm_pack_transposed_part };
 /* clang-format on */

@@ -14,6 +14,9 @@ extern const char dn_cpu_rotated_key[];
 size_t dn_cpu_rotated_bytes(const dn_shape *weights);
 void dn_cpu_rotate(void *dst, const float *weights, const dn_shape *shape);
 void dn_cpu_rotate_part(void *dst, const float *weights, const dn_shape *shape, int part, int parts);
+/* The same at once in the form of plain taps [C/16][K up to a multiple of 8][kh*kw][16]. */
+void dn_cpu_rotate_taps(void *dst, const float *weights, const dn_shape *shape);
+void dn_cpu_rotate_taps_part(void *dst, const float *weights, const dn_shape *shape, int part, int parts);
 
 /* dw [kh,kw,C,K] += over all rows and positions. `shape` is the forward convolution's. */
 typedef struct dn_conv_dw_call {

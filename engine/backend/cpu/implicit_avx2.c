@@ -137,4 +137,5 @@ static void pack_part(void *dst, const float *src, const dn_shape *shape, int pa
 
 static void pack(void *dst, const float *src, const dn_shape *shape) { pack_part(dst, src, shape, 0, 1); }
 
-const dn_conv_kernel dn_cpu_implicit = { "implicit", "implicit", false, false, form_bytes, pack, workspace, run, pack_part };
+const dn_conv_kernel dn_cpu_implicit = { "implicit", "implicit", false, false, form_bytes, pack, workspace, run, pack_part,
+                                         NULL, NULL, NULL };

@@ -59,6 +59,10 @@ typedef struct dn_conv_kernel {
     size_t (*workspace_bytes)(const dn_conv_shape *s, int rows_max);
     void (*run)(const dn_conv_call *call);
     void (*pack_part)(void *dst, const float *weights, const dn_shape *shape, int part, int parts); /* or NULL */
+    /* The form of rotated weights (gradients.h), straight from the weights themselves; NULL: rotate, then pack. */
+    const char *rotated_key;
+    void (*pack_rotated)(void *dst, const float *weights, const dn_shape *shape);
+    void (*pack_rotated_part)(void *dst, const float *weights, const dn_shape *shape, int part, int parts);
 } dn_conv_kernel;
 
 /* How weights come to the variants of a kernel, which all give the same bits. */
@@ -83,10 +87,10 @@ typedef struct dn_gemm_call {
 } dn_gemm_call;
 
 extern const char dn_cpu_gemm_key[];            /* form key of weights [C,N] or [1,1,C,N] */
-extern const char dn_cpu_gemm_key_transposed[]; /* of weights [N,C] */
+extern const char dn_cpu_gemm_key_transposed[]; /* of weights [N,C] or [1,1,N,C] */
 size_t dn_cpu_gemm_form_bytes(int64_t C, int64_t N);
 void dn_cpu_gemm_pack(void *dst, const float *weights, const dn_shape *shape);            /* [C,N] or [1,1,C,N] */
-void dn_cpu_gemm_pack_transposed(void *dst, const float *weights, const dn_shape *shape); /* [N,C] */
+void dn_cpu_gemm_pack_transposed(void *dst, const float *weights, const dn_shape *shape); /* [N,C] or [1,1,N,C] */
 void dn_cpu_gemm_pack_part(void *dst, const float *weights, const dn_shape *shape, int part, int parts);
 void dn_cpu_gemm_pack_transposed_part(void *dst, const float *weights, const dn_shape *shape, int part, int parts);
 void dn_cpu_gemm(const dn_gemm_call *call);

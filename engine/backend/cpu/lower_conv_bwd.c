@@ -1,8 +1,8 @@
 /* lower_conv_bwd.c - gradients of convolutions, matrices and biases.
  *
  * The gradient by the input of a convolution of stride 1 is a convolution with rotated weights, on the kernels of the
- * forward pass; with a stride it has its own. Rotated weights are a form, and a second form is packed from it before
- * each use where a kernel wants one. */
+ * forward pass; with a stride it has its own. Rotated weights come straight in the kernel's form where that is worth it;
+ * else they are a form, and the kernel's own is packed from it before each use. */
 #include "lower.h"
 #include "choose.h"
 #include "gradients.h"
@@ -43,25 +43,35 @@ static dn_conv_shape dual_of(const dn_conv_shape *s)
                             .pad_left = s->kw - 1 - s->pad_left };
 }
 
+/* A form of a parameter, kept if it may be. */
+static int form_of(dn_lower_state *s, dn_val w, dn_form form)
+{
+    return s->live ? dn_lower_pack(s, dn_lower_dense(s, w), &s->p->value[w].shape, form) : dn_lower_form(s, w, form);
+}
+
 /* The rotated weights in the form that a kernel wants. */
 static int rotated(dn_lower_state *s, dn_val w, const dn_conv_kernel *kernel)
 {
     const dn_shape *shape = &s->p->value[w].shape;
-    dn_form rotation = { .key = dn_cpu_rotated_key,
-                         .bytes = dn_cpu_rotated_bytes(shape),
-                         .pack = dn_cpu_rotate,
-                         .pack_part = dn_cpu_rotate_part };
-    int plain = s->live ? dn_lower_pack(s, dn_lower_dense(s, w), shape, rotation) : dn_lower_form(s, w, rotation);
-    if (!kernel->form_key)
-        return plain;
     dn_shape turned = *shape;
     turned.dim[2] = shape->dim[3];
     turned.dim[3] = shape->dim[2];
+    if (kernel->rotated_key)
+        return form_of(s, w,
+                       (dn_form){ .key = kernel->rotated_key,
+                                  .bytes = kernel->form_bytes(&turned),
+                                  .pack = kernel->pack_rotated,
+                                  .pack_part = kernel->pack_rotated_part });
+    int plain = form_of(s, w,
+                        (dn_form){ .key = dn_cpu_rotated_key,
+                                   .bytes = dn_cpu_rotated_bytes(shape),
+                                   .pack = dn_cpu_rotate,
+                                   .pack_part = dn_cpu_rotate_part });
     dn_form form = { .key = kernel->form_key,
-                     .bytes = kernel->form_bytes(&turned),
+                     .bytes = kernel->form_key ? kernel->form_bytes(&turned) : 0,
                      .pack = kernel->pack,
                      .pack_part = kernel->pack_part };
-    return dn_lower_pack(s, plain, &turned, form);
+    return kernel->form_key ? dn_lower_pack(s, plain, &turned, form) : plain;
 }
 
 static int run_strided(const dn_run *run, const dn_step *step)
@@ -101,8 +111,7 @@ bool dn_lower_conv_dx(dn_lower_state *s, int i)
     }
     if (dual.pad_top < 0 || dual.pad_left < 0)
         return false;
-    bool trains = dn_lower_trains(s, op->in[1]);
-    const dn_conv_kernel *kernel = dn_cpu_conv_choose(&dual, trains ? DN_FORM_EACH_RUN : DN_FORM_NONE);
+    const dn_conv_kernel *kernel = dn_cpu_conv_choose(&dual, DN_FORM_EACH_RUN);
     dn_lower_conv_emit(s, i, &dual, kernel, rotated(s, op->in[1], kernel));
     return true;
 }

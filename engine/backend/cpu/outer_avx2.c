@@ -1,6 +1,5 @@
-/* outer_avx2.c - sums of outer products on tiles of 4x16, and the rotated weights. See gradients.h. */
+/* outer_avx2.c - sums of outer products on tiles of 4x16. See gradients.h. */
 #include "choose.h"
-#include "elementwise_lanes.h"
 #include "gradients.h"
 #include "tile_avx2.h"
 
@@ -40,40 +39,4 @@ void dn_cpu_outer(int n, const float *a, const float *b, ptrdiff_t b_panel, int 
                   bool more)
 {
     (dn_cpu_has_avx512() ? dn_cpu_outer_avx512 : dn_cpu_outer_avx2)(n, a, b, b_panel, panels, c, pitch, more);
-}
-
-/* ---- rotated weights ---- */
-
-const char dn_cpu_rotated_key[] = "rotated";
-
-size_t dn_cpu_rotated_bytes(const dn_shape *weights) { return (size_t)dn_shape_count(weights) * sizeof(float); }
-
-/* dst[k][c] = src[c][k] for 8 x 8 of them, or `rows` c and `columns` k where the matrix ends */
-static void transpose(float *dst, ptrdiff_t dst_pitch, const float *src, ptrdiff_t src_pitch, int rows, int columns)
-{
-    __m256 r[LANES];
-    for (int i = 0; i < LANES; i++)
-        r[i] = i < rows ? _mm256_maskload_ps(src + i * src_pitch, lanes(columns)) : _mm256_setzero_ps();
-    lanes_transpose(r);
-    for (int i = 0; i < LANES && i < columns; i++)
-        _mm256_maskstore_ps(dst + i * dst_pitch, lanes(rows), r[i]);
-}
-
-void dn_cpu_rotate_part(void *dst, const float *weights, const dn_shape *shape, int part, int parts)
-{
-    const int64_t taps = shape->dim[0] * shape->dim[1], C = shape->dim[2], K = shape->dim[3];
-    const int64_t blocks = (K + PANEL - 1) / PANEL, all = taps * blocks; /* PANEL: whole cache lines */
-    for (int64_t i = all * part / parts; i < all * (part + 1) / parts; i++) {
-        const int64_t tap = i / blocks, k = i % blocks * PANEL;
-        const float *src = weights + tap * C * K + k;
-        float *to = (float *)dst + ((taps - 1 - tap) * K + k) * C;
-        for (int64_t c = 0; c < C; c += LANES)
-            for (int64_t h = 0; h < PANEL && k + h < K; h += LANES)
-                transpose(to + h * C + c, C, src + c * K + h, K, (int)min64(C - c, LANES), (int)min64(K - k - h, LANES));
-    }
-}
-
-void dn_cpu_rotate(void *dst, const float *weights, const dn_shape *shape)
-{
-    dn_cpu_rotate_part(dst, weights, shape, 0, 1);
 }

@@ -10,6 +10,7 @@
  * input channels at a time, from a form of plain taps ([panel][C padded to 8][9][16], a quarter of the bytes) or from
  * the parameter itself. Sums continue from step to step, so all three give the same bits. */
 #include "choose.h"
+#include "gradients.h"
 #include "winograd_tile.h"
 
 enum {
@@ -303,13 +304,16 @@ static void run_plain_4(const dn_conv_call *call) { run(call, 4, PLAIN); }
 
 /* clang-format off */
 const dn_conv_kernel NAME(dn_cpu_winograd4) =
-    { "winograd43-" ISA, "winograd43", false, false, form_bytes_4, pack_4, workspace_4, run_4, pack_part_4 };
+    { "winograd43-" ISA, "winograd43", false, false, form_bytes_4, pack_4, workspace_4, run_4, pack_part_4,
+      NULL, NULL, NULL };
 const dn_conv_kernel NAME(dn_cpu_winograd4_plain) =
-    { "winograd43-plain-" ISA, "taps16", false, false, form_bytes_plain, pack_plain, workspace_4, run_plain_4, pack_plain_part };
+    { "winograd43-plain-" ISA, "taps16", false, false, form_bytes_plain, pack_plain, workspace_4, run_plain_4, pack_plain_part,
+      "taps16-rotated", dn_cpu_rotate_taps, dn_cpu_rotate_taps_part };
 const dn_conv_kernel NAME(dn_cpu_winograd4_live) =
-    { "winograd43-live-" ISA, NULL, false, false, NULL, NULL, workspace_4, run_live_4, NULL };
+    { "winograd43-live-" ISA, NULL, false, false, NULL, NULL, workspace_4, run_live_4, NULL, NULL, NULL, NULL };
 const dn_conv_kernel NAME(dn_cpu_winograd2) =
-    { "winograd23-" ISA, "winograd23", false, false, form_bytes_2, pack_2, workspace_2, run_2, pack_part_2 };
+    { "winograd23-" ISA, "winograd23", false, false, form_bytes_2, pack_2, workspace_2, run_2, pack_part_2,
+      NULL, NULL, NULL };
 const dn_conv_kernel NAME(dn_cpu_winograd2_live) =
-    { "winograd23-live-" ISA, NULL, false, false, NULL, NULL, workspace_2, run_live_2, NULL };
+    { "winograd23-live-" ISA, NULL, false, false, NULL, NULL, workspace_2, run_live_2, NULL, NULL, NULL, NULL };
 /* clang-format on */

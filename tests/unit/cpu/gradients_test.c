@@ -281,6 +281,37 @@ static void test_rotated(void **state)
                 assert_true(out[((T - 1 - t) * K + k) * C + c] == in[(t * C + c) * K + k]);
 }
 
+/* Straight, and in two steps. */
+static void test_rotated_forms(void **state)
+{
+    (void)state;
+    for (int i = 0; i < LAYERS; i++) {
+        problem p = problem_new(&layers[i]);
+        const dn_conv_shape *s = &p.shape;
+        const dn_shape w = dn_shape(s->kh, s->kw, s->C, s->K), turned = dn_shape(s->kh, s->kw, s->K, s->C);
+        const dn_conv_kernel *kernels[] = { &dn_cpu_pointwise, &dn_cpu_winograd4_plain_avx2 };
+        for (int k = 0; k < 2; k++) {
+            if (s->kh != (k ? 3 : 1) || s->kw != s->kh)
+                continue;
+            const size_t bytes = kernels[k]->form_bytes(&turned);
+            char *straight = spoiled(bytes), *other = spoiled(bytes);
+            float *rotated = spoiled(dn_cpu_rotated_bytes(&w));
+            dn_cpu_rotate(rotated, p.weights, &w);
+            kernels[k]->pack(other, rotated, &turned);
+            for (int part = 2; part >= 0; part--)
+                kernels[k]->pack_rotated_part(straight, p.weights, &w, part, 3);
+            assert_memory_equal(straight, other, bytes);
+            memset(straight, 0xff, bytes);
+            kernels[k]->pack_rotated(straight, p.weights, &w);
+            assert_memory_equal(straight, other, bytes);
+            free(straight);
+            free(other);
+            free(rotated);
+        }
+        problem_free(&p);
+    }
+}
+
 /* Parts in any order make the whole form. */
 static void test_parts(void **state)
 {
@@ -391,8 +422,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_by_weights), cmocka_unit_test(test_zero_rows), cmocka_unit_test(test_strided),
-        cmocka_unit_test(test_rotated),    cmocka_unit_test(test_parts),     cmocka_unit_test(test_outer),
-        cmocka_unit_test(test_sums),
+        cmocka_unit_test(test_rotated),    cmocka_unit_test(test_rotated_forms), cmocka_unit_test(test_parts),
+        cmocka_unit_test(test_outer),      cmocka_unit_test(test_sums),
     };
     if (!dn_cpu_has_avx2())
         return 77; /* meson: skipped */
