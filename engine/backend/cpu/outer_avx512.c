@@ -9,6 +9,9 @@ always_inline void tile(const int panels, int n, const float *a, const float *b,
 #pragma GCC unroll 8
     for (int i = 0; i < LANES; i++)
         sum[0][i] = sum[1][i] = _mm512_setzero_ps();
+    for (int i = 0; i < LANES && more; i++)
+        for (int p = 0; p < panels; p++)
+            _mm_prefetch(c + p * PANEL + i * pitch, _MM_HINT_T0);
     for (int t = 0; t < n; t++, a += LANES, b += PANEL) {
         const __m512 b0 = _mm512_loadu_ps(b), b1 = panels > 1 ? _mm512_loadu_ps(b + b_panel) : b0;
 #pragma GCC unroll 8

@@ -55,6 +55,18 @@ always_inline void input_tiles(const int m, const winograd_dw *w, int block, int
     }
 }
 
+/* A tile of output gradients, of which only so many lines and columns exist. */
+always_inline void load_tile(const int m, __m256 *dy, const float *src, const dn_conv_shape *s, spot p, int lines, int columns)
+{
+    src += ((ptrdiff_t)p.y * s->Wo + p.x) * LANES;
+#pragma GCC unroll 4
+    for (int i = 0; i < m; i++)
+#pragma GCC unroll 4
+        for (int j = 0; j < m; j++)
+            dy[i * m + j] = i < lines && j < columns ? _mm256_loadu_ps(src + ((ptrdiff_t)i * s->Wo + j) * LANES)
+                                                     : _mm256_setzero_ps();
+}
+
 /* The same of one block of 8 output channels; one beyond K is zero. */
 always_inline void gradient_tiles(const int m, const winograd_dw *w, int block, int t0, int t1)
 {
@@ -63,12 +75,10 @@ always_inline void gradient_tiles(const int m, const winograd_dw *w, int block, 
         const spot p = spot_of(w, w->first + t);
         const float *src = (const float *)rows_at(&w->call->dy, p.row, block * LANES);
         __m256 dy[16];
-        for (int i = 0; i < m; i++)
-            for (int j = 0; j < m; j++) {
-                bool inside = block * LANES < s->K && p.y + i < s->Ho && p.x + j < s->Wo;
-                const ptrdiff_t at = (ptrdiff_t)(p.y + i) * s->Wo + p.x + j;
-                dy[i * m + j] = inside ? _mm256_loadu_ps(src + at * LANES) : _mm256_setzero_ps();
-            }
+        if (block * LANES < s->K && p.y + m <= s->Ho && p.x + m <= s->Wo)
+            load_tile(m, dy, src, s, p, m, m);
+        else
+            load_tile(m, dy, src, s, p, block * LANES < s->K ? s->Ho - p.y : 0, s->Wo - p.x);
         float *d = w->d + block / 2 * w->d_panel + t * PANEL + block % 2 * LANES;
         gradient_tile(m, dy, d, w->d_plane);
     }
