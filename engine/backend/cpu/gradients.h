@@ -1,4 +1,4 @@
-/* gradients.h - the kernels of gradients: by a convolution's weights and input, by a matrix, and sums over positions.
+/* gradients.h - the kernels of gradients by a convolution's weights and input and by a matrix.
  *
  * Layouts are those of kernels.h. Gradients by the input of a stride of 1 are convolutions of the output's gradient with
  * rotated weights, and so have no kernel here. Gradients by weights are sums over all positions (or Winograd tiles) of
@@ -48,18 +48,6 @@ extern const dn_conv_dw_kernel dn_cpu_few_in_dw, dn_cpu_few_out_dw; /* 3x3, stri
  * epilogue. `shape` is the forward convolution's; x and y of the call are dx and dy. */
 size_t dn_cpu_implicit_dx_workspace(const dn_conv_shape *s, int rows_max);
 void dn_cpu_implicit_dx(const dn_conv_call *call);
-
-/* Sums over positions, of each row or of all. */
-typedef struct dn_sum_call {
-    int n;
-    int64_t positions;
-    int channels;
-    dn_rows x;             /* blocked or dense */
-    float *y;              /* [channels] for each row, or once */
-    int64_t row_bytes;     /* of y; 0: the sum over all rows */
-    dn_pool *pool;
-} dn_sum_call;
-void dn_cpu_sum_positions(const dn_sum_call *call);
 
 /* c[8][16 * panels] = (or +=, with `more`) sum over t < n of a[t][8] * b[t][16]: the product that gradients by weights
  * are made of. panels is 1 or 2, the second `b_panel` floats after the first; rows of c are `pitch` floats apart. Each sum

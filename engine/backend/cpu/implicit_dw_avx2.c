@@ -34,26 +34,38 @@ always_inline __m256 stream_at(const stream *s, int64_t at)
     return _mm256_maskload_ps((const float *)(s->base + at * s->step), s->mask);
 }
 
+static int clamp(int x, int most) { return x < 0 ? 0 : x < most ? x : most; }
+
+/* n outputs of one line from ox on, whose tap reads line y (maybe outside) from column x0 + ox * stride; the columns of
+ * outputs first .. end-1 exist. */
+always_inline void gather_line(float *a, const stream *x, const dn_conv_shape *s, int y, int x0, int ox, int n)
+{
+    int first = clamp(ceil_div(-x0 > 0 ? -x0 : 0, s->stride) - ox, n);
+    int end = clamp(s->W - x0 > 0 ? ceil_div(s->W - x0, s->stride) - ox : 0, n), t = 0;
+    if (y < 0 || y >= s->H || end < first)
+        first = end = n;
+    for (; t < first; t++)
+        _mm256_store_ps(a + t * LANES, _mm256_setzero_ps());
+    const int64_t at = (int64_t)y * s->W + x0 + (int64_t)ox * s->stride;
+    for (; t < end; t++)
+        _mm256_store_ps(a + t * LANES, stream_at(x, at + (int64_t)t * s->stride));
+    for (; t < n; t++)
+        _mm256_store_ps(a + t * LANES, _mm256_setzero_ps());
+}
+
 /* The chunk's inputs under one tap, one block of channels. */
 static void gather_inputs(const implicit_dw *g, int tap, int block)
 {
     const dn_conv_shape *s = &g->call->shape;
-    const int ky = tap / s->kw - s->pad_top, kx = tap % s->kw - s->pad_left, per_row = s->Ho * s->Wo;
+    const int ky = tap / s->kw - s->pad_top, kx = tap % s->kw - s->pad_left;
+    const int64_t per_row = (int64_t)s->Ho * s->Wo;
     float *a = g->a + ((ptrdiff_t)tap * g->c_blocks + block) * CHUNK * LANES;
-    int64_t row = g->first / per_row;
-    int at = (int)(g->first % per_row), oy = at / s->Wo, ox = at % s->Wo;
-    stream x = stream_of(&g->call->x, row, block * LANES, s->C);
-    for (int t = 0; t < g->count; t++, a += LANES) {
-        const int y = oy * s->stride + ky, v = ox * s->stride + kx;
-        const bool inside = y >= 0 && y < s->H && v >= 0 && v < s->W;
-        _mm256_store_ps(a, inside ? stream_at(&x, (int64_t)y * s->W + v) : _mm256_setzero_ps());
-        if (++ox < s->Wo)
-            continue;
-        ox = 0;
-        if (++oy < s->Ho || t + 1 == g->count)
-            continue;
-        oy = 0;
-        x = stream_of(&g->call->x, ++row, block * LANES, s->C);
+    for (int t = 0, n; t < g->count; t += n) {
+        const int64_t row = (g->first + t) / per_row, at = (g->first + t) % per_row;
+        const int oy = (int)(at / s->Wo), ox = (int)(at % s->Wo);
+        const stream x = stream_of(&g->call->x, row, block * LANES, s->C);
+        n = (int)min64(g->count - t, s->Wo - ox);
+        gather_line(a + t * LANES, &x, s, oy * s->stride + ky, kx, ox, n);
     }
 }
 

@@ -71,7 +71,6 @@ bool dn_lower_conv(dn_lower_state *s, int i);
 bool dn_lower_conv_dx(dn_lower_state *s, int i);
 bool dn_lower_conv_dw(dn_lower_state *s, int i);
 bool dn_lower_matmul_dw(dn_lower_state *s, int i);
-bool dn_lower_sum_to(dn_lower_state *s, int i);
 /* Op i as the convolution `shape` of its first input on `kernel`, with what follows it. */
 void dn_lower_conv_emit(dn_lower_state *s, int i, const dn_conv_shape *shape, const dn_conv_kernel *kernel, int weights);
 /* Bytes of the packed weights of all convolutions. */

@@ -1,4 +1,4 @@
-/* lower_conv_bwd.c - gradients of convolutions, matrices and biases.
+/* lower_conv_bwd.c - gradients of convolutions and matrices.
  *
  * The gradient by the input of a convolution of stride 1 is a convolution with rotated weights, on the kernels of the
  * forward pass; with a stride it has its own. Rotated weights come straight in the kernel's form where that is worth it;
@@ -169,36 +169,5 @@ bool dn_lower_matmul_dw(dn_lower_state *s, int i)
     const int positions = (int)dn_value_positions(s->p, op->in[0]);
     dw_attr a = { { C, N, positions, 1, positions, 1, 1, 1, 1, 0, 0 }, &dn_cpu_implicit_dw };
     emit_dw(s, i, &a);
-    return true;
-}
-
-/* ---- sums ---- */
-
-static int run_sum(const dn_run *run, const dn_step *step)
-{
-    const dn_extent *e = step->attr;
-    dn_cpu_sum_positions(&(dn_sum_call){ .n = run->n,
-                                         .positions = e->positions,
-                                         .channels = e->channels,
-                                         .x = dn_view(run, step->in[0], e->channels),
-                                         .y = dn_place_at(run, step->out[0], 0),
-                                         .row_bytes = run->lowered->place[step->out[0]].row_bytes,
-                                         .pool = run->pool });
-    return 0;
-}
-
-/* Over all positions, to one number for each channel. */
-bool dn_lower_sum_to(dn_lower_state *s, int i)
-{
-    const dn_op *op = &s->p->op[i];
-    dn_val x = op->in[0], y = op->out[0];
-    if (!is_row(s->p, x) || !dn_value_is_channels(s->p, y, x))
-        return false;
-    dn_extent e = { .positions = dn_value_positions(s->p, x), .channels = dn_value_channels(s->p, x) };
-    dn_step step = { .fn = run_sum, .n_in = 1, .n_out = 1, .workspace = -1 };
-    step.in[0] = any_layout(s, x);
-    step.out[0] = dn_lower_new_dense(s, y);
-    step.attr = dn_lower_attr(s, &e, sizeof e);
-    dn_lower_step(s, step, i, i);
     return true;
 }

@@ -1,5 +1,5 @@
-/* gradients_test.c - every kernel of a gradient by weights, of a strided gradient by the input and of sums, against plain
- * loops in double; one thread against two and AVX2 against AVX-512 to the bit; workspaces full of NaN. */
+/* gradients_test.c - every kernel of a gradient by weights and of a strided gradient by the input, against plain loops in
+ * double; one thread against two and AVX2 against AVX-512 to the bit; workspaces full of NaN. */
 #include "conv_fixture.h"
 
 #include "choose.h"
@@ -338,7 +338,7 @@ static void test_parts(void **state)
     }
 }
 
-/* ---- outer products, sums ---- */
+/* ---- outer products ---- */
 
 static void test_outer(void **state)
 {
@@ -369,47 +369,6 @@ static void test_outer(void **state)
         }
 }
 
-static void check_sum(int n, int positions, int channels, bool dense, dn_pool *pool)
-{
-    tensor x = tensor_new(n, positions, channels, dense, dense ? 2 : GAP);
-    tensor_fill(&x, 7);
-    const size_t row_bytes = (size_t)(channels + 5) * 4;
-    float *rows = malloc(row_bytes * n), *all = malloc((size_t)channels * 4), *again = malloc((size_t)channels * 4);
-    dn_sum_call call = { n, positions, channels, x.rows, rows, (int64_t)row_bytes, pool };
-    dn_cpu_sum_positions(&call);
-    call.row_bytes = 0;
-    call.y = all;
-    dn_cpu_sum_positions(&call);
-    call.y = again;
-    call.pool = NULL;
-    dn_cpu_sum_positions(&call);
-    assert_memory_equal(all, again, (size_t)channels * 4);
-    for (int c = 0; c < channels; c++) {
-        double total = 0;
-        for (int r = 0; r < n; r++) {
-            double sum = 0;
-            for (int p = 0; p < positions; p++)
-                sum += *tensor_at(&x, r, p, c);
-            assert_true(fabs(*(float *)((char *)rows + r * row_bytes + c * 4) - sum) <= 1e-6 * (sqrt(positions) + 1));
-            total += sum;
-        }
-        assert_true(fabs(all[c] - total) <= 1e-6 * (sqrt((double)positions * n) + 1));
-    }
-    free(rows);
-    free(all);
-    free(again);
-    tensor_free(&x);
-}
-
-static void test_sums(void **state)
-{
-    static const int positions[] = { 1, 7, 8, 49, 1024 }, channels[] = { 1, 3, 8, 12, 40 };
-    for (int i = 0; i < 5; i++)
-        for (int j = 0; j < 5; j++)
-            for (int dense = 0; dense < 2; dense++)
-                check_sum(1 + (i + j) % 5, positions[i], channels[j], dense, *state);
-}
-
 static int start(void **state) { return (*state = dn_pool_new(2, NULL)) ? 0 : -1; }
 
 static int stop(void **state)
@@ -423,7 +382,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_by_weights), cmocka_unit_test(test_zero_rows), cmocka_unit_test(test_strided),
         cmocka_unit_test(test_rotated),    cmocka_unit_test(test_rotated_forms), cmocka_unit_test(test_parts),
-        cmocka_unit_test(test_outer),      cmocka_unit_test(test_sums),
+        cmocka_unit_test(test_outer),
     };
     if (!dn_cpu_has_avx2())
         return 77; /* meson: skipped */
