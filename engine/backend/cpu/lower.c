@@ -11,10 +11,10 @@ static const int64_t conv_forms_max = (int64_t)3 << 29;
 
 /* clang-format off */
 static const dn_lower_fn table[DN_OP_COUNT] = {
+    [DN_OP_CONV2D_DX] = dn_lower_conv_dx, [DN_OP_CONV2D_DW] = dn_lower_conv_dw, [DN_OP_MATMUL_DW] = dn_lower_matmul_dw,
     [DN_OP_CONV2D] = dn_lower_conv,       [DN_OP_MATMUL] = dn_lower_matmul, [DN_OP_NORM] = dn_lower_norm,
     [DN_OP_ATTENTION] = dn_lower_attention, [DN_OP_UNARY] = dn_lower_unary, [DN_OP_BINARY] = dn_lower_binary,
-    [DN_OP_COPY] = dn_lower_copy,         [DN_OP_CONV2D_DX] = dn_lower_conv_dx, [DN_OP_CONV2D_DW] = dn_lower_conv_dw,
-    [DN_OP_MATMUL_DW] = dn_lower_matmul_dw,
+    [DN_OP_COPY] = dn_lower_copy,
 };
 /* clang-format on */
 
