@@ -1,6 +1,7 @@
 /* lower_map.c - everything that is not linear: normalisation, attention, elementwise operations, copies. */
 #include "lower.h"
 #include "attention.h"
+#include "attention_bwd.h"
 #include "elementwise.h"
 #include "norm.h"
 
@@ -129,7 +130,11 @@ bool dn_lower_norm(dn_lower_state *s, int i)
         step.in[NORM_X] = dn_lower_dense(s, x);
         step.out[0] = dn_lower_new_dense(s, t.y);
     } else {
-        t = find_norm_tail(s, i);
+        dn_norm_chain c;
+        if (dn_norm_chain_take(s, i, &c))
+            t = (norm_tail){ s->p->op[c.silu].out[0], c.scale, c.shift, true, c.silu };
+        else
+            t = find_norm_tail(s, i);
         a.silu = t.silu;
         step.fn = run_group_norm;
         step.in[NORM_X] = dn_lower_blocked(s, x);
@@ -153,6 +158,13 @@ typedef struct attention_attr {
     float scale;
 } attention_attr;
 
+static attention_attr attention_attr_of(const dn_program *p, const dn_op *op)
+{
+    return (attention_attr){ p->value[op->in[0]].shape.dim[0], p->value[op->in[1]].shape.dim[0],
+                             dn_value_channels(p, op->in[0]), op->attr.attention.heads,
+                             (float)op->attr.attention.scale };
+}
+
 static int run_attention(const dn_run *run, const dn_step *step)
 {
     const attention_attr *a = step->attr;
@@ -174,9 +186,7 @@ static int run_attention(const dn_run *run, const dn_step *step)
 bool dn_lower_attention(dn_lower_state *s, int i)
 {
     const dn_op *op = &s->p->op[i];
-    attention_attr a = { s->p->value[op->in[0]].shape.dim[0], s->p->value[op->in[1]].shape.dim[0],
-                         dn_value_channels(s->p, op->in[0]), op->attr.attention.heads,
-                         (float)op->attr.attention.scale };
+    attention_attr a = attention_attr_of(s->p, op);
     if (a.keys > DN_ATTENTION_KEYS_MAX)
         return false;
     dn_step step = { .fn = run_attention, .n_in = 3, .n_out = 1 };
@@ -187,6 +197,47 @@ bool dn_lower_attention(dn_lower_state *s, int i)
     }
     step.out[0] = dn_lower_new_blocked(s, op->out[0]);
     step.workspace = dn_lower_workspace(s, dn_attention_work(a.queries, a.keys, a.channels, a.heads), true);
+    step.attr = dn_lower_attr(s, &a, sizeof a);
+    dn_lower_step(s, step, i, i);
+    return true;
+}
+
+static int run_attention_bwd(const dn_run *run, const dn_step *step)
+{
+    const attention_attr *a = step->attr;
+    dn_attention_bwd_args args = { .n = run->n,
+                                   .queries = a->queries,
+                                   .keys = a->keys,
+                                   .channels = a->channels,
+                                   .heads = a->heads,
+                                   .scale = a->scale };
+    args.q = dn_view(run, step->in[0], a->channels);
+    args.k = dn_view(run, step->in[1], a->channels);
+    args.v = dn_view(run, step->in[2], a->channels);
+    args.dy = dn_view(run, step->in[3], a->channels);
+    args.dq = dn_view(run, step->out[0], a->channels);
+    args.dk = dn_view(run, step->out[1], a->channels);
+    args.dv = dn_view(run, step->out[2], a->channels);
+    args.work = dn_view(run, step->workspace, 0);
+    dn_attention_bwd_blocked(run->pool, &args);
+    return 0;
+}
+
+bool dn_lower_attention_bwd(dn_lower_state *s, int i)
+{
+    const dn_op *op = &s->p->op[i];
+    attention_attr a = attention_attr_of(s->p, op);
+    if (a.keys > DN_ATTENTION_BWD_KEYS_MAX)
+        return false;
+    dn_step step = { .fn = run_attention_bwd, .n_in = 4, .n_out = 3 };
+    for (int j = 0; j < 4; j++) {
+        if (s->p->value[op->in[j]].kind != DN_ROW)
+            return false;
+        step.in[j] = dn_lower_blocked(s, op->in[j]);
+    }
+    for (int j = 0; j < 3; j++)
+        step.out[j] = op->out[j] == DN_NONE ? -1 : dn_lower_new_blocked(s, op->out[j]);
+    step.workspace = dn_lower_workspace(s, dn_attention_bwd_work(a.queries, a.keys, a.channels, a.heads), true);
     step.attr = dn_lower_attr(s, &a, sizeof a);
     dn_lower_step(s, step, i, i);
     return true;
@@ -219,6 +270,13 @@ static int run_unary(const dn_run *run, const dn_step *step)
 {
     dn_elementwise_args args = elementwise_args(run, step);
     dn_unary_run(run->pool, ((const elementwise_attr *)step->attr)->kind, &args);
+    return 0;
+}
+
+static int run_unary_bwd(const dn_run *run, const dn_step *step)
+{
+    dn_elementwise_args args = elementwise_args(run, step);
+    dn_unary_bwd_run(run->pool, ((const elementwise_attr *)step->attr)->kind, &args);
     return 0;
 }
 
@@ -260,6 +318,19 @@ bool dn_lower_unary(dn_lower_state *s, int i)
     return true;
 }
 
+bool dn_lower_unary_bwd(dn_lower_state *s, int i)
+{
+    const dn_op *op = &s->p->op[i];
+    elementwise_attr a = { .kind = op->attr.unary.kind, .p = (float)op->attr.unary.a, .q = (float)op->attr.unary.b };
+    if (dn_lower_norm_chain_bwd(s, i))
+        return true;
+    if (!dn_unary_bwd_has_kernel(op->attr.unary.kind) || s->p->value[op->in[0]].kind != DN_ROW ||
+        s->p->value[op->in[1]].kind != DN_ROW)
+        return false;
+    emit_elementwise(s, i, &a, run_unary_bwd, op->in[0], op->in[1]);
+    return true;
+}
+
 /* How b meets x, if x has the result's shape. */
 static bool find_operand(const dn_program *p, dn_val y, dn_val x, dn_val b, enum dn_operand *operand)
 {
@@ -297,7 +368,8 @@ bool dn_lower_binary(dn_lower_state *s, int i)
 
 typedef struct copy_attr {
     int64_t positions;
-    int channels, dst_first, src_first, height, width;
+    int channels, dst_first, src_first;
+    dn_resample_size size;
     float scale;
 } copy_attr;
 
@@ -313,7 +385,7 @@ static int run_upsample2(const dn_run *run, const dn_step *step)
 {
     const copy_attr *a = step->attr;
     dn_copy_upsample2(run->pool, dn_view(run, step->out[0], a->channels), dn_view(run, step->in[0], a->channels),
-                      extent(run, a->positions, a->channels), a->height, a->width);
+                      extent(run, a->positions, a->channels), &a->size, a->scale);
     return 0;
 }
 
@@ -321,7 +393,7 @@ static int run_pool2(const dn_run *run, const dn_step *step)
 {
     const copy_attr *a = step->attr;
     dn_copy_pool2(run->pool, dn_view(run, step->out[0], a->channels), dn_view(run, step->in[0], a->channels),
-                  extent(run, a->positions, a->channels), a->height, a->width, a->scale);
+                  extent(run, a->positions, a->channels), a->size.height, a->size.width, a->scale);
     return 0;
 }
 
@@ -360,15 +432,16 @@ static bool emit_slice(dn_lower_state *s, int i)
         return false;
     a.src_first = (int)op->attr.copy.part[0].src_off;
     int from = dn_lower_blocked(s, op->in[0]);
-    emit_copy(s, i, run_channels, &a, from, dn_lower_new_blocked(s, op->out[0]));
+    if (!dn_lower_within(s, op->out[0], from, a.src_first, dn_value_channels(s->p, op->in[0])))
+        emit_copy(s, i, run_channels, &a, from, dn_lower_new_blocked(s, op->out[0]));
     return true;
 }
 
 static void emit_resample(dn_lower_state *s, int i, dn_step_fn fn)
 {
     const dn_op *op = &s->p->op[i];
-    const int64_t *d = s->p->value[op->in[0]].shape.dim;
-    copy_attr a = { d[0] * d[1], (int)d[2], .height = (int)d[0], .width = (int)d[1],
+    const int64_t *d = s->p->value[op->in[0]].shape.dim, *o = s->p->value[op->out[0]].shape.dim;
+    copy_attr a = { d[0] * d[1], (int)d[2], .size = { (int)d[0], (int)d[1], (int)o[0], (int)o[1] },
                     .scale = (float)op->attr.copy.scale };
     int from = dn_lower_blocked(s, op->in[0]);
     emit_copy(s, i, fn, &a, from, dn_lower_new_blocked(s, op->out[0]));
@@ -392,7 +465,7 @@ bool dn_lower_copy(dn_lower_state *s, int i)
         return op->attr.copy.scale == 1 && emit_slice(s, i);
     case DN_COPY_UPSAMPLE2:
     case DN_COPY_POOL2:
-        if (x->shape.rank != 3 || (op->attr.copy.hint == DN_COPY_UPSAMPLE2 && op->attr.copy.scale != 1))
+        if (x->shape.rank != 3)
             return false;
         emit_resample(s, i, op->attr.copy.hint == DN_COPY_POOL2 ? run_pool2 : run_upsample2);
         return true;

@@ -6,6 +6,7 @@
 #include "norm.h"
 #include "elementwise_fours.h"
 #include "elementwise_lanes.h"
+#include "norm_unit.h"
 #include <math.h>
 
 enum { CHUNK = 256 /* positions summed in float before the sum goes on in double */ };
@@ -16,25 +17,9 @@ typedef struct unit {
     int channel, channels; /* the first one, a multiple of 8, and how many (the last block may be ragged) */
 } unit;
 
-static int gcd(int a, int b) { return b ? gcd(b, a % b) : a; }
-
-/* Channels of a whole unit: the least common multiple of the group and the block, at most all. */
-static int unit_channels(const dn_group_norm_args *a)
-{
-    int group = a->e.channels / a->groups;
-    int64_t lcm = (int64_t)group / gcd(group, DN_LANES) * DN_LANES;
-    return lcm < a->e.channels ? (int)lcm : a->e.channels;
-}
-
 static const float *block_in(const unit *u, int c)
 {
     return dn_block_at(&u->a->x, u->row, (u->channel + c) / DN_LANES);
-}
-
-static void add_double(double sum[DN_LANES], __m256 v)
-{
-    _mm256_storeu_pd(sum, _mm256_add_pd(_mm256_loadu_pd(sum), _mm256_cvtps_pd(_mm256_castps256_ps128(v))));
-    _mm256_storeu_pd(sum + 4, _mm256_add_pd(_mm256_loadu_pd(sum + 4), _mm256_cvtps_pd(_mm256_extractf128_ps(v, 1))));
 }
 
 /* sum[lane] = sum over positions of x, or of (x - centre)^2. */
@@ -57,13 +42,8 @@ static inline __attribute__((always_inline)) void block_sums(double sum[DN_LANES
             __m256 d = _mm256_sub_ps(v, centre);
             s[0] = squares ? _mm256_fmadd_ps(d, d, s[0]) : _mm256_add_ps(s[0], v);
         }
-        add_double(sum, _mm256_add_ps(_mm256_add_ps(s[0], s[1]), _mm256_add_ps(s[2], s[3])));
+        dn_add_double(sum, _mm256_add_ps(_mm256_add_ps(s[0], s[1]), _mm256_add_ps(s[2], s[3])));
     }
-}
-
-static float at(const dn_row_vector *v, int64_t row, int c, float missing)
-{
-    return v->data ? ((const float *)((const char *)v->data + row * v->row_bytes))[c] : missing;
 }
 
 /* centre[c] = mean of c's group. Zero in padded lanes. */
@@ -105,9 +85,9 @@ static void find_factors(const unit *u, const float *centre, float *factor, floa
         }
         for (int c = g * group; c < (g + 1) * group; c++) {
             int ch = u->channel + c;
-            float scale = at(&a->scale, u->row, ch, 1), shift = at(&a->shift, u->row, ch, 0);
-            factor[c] = (float)rstd * at(&a->gamma, 0, ch, 1) * scale;
-            offset[c] = fmaf(at(&a->beta, 0, ch, 0), scale, shift);
+            float scale = dn_vector_at(&a->scale, u->row, ch, 1), shift = dn_vector_at(&a->shift, u->row, ch, 0);
+            factor[c] = (float)rstd * dn_vector_at(&a->gamma, 0, ch, 1) * scale;
+            offset[c] = fmaf(dn_vector_at(&a->beta, 0, ch, 0), scale, shift);
         }
     }
     for (int c = u->channels; c % DN_LANES; c++)
@@ -159,7 +139,7 @@ static void norm_units(void *arg, int64_t first, int64_t last, int thread)
 {
     const dn_group_norm_args *a = arg;
     (void)thread;
-    int size = unit_channels(a), units = (a->e.channels + size - 1) / size;
+    int size = dn_norm_unit_channels(a->e.channels, a->groups), units = (a->e.channels + size - 1) / size;
     for (int64_t item = first; item < last; item++) {
         int channel = (int)(item % units) * size, left = a->e.channels - channel;
         norm_unit(&(unit){ a, item / units, channel, left < size ? left : size });
@@ -168,7 +148,7 @@ static void norm_units(void *arg, int64_t first, int64_t last, int thread)
 
 void dn_group_norm_blocked(dn_pool *pool, const dn_group_norm_args *a)
 {
-    int size = unit_channels(a), units = (a->e.channels + size - 1) / size;
+    int size = dn_norm_unit_channels(a->e.channels, a->groups), units = (a->e.channels + size - 1) / size;
     int64_t elements = a->e.positions * size;
     dn_pool_run(pool, norm_units, (void *)a, (int64_t)a->e.n * units, 1 + 4096 / (elements + 1));
 }

@@ -98,7 +98,7 @@ static void resample(void **state)
         dn_rows x = blocks_random(ROWS, 0, H * W, c, 2, 1, 0), up = blocks_new(ROWS, 4 * H * W, c);
         dn_rows down = blocks_new(ROWS, (H / 2) * (W / 2), c);
         dn_extent e = { ROWS, H * W, c };
-        dn_copy_upsample2(pool, up, x, e, H, W);
+        dn_copy_upsample2(pool, up, x, e, &(dn_resample_size){ H, W, 2 * H, 2 * W }, 1);
         dn_copy_pool2(pool, down, x, e, H, W, 0.25f);
         check_padding(&up, ROWS, 4 * H * W, c);
         check_padding(&down, ROWS, (H / 2) * (W / 2), c);
