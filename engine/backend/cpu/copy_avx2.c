@@ -87,6 +87,14 @@ static void channels(void *arg, int64_t first, int64_t last, int thread)
     }
 }
 
+static void clear(void *arg, int64_t first, int64_t last, int thread)
+{
+    const job *j = arg;
+    (void)thread;
+    for (int64_t item = first; item < last; item++)
+        memset(plane_of(&j->dst, j, item), 0, (size_t)j->e.positions * DN_LANES * sizeof(float));
+}
+
 /* Line by line of the destination: each source line twice, then zeros where an odd size has more. */
 static void upsample2(void *arg, int64_t first, int64_t last, int thread)
 {
@@ -157,6 +165,8 @@ void dn_copy_channels(dn_pool *pool, dn_rows dst, int dst_first, dn_rows src, in
     int blocks = dn_blocks_of(dst_first + e.channels) - dst_first / DN_LANES;
     dn_pool_run(pool, channels, &j, (int64_t)e.n * blocks, 1 + 16384 / (e.positions * DN_LANES + 1));
 }
+
+void dn_copy_clear(dn_pool *pool, dn_rows dst, dn_extent e) { run_planes(pool, clear, &(job){ .dst = dst, .e = e }); }
 
 void dn_copy_upsample2(dn_pool *pool, dn_rows dst, dn_rows src, dn_extent e, const dn_resample_size *size, float scale)
 {

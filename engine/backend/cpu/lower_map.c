@@ -296,6 +296,8 @@ static void emit_elementwise(dn_lower_state *s, int i, elementwise_attr *a, dn_s
         blocked = true;
     if (a->operand == DN_OPERAND_CHANNELS)
         blocked = true;
+    if (b != DN_NONE && a->operand == DN_OPERAND_SAME && s->p->value[b].kind != DN_ROW)
+        blocked = false; /* a parameter is dense */
     dn_step step = { .fn = fn, .n_in = 2, .n_out = 1, .workspace = -1 };
     step.in[0] = blocked ? dn_lower_blocked(s, x) : dn_lower_dense(s, x);
     step.in[1] = b == DN_NONE                               ? -1
@@ -336,8 +338,7 @@ static bool find_operand(const dn_program *p, dn_val y, dn_val x, dn_val b, enum
 {
     if (!dn_shape_equal(&p->value[x].shape, &p->value[y].shape) || p->value[x].kind != DN_ROW)
         return false;
-    if (dn_shape_equal(&p->value[b].shape, &p->value[y].shape) &&
-        (p->value[b].kind == DN_ROW || dn_value_positions(p, y) == 1))
+    if (dn_shape_equal(&p->value[b].shape, &p->value[y].shape))
         *operand = DN_OPERAND_SAME;
     else if (dn_shape_count(&p->value[b].shape) == 1)
         *operand = DN_OPERAND_SCALAR;
@@ -368,7 +369,7 @@ bool dn_lower_binary(dn_lower_state *s, int i)
 
 typedef struct copy_attr {
     int64_t positions;
-    int channels, dst_first, src_first;
+    int channels, of, dst_first, src_first; /* of: channels of the whole that a part belongs to */
     dn_resample_size size;
     float scale;
 } copy_attr;
@@ -437,6 +438,51 @@ static bool emit_slice(dn_lower_state *s, int i)
     return true;
 }
 
+/* Is the one part all of x, put into channels `first` .. of y's zeros? */
+static bool is_placement(const dn_program *p, const dn_op *op, int *first)
+{
+    const dn_copy_part *part = op->attr.copy.part;
+    int64_t c = dn_value_channels(p, op->in[0]), channels = dn_value_channels(p, op->out[0]);
+    int64_t src = 1, dst = c == 1 ? channels : 1;
+    if (op->n_in != 1 || op->attr.copy.scale != 1 || part->src_off ||
+        dn_value_positions(p, op->in[0]) != dn_value_positions(p, op->out[0]) || part->dst_off + c > channels)
+        return false;
+    for (int k = DN_RANK_MAX - 1; k >= 0; k--) {
+        if (part->n[k] == 1)
+            continue;
+        if (part->src_stride[k] != src || part->dst_stride[k] != dst)
+            return false;
+        src *= part->n[k];
+        dst *= part->n[k];
+        if (src == c) /* the end of a position */
+            dst = channels;
+    }
+    *first = (int)part->dst_off;
+    return src == c * dn_value_positions(p, op->in[0]);
+}
+
+static int run_placement(const dn_run *run, const dn_step *step)
+{
+    const copy_attr *a = step->attr;
+    dn_rows y = dn_view(run, step->out[0], a->of);
+    dn_copy_clear(run->pool, y, extent(run, a->positions, a->of));
+    dn_copy_channels(run->pool, y, a->dst_first, dn_view(run, step->in[0], a->channels), 0,
+                     extent(run, a->positions, a->channels));
+    return 0;
+}
+
+static bool emit_placement(dn_lower_state *s, int i)
+{
+    const dn_op *op = &s->p->op[i];
+    copy_attr a = { .positions = dn_value_positions(s->p, op->in[0]), .channels = dn_value_channels(s->p, op->in[0]),
+                    .of = dn_value_channels(s->p, op->out[0]) };
+    if (!is_placement(s->p, op, &a.dst_first))
+        return false;
+    int from = dn_lower_blocked(s, op->in[0]);
+    emit_copy(s, i, run_placement, &a, from, dn_lower_new_blocked(s, op->out[0]));
+    return true;
+}
+
 static void emit_resample(dn_lower_state *s, int i, dn_step_fn fn)
 {
     const dn_op *op = &s->p->op[i];
@@ -469,6 +515,8 @@ bool dn_lower_copy(dn_lower_state *s, int i)
             return false;
         emit_resample(s, i, op->attr.copy.hint == DN_COPY_POOL2 ? run_pool2 : run_upsample2);
         return true;
+    case DN_COPY_GENERAL:
+        return emit_placement(s, i);
     default:
         return false;
     }
