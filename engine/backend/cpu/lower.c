@@ -373,7 +373,8 @@ static bool get_tables(dn_lower_state *s)
     s->made = dn_lowered_alloc(s->l, n);
     s->op_state = dn_lowered_alloc(s->l, (size_t)s->p->n_ops + 1);
     s->chained = dn_lowered_alloc(s->l, sizeof(int) * ((size_t)s->p->n_ops + 1));
-    return s->made && s->op_state && s->chained;
+    s->stats = dn_lowered_alloc(s->l, sizeof(int) * ((size_t)s->p->n_ops + 1));
+    return s->made && s->op_state && s->chained && s->stats;
 }
 
 /* Measured (docs/SPEED.md): rows share each reading of the weights, so four are better than one even when activations

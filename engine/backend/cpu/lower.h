@@ -26,6 +26,7 @@ typedef struct dn_lower_state {
     int *place;     /* [n_values] scratch: what ref is told */
     int now;        /* the op that is being lowered */
     int *chained;   /* [n_ops] of a UNARY_BWD: 1 + the norm whose step computes what it is the gradient of; 0: none */
+    int *stats;     /* [n_ops] of a norm whose chain was taken: the place of its statistics */
     bool live;      /* packed convolution weights would take too much memory: transform them in every run */
     bool *made;     /* [n_values] steps that compute it are emitted */
     char *op_state; /* [n_ops] enum dn_op_state */

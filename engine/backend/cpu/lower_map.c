@@ -125,13 +125,14 @@ bool dn_lower_norm(dn_lower_state *s, int i)
         return false;
     dn_step step = { .n_in = NORM_N, .n_out = 2, .workspace = -1 };
     norm_tail t = { .y = op->out[0], .scale = DN_NONE, .shift = DN_NONE, .last = i };
+    bool chained = false;
     if (op->attr.norm.per_position) {
         step.fn = run_layer_norm;
         step.in[NORM_X] = dn_lower_dense(s, x);
         step.out[0] = dn_lower_new_dense(s, t.y);
     } else {
         dn_norm_chain c;
-        if (dn_norm_chain_take(s, i, &c))
+        if ((chained = dn_norm_chain_take(s, i, &c)))
             t = (norm_tail){ s->p->op[c.silu].out[0], c.scale, c.shift, true, c.silu };
         else
             t = find_norm_tail(s, i);
@@ -145,6 +146,11 @@ bool dn_lower_norm(dn_lower_state *s, int i)
     step.in[NORM_SCALE] = dense_or_none(s, t.scale);
     step.in[NORM_SHIFT] = dense_or_none(s, t.shift);
     step.out[1] = op->out[1] == DN_NONE ? -1 : dn_lower_new_dense(s, op->out[1]);
+    if (chained) {
+        if (step.out[1] < 0) /* recomputed: the program has the statistics already */
+            step.out[1] = dn_lower_workspace(s, 2 * (int64_t)sizeof(float) * a.groups, true);
+        s->stats[i] = step.out[1];
+    }
     step.attr = dn_lower_attr(s, &a, sizeof a);
     dn_lower_step(s, step, i, t.last);
     return true;

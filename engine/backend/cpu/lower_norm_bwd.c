@@ -6,7 +6,7 @@
 #include "lower.h"
 #include "norm_bwd.h"
 
-enum { READERS_MAX = 4 };
+enum { READERS_MAX = 8 };
 
 /* The ops that read v; -1 if they are too many, or v is an output. */
 static int readers_of(const dn_lower_state *s, dn_val v, int ops[READERS_MAX])
@@ -44,18 +44,21 @@ static bool find_silu(const dn_lower_state *s, dn_norm_chain *c, dn_val v)
     return true;
 }
 
-/* Every reader of the norm's gradient dn is the norm's own gradient. */
+static bool is_norm_bwd(const dn_op *op) { return op->kind == DN_OP_NORM_DX || op->kind == DN_OP_NORM_DW; }
+
+/* Every reader of the norm's gradient dn is the norm's own gradient, by the same x. The statistics may be those of a norm
+ * that has been recomputed. */
 static bool find_norm_bwd(const dn_lower_state *s, dn_norm_chain *c, dn_val dn)
 {
     int ops[READERS_MAX], n = readers_of(s, dn, ops);
     for (int i = 0; i < n; i++) {
-        const dn_op *op = &s->p->op[ops[i]];
-        bool dx = op->kind == DN_OP_NORM_DX;
-        if ((!dx && op->kind != DN_OP_NORM_DW) || op->in[1] != s->p->op[c->norm].out[1] || op->in[2] != dn)
+        const dn_op *op = &s->p->op[ops[i]], *first = &s->p->op[ops[0]];
+        if (!is_norm_bwd(op) || op->in[0] != s->p->op[c->norm].in[0] || op->in[1] != first->in[1] || op->in[2] != dn ||
+            (op->kind == DN_OP_NORM_DX && op->in[3] != s->p->op[c->norm].in[1]))
             return false;
-        *(dx ? &c->dx : &c->dw) = ops[i];
+        *(op->kind == DN_OP_NORM_DX ? &c->dx : &c->dw) = ops[i];
     }
-    return n > 0;
+    return n > 0 && (n == 1 || (c->dx >= 0 && c->dw >= 0));
 }
 
 /* The one reader of v is a sum over the positions of each row. */
@@ -151,8 +154,8 @@ bool dn_norm_chain_take(dn_lower_state *s, int norm, dn_norm_chain *c)
 
 /* ---- the backward step ---- */
 
-enum { IN_X, IN_STATS, IN_DY, IN_GAMMA, IN_BETA, IN_SCALE, IN_SHIFT, IN_ADD, N_IN };
-enum { OUT_DX, OUT_DGAMMA, OUT_DBETA, OUT_DSCALE, OUT_DSHIFT, N_OUT };
+enum { IN_X, IN_STATS, IN_DY, IN_GAMMA, IN_BETA, IN_SCALE, IN_SHIFT, IN_ADD, IN_FORWARD_STATS, N_IN };
+enum { OUT_DX, OUT_DGAMMA, OUT_DBETA, OUT_DSCALE, OUT_DSHIFT, OUT_DX_SUMS, OUT_DX_SUM, N_OUT };
 
 typedef struct norm_bwd_attr {
     int64_t positions;
@@ -185,10 +188,13 @@ static int run_group_norm_bwd(const dn_run *run, const dn_step *step)
         .scale = vector(run, step->in[IN_SCALE]),
         .shift = vector(run, step->in[IN_SHIFT]),
         .stats = dn_view(run, step->in[IN_STATS], 2),
+        .forward_stats = dn_view(run, step->in[IN_FORWARD_STATS], 2),
         .dscale = dn_view(run, step->out[OUT_DSCALE], a->channels),
         .dshift = dn_view(run, step->out[OUT_DSHIFT], a->channels),
         .dgamma = one_copy(run, step->out[OUT_DGAMMA]),
         .dbeta = one_copy(run, step->out[OUT_DBETA]),
+        .dx_sums = dn_view(run, step->out[OUT_DX_SUMS], a->channels),
+        .dx_sum = one_copy(run, step->out[OUT_DX_SUM]),
         .work = dn_view(run, step->workspace, 0),
     };
     dn_group_norm_bwd_blocked(run->pool, &args);
@@ -232,19 +238,50 @@ static dn_val take_add(dn_lower_state *s, dn_val *dx, int *last)
     return other;
 }
 
-/* c: the chain, or DX and DW of a norm whose gradient dy is a value of its own. */
-static void emit_group_norm_bwd(dn_lower_state *s, const dn_norm_chain *c, const dn_op *norm, dn_val dy, int first)
+/* The sum over the positions of dx, for each row or over all, if some op wants it: a bias of the layer that made x, an
+ * embedding added to it. Swallowed; DN_NONE: none. */
+static dn_val take_sum(dn_lower_state *s, dn_val dx, enum dn_kind kind)
 {
-    dn_val x = norm->in[0], dx = out_of(s, c->dx, 0);
-    norm_bwd_attr a = { dn_value_positions(s->p, x), dn_value_channels(s->p, x), norm->attr.norm.groups, c->silu >= 0 };
+    int ops[READERS_MAX], n = readers_of(s, dx, ops);
+    for (int i = 0; i < n; i++) {
+        const dn_op *op = &s->p->op[ops[i]];
+        if (op->kind != DN_OP_SUM_TO || s->op_state[ops[i]] != DN_OP_WAITING || s->p->value[op->out[0]].kind != kind ||
+            !dn_value_is_channels(s->p, op->out[0], dx))
+            continue;
+        dn_lower_swallow(s, ops[i]);
+        return op->out[0];
+    }
+    return DN_NONE;
+}
+
+/* The op that says what is differentiated by what. */
+static const dn_op *either(const dn_lower_state *s, const dn_norm_chain *c)
+{
+    return &s->p->op[c->dx >= 0 ? c->dx : c->dw];
+}
+
+static dn_val gamma_of(const dn_lower_state *s, const dn_norm_chain *c)
+{
+    if (c->norm >= 0)
+        return s->p->op[c->norm].in[1];
+    return c->dx < 0 ? DN_NONE : s->p->op[c->dx].in[3];
+}
+
+/* c: the chain, or DX and DW of a norm whose gradient dy is a value of its own. */
+static void emit_group_norm_bwd(dn_lower_state *s, const dn_norm_chain *c, dn_val dy, int first)
+{
+    dn_val x = either(s, c)->in[0], dx = out_of(s, c->dx, 0);
+    norm_bwd_attr a = { dn_value_positions(s->p, x), dn_value_channels(s->p, x), either(s, c)->attr.norm.groups,
+                        c->silu >= 0 };
     int last = c->dx > c->dw ? c->dx : c->dw;
     dn_val add = take_add(s, &dx, &last);
     dn_step step = { .fn = run_group_norm_bwd, .n_in = N_IN, .n_out = N_OUT };
     step.in[IN_X] = dn_lower_blocked(s, x);
-    step.in[IN_STATS] = dn_lower_dense(s, norm->out[1]);
+    step.in[IN_STATS] = dn_lower_dense(s, either(s, c)->in[1]);
     step.in[IN_DY] = dn_lower_blocked(s, dy);
-    step.in[IN_GAMMA] = dense_or_none(s, norm->in[1]);
-    step.in[IN_BETA] = dense_or_none(s, norm->in[2]);
+    step.in[IN_FORWARD_STATS] = c->silu < 0 ? -1 : s->stats[c->norm];
+    step.in[IN_GAMMA] = dense_or_none(s, gamma_of(s, c));
+    step.in[IN_BETA] = dense_or_none(s, c->norm < 0 ? DN_NONE : s->p->op[c->norm].in[2]);
     step.in[IN_SCALE] = dense_or_none(s, c->scale);
     step.in[IN_SHIFT] = dense_or_none(s, c->shift);
     step.in[IN_ADD] = add == DN_NONE ? -1 : dn_lower_blocked(s, add);
@@ -253,6 +290,8 @@ static void emit_group_norm_bwd(dn_lower_state *s, const dn_norm_chain *c, const
     step.out[OUT_DBETA] = new_or_none(s, out_of(s, c->dw, 1));
     step.out[OUT_DSCALE] = new_or_none(s, out_of(s, c->scale_sum, 0));
     step.out[OUT_DSHIFT] = new_or_none(s, out_of(s, c->shift_sum, 0));
+    step.out[OUT_DX_SUMS] = dx == DN_NONE ? -1 : new_or_none(s, take_sum(s, dx, DN_ROW));
+    step.out[OUT_DX_SUM] = dx == DN_NONE ? -1 : new_or_none(s, take_sum(s, dx, DN_BATCH));
     step.workspace = dn_lower_workspace(s, dn_group_norm_bwd_work(a.channels), true);
     step.attr = dn_lower_attr(s, &a, sizeof a);
     dn_lower_step(s, step, first, last);
@@ -262,15 +301,15 @@ static void emit_group_norm_bwd(dn_lower_state *s, const dn_norm_chain *c, const
             dn_lower_swallow(s, done[i]);
 }
 
-static void emit_layer_norm_bwd(dn_lower_state *s, const dn_norm_chain *c, const dn_op *norm, dn_val dy, int first)
+static void emit_layer_norm_bwd(dn_lower_state *s, const dn_norm_chain *c, dn_val dy, int first)
 {
-    dn_val x = norm->in[0];
+    dn_val x = either(s, c)->in[0];
     norm_bwd_attr a = { dn_value_positions(s->p, x), dn_value_channels(s->p, x) };
     dn_step step = { .fn = run_layer_norm_bwd, .n_in = IN_GAMMA + 1, .n_out = OUT_DBETA + 1, .workspace = -1 };
     step.in[IN_X] = dn_lower_dense(s, x);
-    step.in[IN_STATS] = dn_lower_dense(s, norm->out[1]);
+    step.in[IN_STATS] = dn_lower_dense(s, either(s, c)->in[1]);
     step.in[IN_DY] = dn_lower_dense(s, dy);
-    step.in[IN_GAMMA] = dense_or_none(s, norm->in[1]);
+    step.in[IN_GAMMA] = dense_or_none(s, gamma_of(s, c));
     step.out[OUT_DX] = new_or_none(s, out_of(s, c->dx, 0));
     step.out[OUT_DGAMMA] = new_or_none(s, out_of(s, c->dw, 0));
     step.out[OUT_DBETA] = new_or_none(s, out_of(s, c->dw, 1));
@@ -290,7 +329,9 @@ bool dn_lower_norm_chain_bwd(dn_lower_state *s, int i)
     dn_norm_chain c;
     if (norm < 0 || !find_chain(s, norm, &c))
         return false;
-    emit_group_norm_bwd(s, &c, &s->p->op[norm], op->in[1], i);
+    if (!dn_lower_make(s, either(s, &c)->in[1]))
+        dn_lower_fail(s, DN_E_INTERNAL, "a norm's gradient comes before its statistics");
+    emit_group_norm_bwd(s, &c, op->in[1], i);
     return true;
 }
 
@@ -298,19 +339,18 @@ bool dn_lower_norm_chain_bwd(dn_lower_state *s, int i)
 bool dn_lower_norm_bwd(dn_lower_state *s, int i)
 {
     const dn_op *op = &s->p->op[i];
-    int norm = s->p->value[op->in[1]].op;
-    if (norm < 0 || s->p->op[norm].kind != DN_OP_NORM || s->p->value[op->in[2]].kind != DN_ROW ||
-        dn_value_channels(s->p, op->in[0]) > DN_NORM_CHANNELS_MAX || s->p->value[op->in[0]].kind != DN_ROW)
+    if (s->p->value[op->in[2]].kind != DN_ROW || s->p->value[op->in[0]].kind != DN_ROW ||
+        dn_value_channels(s->p, op->in[0]) > DN_NORM_CHANNELS_MAX)
         return false;
-    dn_norm_chain c = chain_new(norm);
+    dn_norm_chain c = chain_new(-1);
     *(op->kind == DN_OP_NORM_DX ? &c.dx : &c.dw) = i;
     int ops[READERS_MAX], n = readers_of(s, op->in[2], ops);
     for (int k = 0; k < n; k++) {
         const dn_op *other = &s->p->op[ops[k]];
-        if (other->kind != op->kind && (other->kind == DN_OP_NORM_DX || other->kind == DN_OP_NORM_DW) &&
+        if (other->kind != op->kind && is_norm_bwd(other) && other->in[0] == op->in[0] &&
             other->in[1] == op->in[1] && other->in[2] == op->in[2] && s->op_state[ops[k]] == DN_OP_WAITING)
             *(other->kind == DN_OP_NORM_DX ? &c.dx : &c.dw) = ops[k];
     }
-    (op->attr.norm.per_position ? emit_layer_norm_bwd : emit_group_norm_bwd)(s, &c, &s->p->op[norm], op->in[2], i);
+    (op->attr.norm.per_position ? emit_layer_norm_bwd : emit_group_norm_bwd)(s, &c, op->in[2], i);
     return true;
 }

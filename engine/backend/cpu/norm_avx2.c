@@ -65,8 +65,8 @@ static void find_centres(const unit *u, float *centre)
         centre[c] = 0;
 }
 
-/* factor[c] and offset[c]: y = (x - centre) * factor + offset. Zero in padded lanes. */
-static void find_factors(const unit *u, const float *centre, float *factor, float *offset)
+/* rstd[c] of c's group; anything in padded lanes. */
+static void find_deviations(const unit *u, const float *centre, float *rstd)
 {
     const dn_group_norm_args *a = u->a;
     int group = a->e.channels / a->groups;
@@ -77,61 +77,58 @@ static void find_factors(const unit *u, const float *centre, float *factor, floa
         double total = 0;
         for (int c = g * group; c < (g + 1) * group; c++)
             total += sum[c];
-        double rstd = 1 / sqrt(total / ((double)a->e.positions * group) + (double)a->eps);
+        double deviation = sqrt(total / ((double)a->e.positions * group) + (double)a->eps);
+        for (int c = g * group; c < (g + 1) * group; c++)
+            rstd[c] = (float)(1 / deviation);
         if (a->stats.base) {
             float *s = dn_block_at(&a->stats, u->row, 0) + ((int64_t)u->channel / group + g) * 2;
             s[0] = centre[g * group];
-            s[1] = (float)rstd;
-        }
-        for (int c = g * group; c < (g + 1) * group; c++) {
-            int ch = u->channel + c;
-            float scale = dn_vector_at(&a->scale, u->row, ch, 1), shift = dn_vector_at(&a->shift, u->row, ch, 0);
-            factor[c] = (float)rstd * dn_vector_at(&a->gamma, 0, ch, 1) * scale;
-            offset[c] = fmaf(dn_vector_at(&a->beta, 0, ch, 0), scale, shift);
+            s[1] = rstd[g * group];
         }
     }
-    for (int c = u->channels; c % DN_LANES; c++)
-        factor[c] = offset[c] = 0;
 }
 
-static inline __m256 scaled(const float *x, __m256 centre, __m256 factor, __m256 offset)
-{
-    return _mm256_fmadd_ps(_mm256_sub_ps(_mm256_loadu_ps(x), centre), factor, offset);
-}
+/* n positions of one block. */
+typedef void (*write_fn)(float *y, const float *x, int64_t n, const dn_norm_lanes *k);
 
-static void write_block(float *y, const float *x, int64_t n, __m256 centre, __m256 factor, __m256 offset)
-{
-    for (int64_t i = 0; i < n * DN_LANES; i += DN_LANES)
-        _mm256_storeu_ps(y + i, scaled(x + i, centre, factor, offset));
-}
-
-static void write_block_silu(float *y, const float *x, int64_t n, __m256 centre, __m256 factor, __m256 offset)
-{
-    int64_t i = 0;
-    for (; i + 4 * DN_LANES <= n * DN_LANES; i += 4 * DN_LANES) {
-        fours v = { scaled(x + i, centre, factor, offset), scaled(x + i + 8, centre, factor, offset),
-                    scaled(x + i + 16, centre, factor, offset), scaled(x + i + 24, centre, factor, offset) };
-        v = dn_w_silu(v);
-        _mm256_storeu_ps(y + i, v.a);
-        _mm256_storeu_ps(y + i + 8, v.b);
-        _mm256_storeu_ps(y + i + 16, v.c);
-        _mm256_storeu_ps(y + i + 24, v.d);
+#define WRITE(name, how)                                                                                         \
+    static void write_##name(float *y, const float *x, int64_t n, const dn_norm_lanes *k)                        \
+    {                                                                                                            \
+        for (int64_t i = 0; i < n * DN_LANES; i += DN_LANES)                                                     \
+            _mm256_storeu_ps(y + i, dn_norm_apply(_mm256_loadu_ps(x + i), k, how));                              \
+    }                                                                                                            \
+    static void write_##name##_silu(float *y, const float *x, int64_t n, const dn_norm_lanes *k)                 \
+    {                                                                                                            \
+        int64_t i = 0;                                                                                           \
+        for (; i + 4 * DN_LANES <= n * DN_LANES; i += 4 * DN_LANES)                                              \
+            fours_store(y + i, dn_w_silu(fours_norm(fours_load(x + i), k, how)));                                \
+        for (; i < n * DN_LANES; i += DN_LANES)                                                                  \
+            _mm256_storeu_ps(y + i, dn_v_silu(dn_norm_apply(_mm256_loadu_ps(x + i), k, how)));                   \
     }
-    for (; i < n * DN_LANES; i += DN_LANES)
-        _mm256_storeu_ps(y + i, dn_v_silu(scaled(x + i, centre, factor, offset)));
-}
+WRITE(bare, DN_NORM_BARE)
+WRITE(scaled, DN_NORM_SCALED)
+WRITE(shifted, DN_NORM_SHIFTED)
+WRITE(both, DN_NORM_SCALED_SHIFTED)
+
+static const write_fn writes[][2] = {
+    [DN_NORM_BARE] = { write_bare, write_bare_silu },
+    [DN_NORM_SCALED] = { write_scaled, write_scaled_silu },
+    [DN_NORM_SHIFTED] = { write_shifted, write_shifted_silu },
+    [DN_NORM_SCALED_SHIFTED] = { write_both, write_both_silu },
+};
 
 static void norm_unit(const unit *u)
 {
     const dn_group_norm_args *a = u->a;
-    float centre[DN_NORM_CHANNELS_MAX + DN_LANES], factor[DN_NORM_CHANNELS_MAX + DN_LANES];
-    float offset[DN_NORM_CHANNELS_MAX + DN_LANES];
+    float centre[DN_NORM_CHANNELS_MAX + DN_LANES], rstd[DN_NORM_CHANNELS_MAX + DN_LANES];
     find_centres(u, centre);
-    find_factors(u, centre, factor, offset);
+    find_deviations(u, centre, rstd);
+    write_fn write = writes[dn_norm_modulation_of(&a->scale, &a->shift)][a->silu];
     for (int c = 0; c < u->channels; c += DN_LANES) {
-        float *y = dn_block_at(&a->y, u->row, (u->channel + c) / DN_LANES);
-        __m256 m = _mm256_loadu_ps(centre + c), f = _mm256_loadu_ps(factor + c), o = _mm256_loadu_ps(offset + c);
-        (a->silu ? write_block_silu : write_block)(y, block_in(u, c), a->e.positions, m, f, o);
+        int channel = u->channel + c;
+        const dn_norm_vectors v = { &a->gamma, &a->beta, &a->scale, &a->shift };
+        dn_norm_lanes k = dn_norm_lanes_of(&v, u->row, channel, a->e.channels, centre + c, rstd + c);
+        write(dn_block_at(&a->y, u->row, channel / DN_LANES), block_in(u, c), a->e.positions, &k);
     }
 }
 

@@ -37,7 +37,10 @@ static void sum_blocks(void *arg, int64_t first, int64_t last, int thread)
         float *out = dn_block_at(&a->out, row, 0) + c;
         for (int64_t r = row; r < end; r++) {
             const float *x = a->x.plane ? dn_block_at(&a->x, r, c / DN_LANES) : dn_block_at(&a->x, r, 0) + c;
-            sum_strided(sum, x, a->e.positions, a->x.plane ? DN_LANES : a->e.channels, mask);
+            double of_row[DN_LANES] = { 0 };
+            sum_strided(of_row, x, a->e.positions, a->x.plane ? DN_LANES : a->e.channels, mask);
+            for (int i = 0; i < DN_LANES; i++)
+                sum[i] += of_row[i];
         }
         for (int i = 0; i < DN_LANES && c + i < a->e.channels; i++)
             out[i] = (float)sum[i];
