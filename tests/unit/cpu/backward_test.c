@@ -64,6 +64,17 @@ static dn_val group_norm(lab *m, const int *c)
     return c[6] ? dn_binary(p, DN_ADD, y, x) : y;
 }
 
+/* Of a sum with an embedding for each row and a bias, as a convolution leaves it. c: H, W, C, groups, activation or -1 */
+static dn_val norm_of_sum(lab *m, const int *c)
+{
+    dn_program *p = m->p;
+    dn_val h = blocked(m, feed(m, "x", dn_shape(c[0], c[1], c[2])));
+    h = dn_binary(p, DN_ADD, h, param(m, "b", dn_shape(c[2])));
+    h = dn_binary(p, DN_ADD, h, feed(m, "e", dn_shape(c[2])));
+    dn_val y = dn_group_norm(p, h, param(m, "weight", dn_shape(c[2])), param(m, "bias", dn_shape(c[2])), c[3], 1e-5);
+    return dn_binary(p, DN_ADD, c[4] < 0 ? y : dn_unary(p, (enum dn_unary)c[4], y), h);
+}
+
 /* c: positions, C, affine */
 static dn_val layer_norm(lab *m, const int *c)
 {
@@ -166,6 +177,9 @@ static const spec specs[] = {
     { "norm 128 in 1",          group_norm, 2, { 2, 3, 128, 1, AFFINE, -1 } },
     { "norm 16, two chunks",    group_norm, 3, { 31, 17, 16, 4, AFFINE, DN_SILU, 1 } },
     { "norm of one position",   group_norm, 3, { 1, 1, 24, 4, AFFINE, DN_SILU } },
+    { "norm of a sum, 12",      norm_of_sum, 3, { 5, 3, 12, 4, DN_SILU } },
+    { "norm of a sum, 64",      norm_of_sum, 2, { 19, 21, 64, 32, DN_SILU } },
+    { "norm of a sum, bare",    norm_of_sum, 4, { 4, 5, 20, 1, -1 } },
     { "layer norm 4",           layer_norm, 2, { 5, 4, 1 } },
     { "layer norm 20",          layer_norm, 5, { 3, 20, 0 } },
     { "layer norm 40",          layer_norm, 1, { 11, 40, 1 } },
@@ -359,6 +373,45 @@ static int count(const dn_lowered *l, enum dn_op_kind kind)
     return n;
 }
 
+/* The sums that a bias and an embedding need come with the gradient that they are sums of. */
+static void sums_come_with_the_norm(void **state)
+{
+    (void)state;
+    const spec s = { "norm of a sum", norm_of_sum, 2, { 4, 4, 16, 4, DN_SILU } };
+    dn_program *p = record(&s);
+    dn_lowered *l = NULL;
+    dn_error err = { 0 };
+    assert_int_equal(dn_lower(&l, &dn_backend_cpu, p, 2, &err), 0);
+    assert_int_equal(count(l, DN_OP_SUM_TO), 0);
+    dn_lowered_free(l);
+    dn_program_free(p);
+}
+
+/* What is kept in 16 bits has a blocked place of half the bytes, and nothing is converted on the way there and back. */
+static void narrow_values_stay_blocked(void **state)
+{
+    (void)state;
+    const spec s = { "bf16", cast, 2, { DN_BF16, 20 } };
+    dn_program *p = record(&s);
+    dn_lowered *l = NULL;
+    dn_error err = { 0 };
+    int narrow = 0;
+    assert_int_equal(dn_lower(&l, &dn_backend_cpu, p, 2, &err), 0);
+    for (int i = 0; i < l->n_places; i++) {
+        const dn_place *place = &l->place[i];
+        if (place->val == DN_NONE || p->value[place->val].dtype != DN_BF16)
+            continue;
+        assert_int_equal(place->plane, 15 * 8 * 2 + 64);
+        narrow++;
+    }
+    assert_true(narrow > 0);
+    for (int i = 0; i < l->n_steps; i++)
+        for (int j = 0; j < l->step[i].n_in && l->step[i].op_first > l->step[i].op_last; j++)
+            assert_true(p->value[l->place[l->step[i].in[j]].val].dtype == DN_F32);
+    dn_lowered_free(l);
+    dn_program_free(p);
+}
+
 /* silu(norm(x) * scale + shift) + x forward and back: a norm, its gradient with the sum of gradients in it, and an
  * addition; the rest are vectors. Nobody keeps what is between norm and SiLU. */
 static void norm_and_silu_are_one(void **state)
@@ -386,6 +439,8 @@ int main(void)
         cmocka_unit_test(bits_stay),
         cmocka_unit_test(leaves_nothing_to_ref),
         cmocka_unit_test(norm_and_silu_are_one),
+        cmocka_unit_test(sums_come_with_the_norm),
+        cmocka_unit_test(narrow_values_stay_blocked),
     };
     if (!dn_backend_cpu.available()) {
         printf("SKIPPED: this machine has no AVX2\n");
