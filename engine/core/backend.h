@@ -35,7 +35,7 @@ typedef int (*dn_step_fn)(const dn_run *run, const dn_step *step); /* 0 or a DN_
 struct dn_step {
     dn_step_fn fn;
     const void *attr;                      /* the kernel's own parameters, owned by the lowered program */
-    int in[DN_IN_MAX + 2], out[DN_OUT_MAX]; /* places, -1: none */
+    int in[DN_IN_MAX + 2], out[DN_OUT_MAX + 4]; /* places, -1: none */
     int n_in, n_out;
     int workspace;                         /* a place used during this step only, or -1 */
     int op_first, op_last;                 /* the program's ops that it computes, for traces and replay on ref */
