@@ -1,4 +1,5 @@
 /* params.c - the parameters of a job: defaults, ranges and names in one table. */
+#include "augment.h"
 #include "train_internal.h"
 #include <jansson.h>
 #include <math.h>
@@ -96,20 +97,6 @@ static double value_of(const struct field *f, const dn_train_params *p)
     return NAN;
 }
 
-static int check_augment(const dn_augment *a, int i, dn_error *err)
-{
-    char path[32];
-    snprintf(path, sizeof path, "augment[%d]", i);
-    double most = a->kind == DN_AUG_ROTATE ? 180 : 1;
-    if ((unsigned)a->kind >= DN_AUG_COUNT)
-        return dn_fail(err, DN_E_RANGE, path, "%s.kind is not known", path);
-    if (!(a->p >= 0 && a->p <= 1))
-        return dn_fail(err, DN_E_RANGE, path, "%s.p must be 0..1, got %g", path, a->p);
-    if (!(a->amount >= 0 && a->amount <= most))
-        return dn_fail(err, DN_E_RANGE, path, "%s.amount must be 0..%g, got %g", path, most, a->amount);
-    return 0;
-}
-
 /* What no single field shows. */
 static int check_together(const dn_train_params *p, dn_error *err)
 {
@@ -134,11 +121,7 @@ int dn_train_params_check(const dn_train_params *p, dn_error *err)
         if (f->type != UINT64 && !(v >= f->least && v <= most))
             return dn_fail(err, DN_E_RANGE, f->path, "%s must be %g..%g, got %g", f->path, f->least, most, v);
     }
-    if (p->n_augment < 0 || p->n_augment > DN_AUGMENT_MAX)
-        return dn_fail(err, DN_E_LIMIT, "augment", "at most %d augmentations, got %d", DN_AUGMENT_MAX, p->n_augment);
-    int rc = 0;
-    for (int i = 0; i < p->n_augment && !rc; i++)
-        rc = check_augment(&p->augment[i], i, err);
+    int rc = dn_augment_check(p->augment, p->n_augment, err);
     return rc ? rc : check_together(p, err);
 }
 

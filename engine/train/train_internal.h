@@ -80,6 +80,7 @@ typedef struct dn_train_recipe {
 dn_program *dn_train_record(const dn_train_recipe *c, const dn_marks *recompute);
 int dn_train_net_init(dn_train_net *t, const dn_train_recipe *c, const dn_marks *recompute, const dn_device *d, dn_error *err);
 void dn_train_net_fini(dn_train_net *t);
+size_t dn_train_net_bytes(const dn_train_net *t); /* all but the arena */
 int dn_train_net_forms(dn_train_net *t, dn_error *err);       /* allocate them */
 void dn_train_net_pack(dn_train_net *t, const float *weights, int form); /* one of them */
 
