@@ -41,11 +41,12 @@ static void find_uses(const dn_program *p, char *use)
     }
 }
 
-/* Can it be forgotten and made again within the block that makes it? */
+/* Can it be forgotten and made again within the block that makes it? No op runs again for its second output alone: a norm's
+ * statistics and indices of codes are small. */
 static bool is_inner(const dn_program *p, const char *use, dn_val v, const dn_marks *chosen)
 {
     int mark = v == DN_NONE ? -1 : mark_of(p, v);
-    return mark >= 0 && dn_marks_has(chosen, mark) && !(use[v] & READ_OUTSIDE);
+    return mark >= 0 && dn_marks_has(chosen, mark) && !(use[v] & READ_OUTSIDE) && v == p->op[p->value[v].op].out[0];
 }
 
 /* The ops to run again: again[n_ops]. Inner values that those read become READ_LATE too. */
@@ -107,7 +108,8 @@ static void emit_block(recompute *c, int mark)
         for (int j = 0; j < op.n_out; j++)
             if (op.out[j] != DN_NONE) {
                 dn_value made = p->value[op.out[j]];
-                op.out[j] = dn_value_add(p, made.shape, made.kind, made.dtype, -1);
+                if ((op.out[j] = dn_value_add(p, made.shape, made.kind, made.dtype, -1)) != DN_NONE)
+                    p->value[op.out[j]].shared = made.shared;
             }
         for (int j = 0; j < op.n_out; j++)
             if (p->op[i].out[j] != DN_NONE)
@@ -116,11 +118,11 @@ static void emit_block(recompute *c, int mark)
     }
 }
 
-static void rewire(recompute *c, dn_op op, const dn_marks *chosen)
+static void rewire(recompute *c, dn_op op)
 {
     for (int j = 0; j < op.n_in && !c->p->error.code; j++) {
         dn_val v = op.in[j];
-        if (v == DN_NONE || !is_inner(c->p, c->use, v, chosen))
+        if (!is_forward(c->p, v) || !c->again[c->p->value[v].op] || (c->use[v] & READ_OUTSIDE))
             continue;
         if (c->copy[v] == DN_NONE)
             emit_block(c, mark_of(c->p, v));
@@ -142,7 +144,7 @@ void dn_program_recompute(dn_program *p, const dn_marks *chosen)
             if (i < first_backward)
                 dn_rewrite_add(&c.r, &p->op[i]);
             else
-                rewire(&c, p->op[i], chosen);
+                rewire(&c, p->op[i]);
         dn_rewrite_finish(&c.r, first_backward);
     }
     free(c.use);

@@ -85,8 +85,7 @@ static dn_val row_loss(recorder *r, dn_val out)
     dn_val loss = mul(r, dn_loss(r->p, kind[o->loss], mean, target, o->huber_delta), number(r, "weight"));
     if (!r->info->learned_variance)
         return loss;
-    double w = o->vlb_weight < 0 ? r->levels->n / 1000.0 : o->vlb_weight;
-    return add(r, loss, dn_affine(r->p, variational(r, out, target), w, 0));
+    return add(r, loss, dn_affine(r->p, variational(r, out, target), o->vlb_weight * r->levels->n / 1000, 0));
 }
 
 /* ---- gradients ---- */

@@ -35,6 +35,7 @@ void dn_levels_fini(dn_levels *l);
 
 /* ---- objective.c: laws of the timestep, weights, targets ---- */
 
+double dn_timesteps_scale(const dn_objective *o); /* the law's own where none is given */
 /* The index of the timestep that the law makes of u in (0,1). */
 int dn_timestep_of(const dn_objective *o, int n, double u);
 /* What one row's loss needs: the numbers that go in with it. */

@@ -273,7 +273,7 @@ bool dn_lower_make(dn_lower_state *s, dn_val v)
 
 int dn_lower_only_reader(const dn_lower_state *s, dn_val v)
 {
-    return s->readers[v] == 1 && !s->p->value[v].output ? s->reader[v] : -1;
+    return s->readers[v] == 1 && !s->p->value[v].output && !s->p->value[v].shared ? s->reader[v] : -1;
 }
 
 /* A reshape whose result is the same bytes in both layouts. */

@@ -64,14 +64,14 @@ static void test_timesteps(void **state)
 {
     (void)state;
     enum { N = 1000000 };
-    dn_objective o = { .timesteps = DN_TIMESTEPS_LOGIT_NORMAL, .timesteps_scale = -1 };
+    dn_objective o = { .timesteps = DN_TIMESTEPS_LOGIT_NORMAL, .timesteps_scale = NAN };
     for (int i = 0; i < 8; i++)
         near_to((dn_timestep_of(&o, N, law_at[i]) + 0.5) / N, law_logit[i], 2e-5, "logit_normal", i);
     o.timesteps_loc = -0.5;
     o.timesteps_scale = 1.7;
     for (int i = 0; i < 8; i++)
         near_to((dn_timestep_of(&o, N, law_at[i]) + 0.5) / N, law_logit_moved[i], 1e-3, "logit_normal moved", i);
-    o = (dn_objective){ .timesteps = DN_TIMESTEPS_MODE, .timesteps_scale = -1 };
+    o = (dn_objective){ .timesteps = DN_TIMESTEPS_MODE, .timesteps_scale = NAN };
     for (int i = 0; i < 8; i++)
         near_to((dn_timestep_of(&o, N, law_at[i]) + 0.5) / N, law_mode[i], 2e-3, "mode", i);
     o.timesteps = DN_TIMESTEPS_UNIFORM;

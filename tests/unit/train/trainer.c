@@ -466,6 +466,11 @@ static void bad_augment(dn_train_params *p)
 }
 static void bad_size(dn_train_params *p) { p->height = p->width = 16; }
 static void flow(dn_train_params *p) { p->objective.prediction = DN_PREDICT_FLOW; }
+static void steep(dn_train_params *p)
+{
+    p->objective.timesteps = DN_TIMESTEPS_MODE;
+    p->objective.timesteps_scale = 1.8;
+}
 static void drop(dn_train_params *p) { p->objective.label_dropout = 0.1; }
 static void hold_all(dn_train_params *p) { p->eval_fraction = 0.95; }
 
@@ -483,6 +488,7 @@ static void test_refusals(void **state)
     refuse(&f, &none, bad_augment, DN_E_RANGE, "augment");
     refuse(&f, &none, bad_size, DN_E_IMPOSSIBLE, "height");
     refuse(&f, &none, flow, DN_E_IMPOSSIBLE, "objective.prediction");
+    refuse(&f, &none, steep, DN_E_RANGE, "objective.timesteps_scale");
     refuse(&f, &none, hold_all, DN_E_RANGE, "eval_fraction");
     refuse(&f, &(fixture_wish){ .extra = "{}" }, drop, DN_E_IMPOSSIBLE, "objective.label_dropout");
     refuse(&f, &(fixture_wish){ .extra = "{}", .classes = -1 }, NULL, DN_E_INVALID, "dataset");
