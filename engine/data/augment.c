@@ -88,11 +88,12 @@ static void contrast(struct frame *f, double amount, const float *u)
         f->x[i] = clamp01(mean + factor * (f->x[i] - mean));
 }
 
-/* The centre is any pixel, so that the square may reach out of the picture. */
+/* The centre is any point of the picture, so that the square may reach out of it. */
 static void cutout(struct frame *f, double amount, const float *u)
 {
     int shorter = f->height < f->width ? f->height : f->width, side = (int)(amount * shorter + 0.5);
-    int y0 = (int)(u[1] * (float)f->height) - side / 2, x0 = (int)(u[2] * (float)f->width) - side / 2;
+    int y0 = (int)floorf(u[1] * (float)f->height - (float)side / 2 + 0.5f);
+    int x0 = (int)floorf(u[2] * (float)f->width - (float)side / 2 + 0.5f);
     for (int y = y0 < 0 ? 0 : y0; y < y0 + side && y < f->height; y++)
         for (int x = x0 < 0 ? 0 : x0; x < x0 + side && x < f->width; x++)
             for (int c = 0; c < f->channels; c++)

@@ -363,7 +363,7 @@ int dn_dataset_import(const char *src, const char *dir, const dn_import_params *
     if (!im)
         return dn_fail(err, DN_E_MEMORY, NULL, "no memory to import");
     im->p = p;
-    int rc = dn_store_begin(&im->store, dir, false, p->total_max, err);
+    int rc = dn_store_begin(&im->store, dir, p->total_max, err);
     if (rc == 0)
         rc = read_upload(im, src, err);
     if (rc == 0)

@@ -95,14 +95,13 @@ static void close_out(struct out *o)
     *o = (struct out){ .fd = -1 };
 }
 
-int dn_store_begin(dn_store **out, const char *dir, bool floats, uint64_t total_max, dn_error *err)
+int dn_store_begin(dn_store **out, const char *dir, uint64_t total_max, dn_error *err)
 {
     struct stat st;
     dn_store *s = calloc(1, sizeof *s);
     if (!s)
         return dn_fail(err, DN_E_MEMORY, NULL, "no memory to import");
     *s = (dn_store){ .dirfd = -1, .images.fd = -1, .total_max = total_max, .lo = FLT_MAX, .hi = -FLT_MAX };
-    s->floats = floats;
     int rc = 0;
     if ((size_t)snprintf(s->dir, sizeof s->dir, "%s", dir) >= sizeof s->dir ||
         (size_t)snprintf(s->tmp, sizeof s->tmp, "%s.import-XXXXXX", dir) >= sizeof s->tmp)

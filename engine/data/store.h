@@ -47,10 +47,10 @@ typedef struct dn_item {
 typedef struct dn_store dn_store;
 
 /* Begin a store that will be the folder `dir`, under a temporary name beside it ("DIR.import-XXXXXX"). */
-int dn_store_begin(dn_store **out, const char *dir, bool floats, uint64_t total_max, dn_error *err);
+int dn_store_begin(dn_store **out, const char *dir, uint64_t total_max, dn_error *err);
 /* A path in the temporary folder for a file that lives only while the import runs. */
 int dn_store_scratch(dn_store *s, char *path, size_t room, int *fd, dn_error *err);
-void dn_store_set_floats(dn_store *s, bool floats); /* before the first image */
+void dn_store_set_floats(dn_store *s, bool floats); /* before the first image; else bytes */
 /* Append one image; `digest` of its bytes (dn_store_digest). `name` is copied; NULL: its number is its name. The label may be set later.
  * Returns its index among the items in *i. */
 int dn_store_add(dn_store *s, const char *name, const void *pixels, int height, int width, int channels, int32_t label,

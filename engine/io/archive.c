@@ -218,8 +218,9 @@ static int check_end(const dn_archive *a, dn_error *err)
 /* The next header of any kind: 0 with *e, 1 at the end, or a negated code. */
 static int read_header(dn_archive *a, struct archive_entry **e, dn_error *err)
 {
+    struct archive_entry *found;
     a->name[0] = 0;
-    int rc = archive_read_next_header(a->lib, e);
+    int rc = archive_read_next_header(a->lib, &found);
     if (rc == ARCHIVE_EOF) {
         a->ended = true;
         rc = check_end(a, err);
@@ -229,6 +230,7 @@ static int read_header(dn_archive *a, struct archive_entry **e, dn_error *err)
         return -broken(a, err);
     if (++a->entries > DN_ARCHIVE_ENTRIES_MAX)
         return -dn_fail(err, DN_E_LIMIT, NULL, "more than %d entries in the archive", DN_ARCHIVE_ENTRIES_MAX);
+    *e = found;
     return 0;
 }
 
@@ -352,18 +354,18 @@ static int attach(dn_archive *a, const char *path, bool raw, dn_error *err)
         archive_read_support_format_tar(a->lib);
         archive_read_support_format_zip_seekable(a->lib); /* by the central directory: a cut zip has none */
     }
-    return archive_read_open_fd(a->lib, a->fd, BLOCK_BYTES) == ARCHIVE_OK ? 0 : broken(a, err);
+    if (archive_read_open_fd(a->lib, a->fd, BLOCK_BYTES) != ARCHIVE_OK)
+        return dn_fail(err, DN_E_FORMAT, NULL, "neither a tar, a tar.gz, a tar.zst nor a zip archive");
+    return 0;
 }
 
-/* Formats are found out with the first header. */
+/* The first header: a damaged archive may show only there. */
 static int look_ahead(dn_archive *a, dn_error *err)
 {
     locale_t before = a->utf8 ? uselocale(a->utf8) : (locale_t)0;
     int rc = read_header(a, &a->ahead, err);
     if (a->utf8)
         uselocale(before);
-    if (rc < 0 && archive_format(a->lib) == 0)
-        return dn_fail(err, DN_E_FORMAT, NULL, "neither a tar, a tar.gz, a tar.zst nor a zip archive");
     if (rc >= 0 && archive_filter_count(a->lib) > 2)
         return dn_fail(err, DN_E_FORMAT, NULL, "the archive is compressed more than once");
     return rc < 0 ? -rc : 0;

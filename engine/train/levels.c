@@ -14,13 +14,15 @@ static int allocate(dn_levels *l, int n, dn_error *err)
     return 0;
 }
 
-/* Variance preserving: diffusers' add_noise takes the roots of its fp32 alphas_cumprod. */
+/* Variance preserving: diffusers' add_noise takes the roots of its fp32 alphas_cumprod. Weights and variances are made from
+ * the product in double, because 1 - alphas_cumprod loses its digits at small timesteps. */
 static void from_betas(dn_levels *l, const dn_schedule *s)
 {
     l->abar = l->alpha + 2 * l->n;
     l->beta = l->alpha + 3 * l->n;
+    double product = 1;
     for (int i = 0; i < l->n; i++) {
-        l->abar[i] = s->abar[i];
+        l->abar[i] = product *= 1 - (double)s->beta[i];
         l->beta[i] = s->beta[i];
         l->alpha[i] = sqrtf(s->abar[i]);
         l->sigma[i] = sqrtf(1.0f - s->abar[i]);

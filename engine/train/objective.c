@@ -40,20 +40,24 @@ static double normal_quantile(double u)
     return q < 0 ? -z : z;
 }
 
+double dn_timesteps_scale(const dn_objective *o)
+{
+    return !isnan(o->timesteps_scale) ? o->timesteps_scale : o->timesteps == DN_TIMESTEPS_MODE ? 1.29 : 1;
+}
+
 static double law_uniform(const dn_objective *o, double u) { return u; (void)o; }
 
 /* Esser et al. 2024, eq. 19. */
 static double law_logit_normal(const dn_objective *o, double u)
 {
-    double scale = o->timesteps_scale < 0 ? 1 : o->timesteps_scale;
-    return 1 / (1 + exp(-(o->timesteps_loc + scale * normal_quantile(u))));
+    return 1 / (1 + exp(-(o->timesteps_loc + dn_timesteps_scale(o) * normal_quantile(u))));
 }
 
 /* Esser et al. 2024, eq. 20. */
 static double law_mode(const dn_objective *o, double u)
 {
-    double scale = o->timesteps_scale < 0 ? 1.29 : o->timesteps_scale, c = cos(M_PI / 2 * u);
-    return 1 - u - scale * (c * c - 1 + u);
+    double c = cos(M_PI / 2 * u);
+    return 1 - u - dn_timesteps_scale(o) * (c * c - 1 + u);
 }
 
 int dn_timestep_of(const dn_objective *o, int n, double u)

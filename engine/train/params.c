@@ -1,4 +1,5 @@
 /* params.c - the parameters of a job: defaults, ranges and names in one table. */
+#include "augment.h"
 #include "train_internal.h"
 #include <jansson.h>
 #include <math.h>
@@ -29,7 +30,7 @@ static const struct field {
     { OBJ(prediction), CHOICE, 0, 4 },
     { OBJ(timesteps), CHOICE, 0, 3 },
     { OBJ(timesteps_loc), REAL, -20, 20 },
-    { OBJ(timesteps_scale), REAL, -1, 20 },
+    { OBJ(timesteps_scale), REAL, -1, 20 }, /* NAN: the law's own */,
     { OBJ(low_discrepancy), BOOL, 0, 1 },
     { OBJ(loss), CHOICE, 0, 3 },
     { OBJ(huber_delta), REAL, 1e-6, 1e6 },
@@ -41,24 +42,24 @@ static const struct field {
     { OBJ(noise_offset), REAL, 0, 1 },
     { OBJ(input_perturbation), REAL, 0, 1 },
     { OBJ(label_dropout), REAL, 0, 1 },
-    { OBJ(vlb_weight), REAL, -1, 1e6 },
+    { OBJ(vlb_weight), REAL, 0, 1e6 },
     { OPT(kind), CHOICE, 0, 3 },
-    { OPT(lr), REAL, 0, 10 },
-    { "optimizer.betas", AT(optimizer.beta1), REAL, 0, 0.999999 },
-    { "optimizer.betas", AT(optimizer.beta2), REAL, 0, 0.99999999 },
+    { OPT(lr), REAL, 0, 100 },
+    { "optimizer.betas", AT(optimizer.beta1), REAL, 0, 0.9999999 },
+    { "optimizer.betas", AT(optimizer.beta2), REAL, 0, 0.9999999 },
     { OPT(eps), REAL, 0, 1 },
     { OPT(weight_decay), REAL, 0, 10 },
     { OPT(clip_norm), REAL, 0, 1e9 },
     { LR(kind), CHOICE, 0, 6 },
     { LR(warmup_steps), INT64, 0, DN_TRAIN_STEPS_MAX },
     { LR(cycles), REAL, 0.25, 1e4 },
-    { LR(power), REAL, 0.01, 20 },
+    { LR(power), REAL, 0, 100 },
     { LR(lr_end), REAL, 0, 1 },
     { EMA(decay), REAL, 0, 1 },
     { EMA(every), INT, 1, 100000 },
     { EMA(warmup), BOOL, 0, 1 },
     { EMA(inv_gamma), REAL, 1e-6, 1e9 },
-    { EMA(power), REAL, 0.01, 10 },
+    { EMA(power), REAL, 0, 10 },
     { EMA(min_decay), REAL, 0, 1 },
     { "eval_fraction", AT(eval_fraction), REAL, 0, 0.9 },
     { "nan_max", AT(nan_max), INT, 1, 1000000 },
@@ -71,8 +72,8 @@ enum { N_FIELDS = sizeof fields / sizeof *fields };
 void dn_train_params_init(dn_train_params *p)
 {
     *p = (dn_train_params){
-        .objective = { .timesteps_scale = -1, .huber_delta = 1, .snr_gamma = 5, .p2_gamma = 1, .p2_k = 1, .sigma_data = 0.5,
-                       .vlb_weight = -1 },
+        .objective = { .timesteps_scale = NAN, .huber_delta = 1, .snr_gamma = 5, .p2_gamma = 1, .p2_k = 1, .sigma_data = 0.5,
+                       .vlb_weight = 1 },
         .steps = 1,
         .batch_size = 1,
         .optimizer = { .kind = DN_ADAMW, .lr = 1e-4, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .clip_norm = 1 },
@@ -89,25 +90,11 @@ static double value_of(const struct field *f, const dn_train_params *p)
     case INT: return *(const int *)at;
     case INT64: return (double)*(const int64_t *)at;
     case UINT64: return 0;
-    case REAL: return *(const double *)at;
+    case REAL: return f->at == AT(objective.timesteps_scale) ? dn_timesteps_scale(&p->objective) : *(const double *)at;
     case BOOL: return *(const bool *)at;
     case CHOICE: return *(const int *)at;
     }
     return NAN;
-}
-
-static int check_augment(const dn_augment *a, int i, dn_error *err)
-{
-    char path[32];
-    snprintf(path, sizeof path, "augment[%d]", i);
-    double most = a->kind == DN_AUG_ROTATE ? 180 : 1;
-    if ((unsigned)a->kind >= DN_AUG_COUNT)
-        return dn_fail(err, DN_E_RANGE, path, "%s.kind is not known", path);
-    if (!(a->p >= 0 && a->p <= 1))
-        return dn_fail(err, DN_E_RANGE, path, "%s.p must be 0..1, got %g", path, a->p);
-    if (!(a->amount >= 0 && a->amount <= most))
-        return dn_fail(err, DN_E_RANGE, path, "%s.amount must be 0..%g, got %g", path, most, a->amount);
-    return 0;
 }
 
 /* What no single field shows. */
@@ -119,6 +106,10 @@ static int check_together(const dn_train_params *p, dn_error *err)
     if (p->lr_schedule.warmup_steps > p->steps)
         return dn_fail(err, DN_E_RANGE, "lr_schedule.warmup_steps", "warmup_steps must be at most steps (%lld), got %lld",
                        (long long)p->steps, (long long)p->lr_schedule.warmup_steps);
+    double scale = dn_timesteps_scale(&p->objective), most = 2 / (M_PI - 2); /* of mode: where its law stops rising */
+    if (p->objective.timesteps == DN_TIMESTEPS_MODE ? scale > most : scale < 0)
+        return dn_fail(err, DN_E_RANGE, "objective.timesteps_scale", "objective.timesteps_scale must be -1..%.4f for mode, 0..20 for "
+                       "logit_normal; got %g", most, scale);
     if (p->ema.min_decay > p->ema.decay)
         return dn_fail(err, DN_E_INVALID, "ema.min_decay", "ema.min_decay %g is above ema.decay %g", p->ema.min_decay, p->ema.decay);
     if (!p->height != !p->width)
@@ -134,11 +125,7 @@ int dn_train_params_check(const dn_train_params *p, dn_error *err)
         if (f->type != UINT64 && !(v >= f->least && v <= most))
             return dn_fail(err, DN_E_RANGE, f->path, "%s must be %g..%g, got %g", f->path, f->least, most, v);
     }
-    if (p->n_augment < 0 || p->n_augment > DN_AUGMENT_MAX)
-        return dn_fail(err, DN_E_LIMIT, "augment", "at most %d augmentations, got %d", DN_AUGMENT_MAX, p->n_augment);
-    int rc = 0;
-    for (int i = 0; i < p->n_augment && !rc; i++)
-        rc = check_augment(&p->augment[i], i, err);
+    int rc = dn_augment_check(p->augment, p->n_augment, err);
     return rc ? rc : check_together(p, err);
 }
 
@@ -150,7 +137,7 @@ static json_t *field_json(const struct field *f, const dn_train_params *p)
     case UINT64:
         snprintf(text, sizeof text, "%llu", (unsigned long long)*(const uint64_t *)at);
         return json_string(text);
-    case REAL: return json_real(*(const double *)at);
+    case REAL: return json_real(value_of(f, p));
     case BOOL: return json_boolean(*(const bool *)at);
     case INT:
     case INT64:

@@ -53,7 +53,8 @@ static int check_pictures(const dn_train_params *p, const dn_model *m, const dn_
     dn_train_split(p, data, &n_train, &n_eval);
     if (n_train < 1)
         return dn_fail(err, DN_E_INVALID, "dataset", "the dataset has %lld images, none of them is left to train on", (long long)d->n);
-    if (d->channels != m->info.channels)
+    bool converts = d->channels == 1 || (d->channels == 3 && m->info.channels == 1); /* grey to colours and back */
+    if (d->channels != m->info.channels && !converts)
         return dn_fail(err, DN_E_IMPOSSIBLE, "dataset", "the dataset's images have %d channels, the model's %d", d->channels,
                        m->info.channels);
     if (p->height && !dn_model_size_ok(m, p->height, p->width))
@@ -113,6 +114,7 @@ typedef struct {
     const dn_device *device;
     const dn_dataset *data;
     size_t budget;
+    size_t arena; /* of the last plan: what the choice of blocks changes */
 } planner;
 
 static dn_program *build(void *arg, const dn_marks *recompute) { return dn_train_record(arg, recompute); }
@@ -139,11 +141,11 @@ static int measure(dn_train_plan *out, planner *s, int rows, const dn_marks *cho
     int rc = dn_train_net_init(&net, &s->recipe, chosen, s->device, err);
     if (rc)
         return rc;
-    size_t arena = net.lowered->arena_bytes, forms = net.form_bytes;
+    size_t arena = net.lowered->arena_bytes, rest = dn_train_net_bytes(&net);
     rc = n_eval ? dn_train_net_init(&eval, &forward, chosen, s->device, err) : 0;
     if (!rc && n_eval) {
         arena = eval.lowered->arena_bytes > arena ? eval.lowered->arena_bytes : arena;
-        forms += eval.form_bytes;
+        rest += dn_train_net_bytes(&eval);
     }
     if (!rc) {
         const dn_model_info *info = &s->recipe.model->info;
@@ -151,7 +153,8 @@ static int measure(dn_train_plan *out, planner *s, int rows, const dn_marks *cho
         memcpy(plan.recompute, chosen->bit, sizeof plan.recompute);
         plan.weights = dn_flat_bytes(net.program->block[0].count, p->optimizer.kind, &plan.gradients, &plan.moments);
         plan.ema = plan.weights;
-        plan.arena = (arena + ARENA_ROUND - 1) / ARENA_ROUND * ARENA_ROUND + forms;
+        s->arena = (arena + ARENA_ROUND - 1) / ARENA_ROUND * ARENA_ROUND;
+        plan.arena = s->arena + rest;
         plan.data = dn_train_feed_bytes(p, info, rows) + dn_reader_bytes(&read) + (n_eval ? dn_reader_bytes(&held) : 0);
         plan.total = plan.weights + plan.gradients + plan.moments + plan.ema + plan.arena + plan.data;
         plan.gflop_per_step = dn_program_flop(net.program) * p->batch_size * 1e-9;
@@ -166,15 +169,20 @@ static int measure(dn_train_plan *out, planner *s, int rows, const dn_marks *cho
 /* With as many blocks recomputed as it takes to fit; *out is the smallest plan if none does. */
 static int measure_recomputed(dn_train_plan *out, planner *s, int rows, dn_error *err)
 {
-    dn_train_plan bare;
-    dn_marks chosen = { 0 };
+    dn_train_plan bare, most;
+    dn_marks chosen = { 0 }, all;
+    memset(&all, 0xff, sizeof all);
     int rc = measure(&bare, s, rows, &chosen, err);
     if (rc || bare.total <= s->budget) {
         *out = rc ? *out : bare;
         return rc;
     }
-    size_t rest = bare.total - bare.arena + ARENA_ROUND, bytes;
-    dn_search search = { build, &s->recipe, s->device->backend, rows, s->budget > rest ? s->budget - rest : 1 };
+    rc = measure(&most, s, rows, &all, err);
+    if (rc)
+        return rc;
+    size_t rest = most.total - s->arena, bytes; /* lists grow with what is recomputed */
+    size_t left = s->budget > rest ? (s->budget - rest) / ARENA_ROUND * ARENA_ROUND : 0;
+    dn_search search = { build, &s->recipe, s->device->backend, rows, left };
     rc = dn_plan_search(&search, &chosen, &bytes, err);
     return rc && rc != DN_E_MEMORY ? rc : measure(out, s, rows, &chosen, err);
 }

@@ -85,8 +85,7 @@ static dn_val row_loss(recorder *r, dn_val out)
     dn_val loss = mul(r, dn_loss(r->p, kind[o->loss], mean, target, o->huber_delta), number(r, "weight"));
     if (!r->info->learned_variance)
         return loss;
-    double w = o->vlb_weight < 0 ? r->levels->n / 1000.0 : o->vlb_weight;
-    return add(r, loss, dn_affine(r->p, variational(r, out, target), w, 0));
+    return add(r, loss, dn_affine(r->p, variational(r, out, target), o->vlb_weight * r->levels->n / 1000, 0));
 }
 
 /* ---- gradients ---- */
@@ -188,6 +187,19 @@ void dn_train_net_fini(dn_train_net *t)
     free(t->form);
     free(t->form_memory);
     *t = (dn_train_net){ 0 };
+}
+
+/* Everything that it holds but the arena: packed weights, and the lists that program and lowered program consist of. */
+size_t dn_train_net_bytes(const dn_train_net *t)
+{
+    const dn_program *p = t->program;
+    const dn_lowered *l = t->lowered;
+    size_t n = t->form_bytes + dn_heap_bytes(p->mem) + dn_heap_bytes(l->mem);
+    n += (size_t)p->values_cap * sizeof *p->value + (size_t)p->ops_cap * sizeof *p->op + (size_t)p->n_values * sizeof *l->value_place;
+    n += (size_t)l->places_cap * sizeof *l->place + (size_t)l->steps_cap * sizeof *l->step + (size_t)l->forms_cap * sizeof *l->form;
+    for (int i = 0; i < p->n_blocks; i++)
+        n += (size_t)p->block[i].cap * sizeof *p->block[i].param + (size_t)p->block[i].n_slots * sizeof *p->block[i].slot;
+    return n;
 }
 
 /* ---- packed weights ---- */

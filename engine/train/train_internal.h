@@ -35,6 +35,7 @@ void dn_levels_fini(dn_levels *l);
 
 /* ---- objective.c: laws of the timestep, weights, targets ---- */
 
+double dn_timesteps_scale(const dn_objective *o); /* the law's own where none is given */
 /* The index of the timestep that the law makes of u in (0,1). */
 int dn_timestep_of(const dn_objective *o, int n, double u);
 /* What one row's loss needs: the numbers that go in with it. */
@@ -80,6 +81,7 @@ typedef struct dn_train_recipe {
 dn_program *dn_train_record(const dn_train_recipe *c, const dn_marks *recompute);
 int dn_train_net_init(dn_train_net *t, const dn_train_recipe *c, const dn_marks *recompute, const dn_device *d, dn_error *err);
 void dn_train_net_fini(dn_train_net *t);
+size_t dn_train_net_bytes(const dn_train_net *t); /* all but the arena */
 int dn_train_net_forms(dn_train_net *t, dn_error *err);       /* allocate them */
 void dn_train_net_pack(dn_train_net *t, const float *weights, int form); /* one of them */
 

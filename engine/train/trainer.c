@@ -154,8 +154,8 @@ bool dn_trainer_at_boundary(const dn_trainer *t) { return t->phase == DN_PHASE_C
 size_t dn_trainer_bytes(const dn_trainer *t)
 {
     size_t gradients, moments, weights = dn_flat_bytes(t->flat.count, t->params.optimizer.kind, &gradients, &moments);
-    size_t forms = t->net.form_bytes + (t->n_eval ? t->eval_net.form_bytes : 0);
-    return 2 * weights + gradients + moments + t->arena_bytes + forms + t->reader_bytes +
+    size_t nets = dn_train_net_bytes(&t->net) + (t->n_eval ? dn_train_net_bytes(&t->eval_net) : 0);
+    return 2 * weights + gradients + moments + t->arena_bytes + nets + t->reader_bytes +
            dn_train_feed_bytes(&t->params, &t->model->info, t->plan.micro_batch);
 }
 

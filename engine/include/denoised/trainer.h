@@ -28,7 +28,7 @@ enum dn_precision { DN_PRECISION_FP32, DN_PRECISION_BF16, DN_PRECISION_FP16 }; /
 typedef struct dn_objective {
     enum dn_train_prediction prediction;
     enum dn_train_timesteps timesteps;
-    double timesteps_loc, timesteps_scale; /* logit_normal: loc (0), scale (1); mode: scale (1.29) */
+    double timesteps_loc, timesteps_scale; /* logit_normal: loc (0), scale (NAN: 1); mode: scale (NAN: 1.29) */
     bool low_discrepancy;     /* timesteps of one optimizer step are stratified over all its samples */
     enum dn_train_loss loss;
     double huber_delta;       /* (1) */
@@ -39,7 +39,7 @@ typedef struct dn_objective {
     double noise_offset;      /* (0) */
     double input_perturbation; /* (0) */
     double label_dropout;     /* to the null label, 0..1 (0) */
-    double vlb_weight;        /* learned variance: of the variational term; negative (the default): T/1000, as IDDPM's 0.001 * T */
+    double vlb_weight;        /* learned variance: of the variational term in units of T/1000 (1: IDDPM's 0.001 * T) */
 } dn_objective;
 
 typedef struct dn_optimizer {
