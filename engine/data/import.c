@@ -63,6 +63,21 @@ static int store_oldest(struct import *im, dn_error *err)
     return rc;
 }
 
+static int store_all(struct import *im, dn_error *err)
+{
+    int rc = 0;
+    while (rc == 0 && im->decoders && dn_decoders_pending(im->decoders))
+        rc = store_oldest(im, err);
+    return rc;
+}
+
+/* broken() after what came before it, so that the first broken file of the archive is the error. */
+static int broken_here(struct import *im, const char *file, const char *why, dn_error *err)
+{
+    int rc = store_all(im, err);
+    return rc == 0 ? broken(im, file, why, err) : rc;
+}
+
 static int read_picture(struct import *im, dn_archive *a, const char *name, dn_error *err)
 {
     uint8_t *data;
@@ -75,7 +90,7 @@ static int read_picture(struct import *im, dn_archive *a, const char *name, dn_e
     rc = dn_picture_cost(&cost, data, len, &why);
     if (rc != 0) {
         free(data);
-        return rc == DN_E_MEMORY ? dn_fail(err, rc, name, "%s", why.message) : broken(im, name, why.message, err);
+        return rc == DN_E_MEMORY ? dn_fail(err, rc, name, "%s", why.message) : broken_here(im, name, why.message, err);
     }
     while (rc == 0 && !dn_decoders_have_room(im->decoders, len + cost))
         rc = store_oldest(im, err);
@@ -154,7 +169,7 @@ static int read_array(struct import *im, dn_archive *a, const char *name, bool p
     close(fd);
     if (rc == 0)
         rc = inflate_array(im, path, kept, &kind, err);
-    return rc == 0 && kind == DN_NO_ARRAY ? broken(im, kept, "a compressed file that holds no array", err) : rc;
+    return rc == 0 && kind == DN_NO_ARRAY ? broken_here(im, kept, "a compressed file that holds no array", err) : rc;
 }
 
 /* --- the archive --- */
@@ -203,7 +218,7 @@ static int read_entry(struct import *im, dn_archive *a, const dn_archive_entry *
     bool packed = is_packed(head, len);
     if (packed || dn_array_kind_of(head, len, e->size > len ? e->size : len) != DN_NO_ARRAY)
         return read_array(im, a, e->name, packed, err);
-    return broken(im, e->name, "neither a PNG, JPEG or WebP picture nor an IDX, .npy or .safetensors array", err);
+    return broken_here(im, e->name, "neither a PNG, JPEG or WebP picture nor an IDX, .npy or .safetensors array", err);
 }
 
 static int read_archive(struct import *im, dn_archive *a, dn_error *err)
@@ -215,10 +230,7 @@ static int read_archive(struct import *im, dn_archive *a, dn_error *err)
     while ((rc = dn_archive_next(a, &e, err)) == 0)
         if ((rc = -read_entry(im, a, &e, err)) != 0)
             break;
-    rc = rc == 1 ? 0 : -rc;
-    while (rc == 0 && dn_decoders_pending(im->decoders))
-        rc = store_oldest(im, err);
-    return rc;
+    return rc == 1 ? store_all(im, err) : -rc;
 }
 
 /* --- the end --- */
