@@ -1,6 +1,8 @@
 /* app.c - what main.c sees of the modules that do the work: devices and their workers, endpoints, starting, draining,
  * stopping. */
 #include "app_parts.h"
+#include "disk.h"
+#include "idempotency.h"
 #include "models.h"
 #include "requests.h"
 #include "routes_app.h"
@@ -162,6 +164,9 @@ static void on_tick(uv_timer_t *timer)
     dn_requests_expire(app);
     dn_watch_tick(app);
     dn_requests_trim(app);
+    dn_requests_resume(app);
+    dn_disk_tick(app);
+    dn_idem_tick(app);
 }
 
 static int start_timer(dn_app *app, dn_error *err)
@@ -193,9 +198,15 @@ int dn_app_start(dn_app **out, const dn_server *server, dn_error *err)
     if (!rc)
         rc = dn_requests_open(app, err);
     if (!rc)
+        rc = dn_disk_open(app, err);
+    if (!rc)
+        rc = dn_idem_open(app, err);
+    if (!rc)
         rc = start_timer(app, err);
     if (!rc)
         rc = dn_models_open(app, err);
+    if (!rc)
+        rc = dn_requests_recover(app, err);
     *out = app; /* dn_app_stop takes what there is */
     return rc;
 }
@@ -260,7 +271,12 @@ void dn_app_stop(dn_app *app)
     }
     while (dn_loop_messages(app->server.loop))
         ;
+    dn_store_stop(app->server.store);
+    while (dn_loop_messages(app->server.loop))
+        ;
     dn_watch_close(app);
+    dn_idem_close(app);
+    dn_disk_close(app);
     dn_models_close(app);
     dn_requests_close(app);
     close_places(app);
