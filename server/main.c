@@ -189,6 +189,7 @@ static void announce(const dn_daemon *d)
 static int run(dn_daemon *d)
 {
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN); /* a file that may not grow is an error like a full disk */
     dn_log_start(d->config.log_format == DN_LOG_JSON);
     dn_error err = { 0 };
     int rc = start(d, &err);

@@ -438,7 +438,7 @@ static void end(dn_request *r, enum dn_request_state state)
     r->ended = true;
     dn_link_pop(&r->alive);
     r->state = state;
-    r->finished_at = unix_now();
+    r->finished_at = r->row.saved ? r->finished_at : unix_now();
     rs->active--;
     if (state == DN_STATE_SUCCEEDED)
         dn_metrics_observe(app->server.metrics, DN_M_REQUEST_DURATION_SECONDS, 0,

@@ -505,7 +505,7 @@ static end_op *end_new(dn_request *r, enum dn_request_state state)
         e->bytes += (int64_t)r->encoded[k].n;
     struct timespec now;
     clock_gettime(CLOCK_REALTIME, &now);
-    e->finished = now.tv_sec + 1e-9 * now.tv_nsec;
+    e->finished = r->finished_at = now.tv_sec + 1e-9 * now.tv_nsec;
     memcpy(e->id, r->id, sizeof e->id);
     memcpy(e->model, r->model, sizeof e->model);
     memcpy(e->numerics, r->numerics, sizeof e->numerics);
