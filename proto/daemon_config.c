@@ -242,7 +242,11 @@ static int read_action(struct reader *r, enum dn_config_action *action, char *co
             dn_http_fail(r->err, DN_H_MISSING, actions[i].flag + 2, "%s needs a value", actions[i].flag);
             return -1;
         }
-        r->c->backup = value;
+        r->c->backup = dn_arena_strndup(r->arena, value, strlen(value));
+        if (!r->c->backup) {
+            dn_http_fail(r->err, DN_H_MEMORY, NULL, NULL);
+            return -1;
+        }
         return has_value ? 1 : 2;
     }
     return 0;

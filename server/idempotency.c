@@ -284,12 +284,24 @@ static void stored(dn_store_op *op)
 }
 
 static void work_on(entry *e);
+static void asked(dn_store_op *op);
+
+static void ask(entry *e)
+{
+    e->phase = ASKING;
+    e->op = (dn_store_op){ .work = ask_work, .done = asked };
+    dn_store_submit(e->app->server.store, &e->op);
+}
 
 /* The lead has its answer, or has gone without one. */
 static void ended(void *arg, dn_call *call, const dn_ending *ending)
 {
     entry *e = arg;
     e->lead = NULL;
+    if (!ending->status && e->kept) { /* it has gone, but its answer may be in the store by now */
+        ask(e);
+        return;
+    }
     if (!ending->status) {
         work_on(e);
         return;
@@ -398,8 +410,7 @@ static void ask_store(dn_app *app, dn_call *call, const char *key, const char *b
     dn_link_init(&e->waiters);
     dn_link_push(&app->idem->entries, &e->link);
     dn_call_on_gone(call, lead_left, e);
-    e->op = (dn_store_op){ .work = ask_work, .done = asked };
-    dn_store_submit(app->server.store, &e->op);
+    ask(e);
 }
 
 static bool key_is_good(const char *key)

@@ -164,15 +164,21 @@ const char *dn_format_type(int format);
 /* Find its model, wait for its network if need be, resolve, price, admit; every refusal answers the call. */
 void dn_request_begin(dn_request *r);
 void dn_request_stop_waiting(dn_request *r); /* for its model; harmless when it does not */
-/* What make_run and start reserved is given back; the run is not the worker's and is freed. */
+/* Refuse those whose deadline has passed while they wait for a model. */
+void dn_requests_expire(dn_app *app);
+
+/* ---- requests_start.c ------------------------------------------------------------------------------------------- */
+
+/* It is taken, and begins when the store knows of it, if it has to. */
+void dn_request_start(dn_request *r, int64_t rows, dn_run *run);
+/* What the plan and dn_request_start reserved is given back; the run is not the worker's and is freed. */
 void dn_request_undo_start(dn_request *r, dn_run *run);
 /* It is committed, or need not be: its client hears of it, and the run is the worker's from here. */
 void dn_request_launch(dn_request *r, dn_run *run);
 /* The body of its 202; NULL when out of memory. */
 char *dn_request_accepted_text(dn_request *r, size_t *n);
 void dn_request_reply_accepted(dn_request *r, char *text, size_t n); /* takes the text; without a call it frees it */
-/* Refuse those whose deadline has passed while they wait for a model. */
-void dn_requests_expire(dn_app *app);
+void dn_request_accept(dn_request *r);                               /* its 202, now */
 
 /* ---- requests_events.c ---------------------------------------------------------------------------------------- */
 
@@ -212,6 +218,12 @@ void dn_request_store_moved(dn_request *r); /* a step of it is done */
 bool dn_request_store_end(dn_request *r, enum dn_request_state state);
 void dn_request_store_drop(dn_request *r); /* row and results; the request may be freed at once */
 void dn_requests_store_leave(dn_app *app); /* the daemon stops in good order: nobody is a suspect */
+
+/* ---- requests_file.c -------------------------------------------------------------------------------------------- */
+
+/* On a lane: the results, one after the other, as `part`, which becomes `path` in `folder` once it is synced. Not 0:
+ * errno says why, and nothing is left. */
+int dn_results_write(const dn_encoded *v, int n, const char *folder, const char *part, const char *path);
 /* Answer with the k-th result, from the disk. */
 int dn_request_send_file(dn_request *r, int k, dn_call *call, const char *type);
 

@@ -9,6 +9,7 @@
 #include "store_requests.h"
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -201,23 +202,31 @@ static int take_row(void *arg, const dn_request_record *row, dn_error *err)
 static void take_gone(void *arg, const char *id) { dn_request_remember_gone(arg, id); }
 
 /* Files that no row names: of a process that ended between the two. */
-static int sweep(dn_app *app, dn_error *err)
+static void sweep(dn_app *app, DIR *d)
 {
-    char *folder = NULL;
-    if (asprintf(&folder, "%s/results", dn_store_folder(app->server.store)) < 0)
-        return dn_fail(err, DN_E_MEMORY, "state", "no memory");
-    int rc = mkdir(folder, 0700) && errno != EEXIST ? dn_fail(err, DN_E_IO, "state", "%s: %m", folder) : 0;
-    DIR *d = rc ? NULL : opendir(folder);
-    if (!rc && !d)
-        rc = dn_fail(err, DN_E_IO, "state", "%s: %m", folder);
-    for (struct dirent *e; d && (e = readdir(d));) {
+    for (struct dirent *e; (e = readdir(d));) {
         const dn_request *r = dn_request_find(app, e->d_name);
         if (*e->d_name != '.' && !(r && r->row.file_bytes))
             (void)unlinkat(dirfd(d), e->d_name, 0);
     }
-    if (d)
+}
+
+static int open_results(dn_app *app, dn_error *err)
+{
+    const char *state = dn_store_folder(app->server.store);
+    int fd = open(state, O_RDONLY | O_DIRECTORY | O_CLOEXEC), in = -1;
+    bool good = fd >= 0 && (!mkdirat(fd, "results", 0700) || errno == EEXIST) && !fsync(fd) &&
+                (in = openat(fd, "results", O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW)) >= 0;
+    DIR *d = good ? fdopendir(in) : NULL;
+    int rc = d ? 0 : dn_fail(err, DN_E_IO, "state", "%s/results: %m", state);
+    if (d) {
+        sweep(app, d);
         closedir(d);
-    free(folder);
+    } else if (in >= 0) {
+        close(in);
+    }
+    if (fd >= 0)
+        close(fd);
     return rc;
 }
 
@@ -230,7 +239,7 @@ int dn_requests_recover(dn_app *app, dn_error *err)
     if (!rc)
         rc = dn_record_read(db, take_row, app, err);
     if (!rc)
-        rc = sweep(app, err);
+        rc = open_results(app, err);
     if (!rc && dn_requests_parked(app))
         dn_log(DN_LOG_INFO, "requests_resumed", "%d asynchronous requests go on", dn_requests_parked(app));
     if (!rc)

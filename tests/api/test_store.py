@@ -290,7 +290,7 @@ def test_sigterm_leaves_them_queued(box):
     d.proc.send_signal(signal.SIGTERM)
     names = [name for _, name, _ in reader]
     assert "error" not in names and "done" not in names  # its story is not over
-    box.stop()
+    d.stop(sig=None)
     assert box.sql("SELECT count(*) FROM requests WHERE finished IS NULL AND tries = 0") == [(2,)]
     d = box.start()
     assert d.info(id)["state"] in ("queued", "running")
@@ -349,6 +349,12 @@ def test_the_same_key_gets_the_same_answer(box):
     d = box.start()
     late = d.generate(keyed("a"), **dict(fields, steps=6))  # a day later the key is anybody's
     assert late.status == 200
+    box.again("--result-bytes", "0")  # no room for answers: the keys stay
+    end = time.monotonic() + PATIENCE
+    while box.d.generate(keyed("a"), **dict(fields, steps=6)).status == 200:
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    assert box.d.generate(keyed("a"), **dict(fields, steps=6)).code == "expired"
 
 
 def test_a_key_in_flight_is_attached_to(box):
