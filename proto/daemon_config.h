@@ -10,7 +10,14 @@
 #include "field.h"
 
 enum dn_log_format { DN_LOG_LOGFMT, DN_LOG_JSON };
-enum dn_config_action { DN_ACTION_RUN, DN_ACTION_PRINT_CONFIG, DN_ACTION_CHECK, DN_ACTION_HELP, DN_ACTION_VERSION };
+enum dn_config_action {
+    DN_ACTION_RUN,
+    DN_ACTION_PRINT_CONFIG,
+    DN_ACTION_CHECK,
+    DN_ACTION_BACKUP,
+    DN_ACTION_HELP,
+    DN_ACTION_VERSION
+};
 
 enum {
     DN_CONFIG_CONFIG,
@@ -32,6 +39,7 @@ enum {
     DN_CONFIG_LOG_FORMAT,
     DN_CONFIG_RESULT_BYTES,
     DN_CONFIG_RESULT_TTL,
+    DN_CONFIG_DISK_RESERVE,
     DN_CONFIG_FIELDS
 };
 typedef struct dn_config {
@@ -55,6 +63,8 @@ typedef struct dn_config {
     int log_format;        /* enum dn_log_format */
     int64_t result_bytes;  /* kept asynchronous results (1 GiB) */
     int64_t result_ttl_ms; /* (1 h) */
+    int64_t disk_reserve;  /* free bytes that are left to others where the state is (1 GiB) */
+    const char *backup;    /* of DN_ACTION_BACKUP: the folder to make; no key of the table */
 } dn_config;
 extern const dn_fields dn_config_fields; /* indexed by DN_CONFIG_... */
 

@@ -105,6 +105,8 @@ static const dn_field request_v[DN_REQUEST_FIELDS] = {
     [DN_REQUEST_STATE] = { "state", DN_T_ENUM, AT(state), ALWAYS, .choices = dn_request_states, .help = "Where it stands." },
     [DN_REQUEST_MODEL] = { "model", DN_T_STR, AT(model), .help = "name@version." },
     [DN_REQUEST_NUMERICS] = { "numerics", DN_T_STR, AT(numerics), .help = "The same request gives the same bytes wherever this is the same." },
+    [DN_REQUEST_NUMERICS_BEFORE] = { "numerics_before", DN_T_STR, AT(numerics_before),
+        .help = "What it was accepted for: a restart elsewhere has begun it anew, and its bytes are those of numerics." },
     [DN_REQUEST_SEED] = { "seed", DN_T_INT, AT(seed), .help = "Given or drawn." },
     [DN_REQUEST_N] = { "n", DN_T_INT, AT(n), .help = "How many samples." },
     [DN_REQUEST_STEP] = { "step", DN_T_INT, AT(step), .help = "Finished sampler steps, of the slowest sample." },

@@ -23,6 +23,7 @@ struct header {
 /* clang-format off */
 static const struct header generate_headers[] = {
     { "Prefer", "respond-async: answer 202 at once; the request runs on whoever disconnects." },
+    { "Idempotency-Key", "For 24 hours the same key with the same body gets the same answer, and nothing is done twice." },
     { "Accept", "The envelope: JSON, text/event-stream, or the bare body, which must agree with output.format." },
     { NULL, NULL },
 };
@@ -32,7 +33,7 @@ static const struct operation operations[DN_ROUTE_COUNT] = {
     [DN_ROUTE_GENERATE] = { .body = &dn_generate_fields, .answer = &dn_result_fields, .accepted = &dn_request_info_fields,
         .also_gives = { "text/event-stream", "image/png", "application/x-npy", "application/x-safetensors" },
         .errors = { DN_H_MODEL_NOT_FOUND, DN_H_NOT_ACCEPTABLE, DN_H_CANCELLED, DN_H_LENGTH, DN_H_TOO_LARGE, DN_H_MEDIA, DN_H_IMPOSSIBLE,
-                    DN_H_QUEUE_FULL, DN_H_INTERNAL, DN_H_DRAINING },
+                    DN_H_QUEUE_FULL, DN_H_INTERNAL, DN_H_DRAINING, DN_H_DISK },
         .headers = generate_headers },
     [DN_ROUTE_DENOISE] = { .query = &dn_denoise_query_fields,
         .errors = { DN_H_MODEL_NOT_FOUND, DN_H_NOT_ACCEPTABLE, DN_H_CANCELLED, DN_H_LENGTH, DN_H_TOO_LARGE, DN_H_MEDIA, DN_H_IMPOSSIBLE,

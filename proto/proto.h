@@ -127,6 +127,9 @@ int dn_generate_parse(dn_generate_request *out, dn_arena *a, struct json_t *json
  * another n) is dropped. `defaults` may be NULL. NULL only when out of memory. Parse what comes out of it; check a
  * model's defaults by merging them under {} when the model is loaded. */
 struct json_t *dn_generate_merge(const struct json_t *defaults, struct json_t *request);
+/* A new object: the request with every default of the table written out, so that it means the same to a later version.
+ * NULL only when out of memory. */
+struct json_t *dn_generate_complete(const struct json_t *request);
 
 /* ---- responses -------------------------------------------------------------------------------------------------- */
 
@@ -206,7 +209,7 @@ typedef struct dn_request_info {
     uint64_t has; /* bits: DN_REQUEST_... */
     const char *id;
     int state; /* enum dn_request_state */
-    const char *model, *numerics;
+    const char *model, *numerics, *numerics_before;
     int64_t seed, n, step, steps, position;
     double eta_ms;
     double created_at, finished_at; /* Unix seconds */
@@ -219,6 +222,7 @@ enum {
     DN_REQUEST_STATE,
     DN_REQUEST_MODEL,
     DN_REQUEST_NUMERICS,
+    DN_REQUEST_NUMERICS_BEFORE,
     DN_REQUEST_SEED,
     DN_REQUEST_N,
     DN_REQUEST_STEP,

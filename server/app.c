@@ -3,6 +3,8 @@
 #include "app_parts.h"
 #include "datasets.h"
 #include "jobs.h"
+#include "disk.h"
+#include "idempotency.h"
 #include "models.h"
 #include "requests.h"
 #include "routes_app.h"
@@ -179,6 +181,9 @@ static void on_tick(uv_timer_t *timer)
     dn_watch_tick(app);
     dn_requests_trim(app);
     dn_jobs_tick(app);
+    dn_requests_resume(app);
+    dn_disk_tick(app);
+    dn_idem_tick(app);
 }
 
 static int start_timer(dn_app *app, dn_error *err)
@@ -210,6 +215,10 @@ int dn_app_start(dn_app **out, const dn_server *server, dn_error *err)
     if (!rc)
         rc = dn_requests_open(app, err);
     if (!rc)
+        rc = dn_disk_open(app, err);
+    if (!rc)
+        rc = dn_idem_open(app, err);
+    if (!rc)
         rc = start_timer(app, err);
     if (!rc)
         rc = dn_models_open(app, err);
@@ -217,6 +226,8 @@ int dn_app_start(dn_app **out, const dn_server *server, dn_error *err)
         rc = dn_datasets_open(app, err);
     if (!rc)
         rc = dn_jobs_open(app, err);
+    if (!rc)
+        rc = dn_requests_recover(app, err);
     *out = app; /* dn_app_stop takes what there is */
     return rc;
 }
@@ -282,9 +293,14 @@ void dn_app_stop(dn_app *app)
     }
     while (dn_loop_messages(app->server.loop))
         ;
+    dn_store_stop(app->server.store);
+    while (dn_loop_messages(app->server.loop))
+        ;
     dn_watch_close(app);
     dn_jobs_close(app);
     dn_datasets_close(app);
+    dn_idem_close(app);
+    dn_disk_close(app);
     dn_models_close(app);
     dn_requests_close(app);
     close_places(app);

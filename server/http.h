@@ -79,6 +79,18 @@ dn_call_facts *dn_call_facts_of(dn_call *call);
  * function of this header. */
 void dn_call_on_gone(dn_call *call, void (*gone)(void *arg), void *arg);
 
+/* How a call ends: told once, just before its reply leaves (status 200 ...), or when it gets none (status 0: the client
+ * left, on_gone was told before). An event stream is no reply: it is told with status 0 when it is over. */
+typedef struct dn_ending {
+    int status;
+    const char *content_type; /* NULL: no body */
+    const void *data;         /* n bytes */
+    size_t n;
+} dn_ending;
+void dn_call_on_end(dn_call *call, void (*ended)(void *arg, dn_call *call, const dn_ending *ending), void *arg);
+/* The i-th header that dn_reply_header has added so far; false past the last. */
+bool dn_call_reply_header_at(const dn_call *call, int i, const char **name, const char **value);
+
 /* ---- replies --------------------------------------------------------------------------------------------- */
 
 /* Before the reply. The value is copied; one with a line break is a bug of ours. */

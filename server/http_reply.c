@@ -11,7 +11,7 @@ enum {
     REPLY_VALUE_MAX = 1024
 };
 
-static const char allowed_headers[] = "Authorization, Content-Type, Prefer, X-Request-Id, Last-Event-ID";
+static const char allowed_headers[] = "Authorization, Content-Type, Prefer, Idempotency-Key, X-Request-Id, Last-Event-ID";
 static const char exposed_headers[] = "Location, Retry-After, X-Request-Id, X-Model, X-Numerics, X-Seed";
 
 void dn_reply_header(dn_call *call, const char *name, const char *fmt, ...)
@@ -114,6 +114,8 @@ static struct MHD_Response *response_of(dn_call *call, void *data, size_t n, voi
 
 void dn_reply_take(dn_call *call, int status, const char *content_type, void *data, size_t n, void (*release)(void *))
 {
+    if (!call->finished)
+        dn_call_tell_end(call, &(dn_ending){ status, content_type, data, n });
     struct MHD_Response *response = call->finished ? NULL : response_of(call, data, n, release);
     if (!response && release)
         release(data);

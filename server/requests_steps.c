@@ -35,6 +35,8 @@ static void on_share(dn_request *r, const dn_share *share)
     r->left_ms = r->rows_left * r->price_ms;
     bool moved = share->step > r->step;
     r->step = share->step;
+    if (moved && r->row.there && !r->row.moved)
+        dn_request_store_moved(r);
     if (moved)
         dn_request_event_progress(r);
 }
@@ -58,6 +60,7 @@ static void on_step(void *arg, dn_step *step)
     }
     dn_figures_step(&p->figures, list_ms, step->ms);
     free(step);
+    dn_requests_resume(app);
 }
 
 static void on_preview(dn_request *r, dn_picture *picture)
@@ -138,6 +141,7 @@ static void on_gone(void *arg, dn_run *run)
         r->cancelling = true;
     dn_run_free(run);
     dn_request_advance(r);
+    dn_requests_resume(app);
 }
 
 static void on_adopted(void *arg, dn_adoption *adoption)

@@ -60,7 +60,7 @@ void dn_route_request_image(dn_call *call)
     const char *arg = dn_call_arg(call, 1);
     long k = strtol(arg, &end, 10);
     int n = r->encoded ? dn_request_needs_pictures(r) ? r->n : 1 : 0;
-    if (*end || end == arg || k < 0 || k >= n || !r->encoded[k].data) {
+    if (*end || end == arg || k < 0 || k >= n || (!r->encoded[k].data && !r->row.file_bytes)) {
         dn_reply_refuse(call, DN_H_NOT_FOUND, "k", "the request has no image %.20s%s", arg,
                         r->ended ? "" : " (it is not done)");
         return;
@@ -73,7 +73,10 @@ void dn_route_request_image(dn_call *call)
     dn_reply_header(call, "X-Model", "%s", r->model);
     dn_reply_header(call, "X-Numerics", "%s", r->numerics);
     dn_reply_header(call, "X-Seed", "%lld", (long long)r->seed + k);
-    dn_reply(call, 200, type, r->encoded[k].data, r->encoded[k].n);
+    if (!r->row.file_bytes)
+        dn_reply(call, 200, type, r->encoded[k].data, r->encoded[k].n);
+    else if (dn_request_send_file(r, (int)k, call, type))
+        dn_reply_refuse(call, DN_H_MEMORY, NULL, "no memory for the answer");
 }
 
 void dn_route_request_events(dn_call *call)
