@@ -54,7 +54,7 @@ def test_a_stream_tells_the_whole_story_in_order(d):
         ids = [e[0] for e in events]
         names = [e[1] for e in events]
         assert ids == sorted(set(ids)) and names[0] == "queued" and names[-1] == "done"
-        assert set(names) == {"queued", "progress", "preview", "image", "done"}
+        assert set(names) - {"preview"} == {"queued", "progress", "image", "done"}  # a busy daemon may skip every preview
         queued, done = events[0][2], events[-1][2]
         assert queued["seed"] == 7 and queued["position"] >= 0 and queued["eta_ms"] >= 0 and len(queued["id"]) == 32
         assert done["model"] == "tiny@1" and done["seed"] == 7 and done["timing"]["row_steps"] == 12
@@ -66,6 +66,17 @@ def test_a_stream_tells_the_whole_story_in_order(d):
         images = {e[2]["index"]: e[2] for e in events if e[1] == "image"}
         assert [images[k]["sha256"] for k in (0, 1)] == [i["sha256"] for i in plain["images"]]
         assert [decoded(images[k]) for k in (0, 1)] == [decoded(i) for i in plain["images"]]
+
+
+def test_previews_come_while_it_runs(d):
+    events = d.events(dict(LONG, preview_every=2, stream=True))
+    id = next(events)[2]["id"]
+    for _, name, data in events:
+        if name == "preview":
+            break
+    assert data["step"] % 2 == 0 and 0 <= data["index"] < 64 and png_read(decoded(data))[:3] == (16, 16, 3)
+    d.ask("DELETE", "/requests/" + id)
+    assert list(events)[-1][1] == "error"
 
 
 def test_a_stream_ends_with_its_error(d):
@@ -181,7 +192,7 @@ def test_cancel_a_synchronous_request_by_its_id(d):
 
 
 def test_a_vanished_client_cancels_its_own_request_only(d):
-    other = begin(d, dict(BASE, steps=100, n=2))
+    other = d.submit(**LONG)
     for headers, body in (({}, LONG), ({}, dict(LONG, stream=True))):
         client = begin(d, body, headers)
         running(d, 2)
@@ -190,16 +201,18 @@ def test_a_vanished_client_cancels_its_own_request_only(d):
         while d.ask("GET", "/status").json()["running"] > 1:
             assert time.monotonic() < end
             time.sleep(0.01)
-    assert other.reply().status == 200
+    assert d.info(other)["state"] == "running"
+    d.ask("DELETE", "/requests/" + other)
     assert d.memory()["slots"] == 0
 
 
 def test_one_may_run_on_without_its_client(d):
-    client = begin(d, dict(BASE, steps=150, on_disconnect="continue"))
+    body = dict(BASE, steps=1000, n=2)
+    client = begin(d, dict(body, on_disconnect="continue"))
     id = running(d)[0]
     client.close()
     info = d.wait_state(id, "succeeded")
-    assert info["images"][0]["sha256"] == d.sha(**dict(BASE, steps=150))
+    assert [i["sha256"] for i in info["images"]] == d.shas(**body)
     assert sha256(d.ask("GET", info["images"][0]["url"]).body)
 
 
@@ -211,12 +224,15 @@ def test_nothing_grows_by_cancelled_requests(models):
                 client = begin(d, dict(LONG, n=2, preview_every=5))
                 client.close()
             d.wait_status(PATIENCE, running=0, waiting=0)
-            time.sleep(1.2)  # what is free goes back twice a second
 
         cancel_some(200)
+        time.sleep(1.2)  # what is free goes back twice a second
         before, files = d.rss_kb(), d.fds()
         cancel_some(400)
-        assert (SANITIZED or d.rss_kb() - before < 1024) and d.fds() <= files + 2
+        end = time.monotonic() + PATIENCE
+        while d.fds() > files + 2 or not (SANITIZED or d.rss_kb() - before < 1024):
+            assert time.monotonic() < end, (before, d.rss_kb(), files, d.fds())
+            time.sleep(0.1)
         memory = d.memory()
         assert memory["slots"] == memory["results"] == 0
 
@@ -240,8 +256,10 @@ def test_old_results_are_gone(models):
 
 def test_results_are_bounded_by_bytes(models):
     with serving(models, "--load", "tiny", "--result-bytes", "40000") as d:
-        ids = [d.submit(**dict(BASE, seed=s)) for s in range(20)]
-        d.wait_state(ids[-1], "succeeded")
+        ids = []
+        for s in range(20):
+            ids.append(d.submit(**dict(BASE, seed=s)))
+            d.wait_state(ids[-1], "succeeded")
         kept = [id for id in ids if d.ask("GET", "/requests/" + id).status == 200]
         assert kept == ids[-len(kept):] and 0 < len(kept) < 20
         assert d.memory()["results"] <= 40000
@@ -265,11 +283,13 @@ def test_retry_after_is_true(models):
         d.submit(**dict(BASE, steps=1000, n=6))
         running(d)
         reply = d.generate(**dict(BASE, steps=1000, n=2))
-        while reply.status == 429:  # each time it says when; it is never asked to wait in vain
+        waits = 0
+        while reply.status == 429:  # each time it says when; more often than once only if the machine has become slower
+            waits += 1
+            before = d.ask("GET", "/status").json()["queue_ms"]
             time.sleep(int(reply.headers["retry-after"]))
-            again = d.generate(**dict(BASE, steps=1000, n=2))
-            assert again.status == 200 or int(again.headers["retry-after"]) <= int(reply.headers["retry-after"])
-            reply = again
+            assert d.ask("GET", "/status").json()["queue_ms"] < before and waits < 10
+            reply = d.generate(**dict(BASE, steps=1000, n=2))
         assert reply.status == 200
 
 
@@ -295,8 +315,14 @@ def test_too_large_for_the_memory(models):
 def test_priority(models):
     """Three alike but for priority share narrow batches: they end in its order."""
     with serving(models, "--load", "tiny", "--max-rows", "4") as d:
-        body = dict(BASE, n=8, steps=60)
-        ids = {p: d.submit(**dict(body, priority=p)) for p in ("low", "normal", "high")}
+        body, text, order = dict(BASE, n=8, steps=60), b"", ("low", "normal", "high")
+        for p in order:
+            data = json.dumps(dict(body, priority=p)).encode()
+            text += (b"POST /generate HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+                     b"Prefer: respond-async\r\nContent-Length: %d\r\n\r\n" % len(data)) + data
+        client = d.client(PATIENCE)
+        client.send(text)  # all in one piece: none has a start
+        ids = {p: client.reply().json()["id"] for p in order}
         infos = {p: d.wait_state(id, "succeeded") for p, id in ids.items()}
         assert infos["high"]["finished_at"] < infos["normal"]["finished_at"] < infos["low"]["finished_at"]
 
@@ -340,8 +366,8 @@ def test_every_request_has_a_line_with_its_work(models):
 
 
 def test_draining_lets_running_work_finish(models):
-    with serving(models, "--load", "tiny", "--drain-ms", "60000") as d:
-        client = begin(d, dict(BASE, steps=300, n=4))
+    with serving(models, "--load", "tiny", "--drain-ms", "600000") as d:
+        client = begin(d, dict(BASE, steps=1000, n=4))
         running(d)
         idle = d.client()
         d.proc.send_signal(signal.SIGTERM)
