@@ -228,6 +228,8 @@ def test_defaults_of_the_model_lie_under_the_request(tmp_path):
         assert first["images"][0]["sha256"] == daemon.sha(seed=1, class_label=0, **full)
         full["guidance"]["cfg"]["scale"] = 4
         assert daemon.sha(seed=1, class_label=0, guidance={"cfg": {"scale": 4}}) == daemon.sha(seed=1, class_label=0, **full)
+        off = daemon.result(seed=1, class_label=0, guidance={"cfg": {"scale": 1}})  # over a default that shapes it: not refused
+        assert off["timing"]["row_steps"] == 4
         assert daemon.model("tiny")["defaults"]["sampler"] == "dpm++2m"
 
 
@@ -263,6 +265,9 @@ def test_defaults_of_the_model_lie_under_the_request(tmp_path):
     ({"scheduler": {"nonsense": 1}}, 400, "unknown_field", "scheduler.nonsense"),
     ({"scheduler": {"beta_start": "x"}}, 400, None, "scheduler.beta_start"),
     ({"guidance": {"cfg": {"scale": 3, "interval": [0.5, 0.2]}}}, 400, None, "guidance.cfg.interval"),
+    ({"guidance": {"cfg": {"scale": 1, "rescale": 0.7}}}, 422, "impossible", "guidance.cfg.rescale"),
+    ({"guidance": {"cfg": {"scale": 1, "schedule": "linear"}}}, 422, "impossible", "guidance.cfg.schedule"),
+    ({"guidance": {"cfg": {"scale": 1, "interval": [0.3, 1]}}}, 422, "impossible", "guidance.cfg.interval"),
     ({"guidance": {"auto": {"model": "plain"}}}, 400, "not_supported", "guidance.auto"),
     ({"output": {"format": "apng"}}, 400, "not_supported", "output.format"),
     ({"priority": "urgent"}, 400, "unknown_value", "priority"),
