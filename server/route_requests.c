@@ -74,7 +74,7 @@ void dn_route_request_image(dn_call *call)
     dn_reply_header(call, "X-Model", "%s", r->model);
     dn_reply_header(call, "X-Numerics", "%s", r->numerics);
     dn_reply_header(call, "X-Seed", "%lld", (long long)r->seed + k);
-    dn_reply(call, 200, type, r->encoded[k].data, r->encoded[k].n);
+    dn_encoded_reply(&r->encoded[k], call, type);
 }
 
 void dn_route_request_events(dn_call *call)

@@ -1,11 +1,12 @@
 """Streams, asynchronous requests, cancelling, limits, draining."""
 import json
 import signal
+import socket
 import time
 
 import pytest
 
-from serving import PATIENCE, SANITIZED, decoded, make_models, png_read, serving, sha256, together
+from serving import PATIENCE, SANITIZED, copy_model, decoded, make_models, png_read, serving, sha256, together, write_json
 
 BASE = {"model": "tiny", "seed": 7, "steps": 6, "class_label": "b", "sampler": "ddim"}
 LONG = {"model": "tiny", "seed": 1, "steps": 1000, "n": 64, "class_label": 0, "sampler": "ddim"}  # half a minute at least
@@ -285,6 +286,28 @@ def test_old_results_are_gone(models):
             reply = d.ask("GET", "/requests/" + id + path)
             assert reply.status == 410 and reply.code == "expired"
         assert d.memory()["results"] == 0
+
+
+def test_a_result_that_is_dropped_can_be_read_to_its_end(tmp_path):
+    """Answers share the kept bytes: many slow readers cost no copies, and what they read stays whole."""
+    path = copy_model("unet_adm", tmp_path, "tiny")
+    write_json(path + "/denoised.json", {"sizes": [[64, 64]]})
+    with serving(tmp_path, "--result-bytes", "1000000") as d:
+        body = dict(BASE, class_label=1, height=64, width=64, steps=1, n=64, output={"layout": "grid"})
+        wanted = decoded(d.result(**body)["images"][0])
+        id = d.submit(**body)
+        d.wait_state(id, "succeeded")
+        before, clients = d.rss_kb(), []
+        for _ in range(16):
+            client = d.client(PATIENCE)
+            client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+            client.send("GET /requests/%s/images/0 HTTP/1.1\r\nHost: localhost\r\n\r\n" % id)
+            assert client.head()[0] == 200
+            clients.append(client)
+        assert SANITIZED or d.rss_kb() - before < 8 * len(wanted) >> 10
+        d.wait_state(d.submit(**body), "succeeded")  # there is no room for both
+        assert d.ask("GET", "/requests/" + id).status == 410
+        assert all(client.take(len(wanted)) == wanted for client in clients)
 
 
 def test_results_are_bounded_by_bytes(models):
