@@ -294,9 +294,10 @@ def test_a_result_that_is_dropped_can_be_read_to_its_end(tmp_path):
     write_json(path + "/denoised.json", {"sizes": [[64, 64]]})
     with serving(tmp_path, "--result-bytes", "1000000") as d:
         body = dict(BASE, class_label=1, height=64, width=64, steps=1, n=64, output={"layout": "grid"})
-        wanted = decoded(d.result(**body)["images"][0])
         id = d.submit(**body)
         d.wait_state(id, "succeeded")
+        wanted = d.ask("GET", "/requests/%s/images/0" % id).body
+        assert png_read(wanted)[:3] == (512, 512, 3)
         before, clients = d.rss_kb(), []
         for _ in range(16):
             client = d.client(PATIENCE)
