@@ -6,6 +6,7 @@
 #include "requests_rows.h"
 
 #include <jansson.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,7 +14,6 @@
 enum {
     SAMPLE_BYTES = 512, /* host memory of one sample's parameters and accounts, at most */
     WAITING_MAX = 512,  /* requests that wait for models: they have no price yet, so their number is bounded */
-    LOAD_RETRY_MS = 1000,
 };
 
 /* A request in the engine's terms: what all its samples share, and what they do not. */
@@ -542,7 +542,7 @@ static void wait_for_model(dn_request *r)
     double retry_ms = 0;
     int rc = r->denoise ? 0 : decide_answer(r, &err);
     if (!rc && too_many_wait(r->app)) {
-        retry_ms = LOAD_RETRY_MS;
+        retry_ms = fmax(dn_models_wait_ms(r->app, r->known), 1); /* then they have gone */
         rc = dn_http_fail(&err, DN_H_QUEUE_FULL, NULL, "%d requests wait for models already", WAITING_MAX);
     }
     if (rc) {
