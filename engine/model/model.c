@@ -144,7 +144,7 @@ static int read_sizes(dn_model *m, const json_t *v, dn_error *err)
         for (int k = 0; k < 2; k++) {
             json_int_t d = json_integer_value(json_array_get(size, (size_t)k));
             if (json_array_size(size) != 2 || d < 1 || d > 8192 || d % m->info.size_multiple)
-                return bad_extra(err, "sizes", "a list of [height, width], each a multiple of the network's");
+                return bad_extra(err, "sizes", "a list of [height, width] of at most 8192, each a multiple of the network's");
             m->info.sizes[i][k] = (int)d;
         }
     }
