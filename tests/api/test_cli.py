@@ -15,7 +15,7 @@ import time
 
 import pytest
 
-from serving import Serving, decoded, floats, make_models, npy_read, png_read, serving, st_read
+from serving import Serving, decoded, floats, npy_read, png_read, st_read
 
 DENOISE = os.environ["DENOISE_BIN"]
 LONG = ["-m", "tiny", "--steps", "1000", "-n", "64", "--sampler", "ddim", "--seed", "1"]  # far longer than a test
@@ -89,17 +89,6 @@ def on_terminal(url, *args, columns=80, rows=24, until=None, **env):
 
 
 # ---- the real daemon ----
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    return make_models(tmp_path_factory.mktemp("models"))
-
-
-@pytest.fixture(scope="module")
-def d(models):
-    with serving(models) as daemon:
-        yield daemon
 
 
 @pytest.fixture(scope="module")

@@ -5,23 +5,12 @@ import random
 
 import pytest
 
-from serving import (GOLDEN, LABELS, copy_model, decoded, floats, make_models, npy_read, png_read, serving, sha256, st_read,
+from serving import (GOLDEN, LABELS, copy_model, decoded, floats, npy_read, png_read, serving, sha256, st_read,
                      to_u8, together, write_json)
 
 BASE = {"model": "tiny", "seed": 7, "steps": 6, "class_label": "b", "sampler": "ddim", "guidance": {"cfg": {"scale": 3}}}
 SAMPLERS = ["ddpm", "ddim", "dpm++1", "dpm++2m", "dpm++3m", "dpm++2m_sde", "euler", "euler_ancestral", "heun", "unipc",
             "pndm", "lcm"]
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    return make_models(tmp_path_factory.mktemp("models"))
-
-
-@pytest.fixture(scope="module")
-def d(models):
-    with serving(models) as daemon:
-        yield daemon
 
 
 def with_(**changes):

@@ -7,20 +7,13 @@ import subprocess
 import threading
 import time
 
-import pytest
-
 from conftest import environment
-from serving import BINARY, LABELS, PATIENCE, SANITIZED, copy_model, make_models, serving, together
+from serving import BINARY, LABELS, PATIENCE, SANITIZED, copy_model, serving, together
 
 BASE = {"seed": 7, "steps": 6, "class_label": "b", "sampler": "ddim"}
 TINY = dict(BASE, model="tiny")
 PLAIN = {"model": "plain", "seed": 3, "steps": 4}
 LONG = {"model": "tiny", "seed": 1, "steps": 1000, "n": 32, "class_label": 0, "sampler": "ddim"}
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    return make_models(tmp_path_factory.mktemp("models"))
 
 
 def states(d):

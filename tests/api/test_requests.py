@@ -6,21 +6,10 @@ import time
 
 import pytest
 
-from serving import PATIENCE, SANITIZED, copy_model, decoded, make_models, png_read, serving, sha256, together, write_json
+from serving import PATIENCE, SANITIZED, copy_model, decoded, png_read, serving, sha256, write_json
 
 BASE = {"model": "tiny", "seed": 7, "steps": 6, "class_label": "b", "sampler": "ddim"}
 LONG = {"model": "tiny", "seed": 1, "steps": 1000, "n": 64, "class_label": 0, "sampler": "ddim"}  # half a minute at least
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    return make_models(tmp_path_factory.mktemp("models"))
-
-
-@pytest.fixture(scope="module")
-def d(models):
-    with serving(models) as daemon:
-        yield daemon
 
 
 def begin(d, body, headers=()):
