@@ -357,8 +357,8 @@ static int load_weights(dn_model *m, const char *dir, const char *component, dn_
     rc = rc ? rc : check_superfluous(c, &p->block[0], err);
     rc = rc ? rc : check_params(c, &p->block[0], err);
     rc = rc ? rc : fill_block(m, c, &p->block[0], err);
-    if (!rc)
-        dn_sha256_hex(m->info.hash, m->weights, m->info.bytes);
+    if (!rc && dn_sha256_hex(m->info.hash, m->weights, m->info.bytes))
+        rc = dn_fail(err, DN_E_BACKEND, NULL, "the weights could not be hashed");
     dn_checkpoint_close(c);
     dn_program_free(p);
     return rc;

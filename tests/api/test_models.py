@@ -313,12 +313,12 @@ def test_models_that_lie_fail_alone(tmp_path):
 
 def test_several_devices_share_the_work(models):
     with serving(models, "--load", "tiny") as d:
-        expected = d.shas(**dict(TINY, n=4, steps=30))
+        expected = d.shas(**dict(TINY, n=4, steps=10))
     with serving(models, "--load", "tiny", "--devices", "cpu:0,cpu:0") as d:
-        results = together([lambda: d.shas(**dict(TINY, n=4, steps=30)) for _ in range(12)])
+        results = together([lambda: d.shas(**dict(TINY, n=4, steps=10)) for _ in range(12)])
         assert all(r == expected for r in results)
         devices = d.ask("GET", "/status").json()["devices"]
-        assert [x["name"] for x in devices] == ["cpu:0", "cpu:0"] and all(x["row_steps"] >= 120 for x in devices)
+        assert [x["name"] for x in devices] == ["cpu:0", "cpu:0"] and all(x["row_steps"] >= 40 for x in devices)
         assert d.post("/models/tiny/unload?wait=true").json()["state"] == "available"
 
 
