@@ -195,7 +195,7 @@ def test_cancel_an_asynchronous_request(d):
 
 
 def test_few_cancelled_requests_are_kept(models):
-    with serving(models, "--load", "tiny") as d:
+    with serving(models, "--load", "tiny", "--max-rows", "4") as d:  # a cancel takes effect after a batch
         done = d.submit(**BASE)
         d.wait_state(done, "succeeded")
         ids = [d.submit(**dict(LONG, n=4)) for _ in range(70)]
