@@ -30,7 +30,7 @@ static const struct field {
     { OBJ(prediction), CHOICE, 0, 4 },
     { OBJ(timesteps), CHOICE, 0, 3 },
     { OBJ(timesteps_loc), REAL, -20, 20 },
-    { OBJ(timesteps_scale), REAL, -1, 20 }, /* NAN: the law's own */,
+    { OBJ(timesteps_scale), REAL, -1, 20 },
     { OBJ(low_discrepancy), BOOL, 0, 1 },
     { OBJ(loss), CHOICE, 0, 3 },
     { OBJ(huber_delta), REAL, 1e-6, 1e6 },
