@@ -41,8 +41,8 @@ static const dn_field objective_v[DN_OBJ_FIELDS] = {
         .help = "Further noise on the network's input, not on its target." },
     [DN_OBJ_LABEL_DROPOUT] = { "label_dropout", DN_T_NUM, AT(label_dropout), .min = 0, .max = 1, .def = "0",
         .help = "How often a label is replaced by the null label, for guidance." },
-    [DN_OBJ_VLB_WEIGHT] = { "vlb_weight", DN_T_NUM, AT(vlb_weight), .min = 0, .max = 1e6,
-        .help = "Learned variance: the weight of the variational term; left out: T/1000." },
+    [DN_OBJ_VLB_WEIGHT] = { "vlb_weight", DN_T_NUM, AT(vlb_weight), .min = 0, .max = 1e6, .def = "1",
+        .help = "Learned variance: the weight of the variational term, in units of T/1000." },
 };
 #undef AT
 static const dn_fields objective_fields = TABLE("Objective", "What is minimised.", objective_v, dn_objective_in);
@@ -475,8 +475,7 @@ void dn_job_write(const dn_job_request *r, dn_buf *b)
     dn_augment_in augment[DN_JOB_AUGMENT_MAX];
     all.has = DN_HAS_ALL & ~((r->height ? 0 : DN_BIT(DN_JOB_HEIGHT)) | (r->width ? 0 : DN_BIT(DN_JOB_WIDTH)) |
                              (r->augment.n ? 0 : DN_BIT(DN_JOB_AUGMENT)) | (r->micro_batch ? 0 : DN_BIT(DN_JOB_MICRO_BATCH)));
-    all.objective.has = ~without_effect(r, IN(objective, has)) &
-                        (r->objective.has | ~DN_BIT(DN_OBJ_VLB_WEIGHT));
+    all.objective.has = ~without_effect(r, IN(objective, has));
     all.optimizer.has = ~without_effect(r, IN(optimizer, has));
     all.lr_schedule.has = ~without_effect(r, IN(lr_schedule, has));
     all.ema.has = all.checkpoint.has = all.preview.has = all.eval.has = DN_HAS_ALL;

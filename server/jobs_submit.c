@@ -27,7 +27,7 @@ static void objective_of(dn_objective *o, const dn_objective_in *in)
                          .noise_offset = in->noise_offset,
                          .input_perturbation = in->input_perturbation,
                          .label_dropout = in->label_dropout,
-                         .vlb_weight = in->has >> DN_OBJ_VLB_WEIGHT & 1 ? in->vlb_weight : -1 };
+                         .vlb_weight = in->vlb_weight };
 }
 
 static void optimizer_of(dn_optimizer *o, const dn_optimizer_in *in)
