@@ -1,7 +1,7 @@
 /* idempotency.c - keys in flight on the loop, answers in the store.
  *
- * An entry exists from the first call of a key until its answer is stored (or is no answer to be kept). It first asks the
- * store; then one call, the lead, is worked on, and the others wait for what it gets. */
+ * An entry exists from the first call of a key until its answer is stored (or is no answer to be kept). It first asks
+ * the store; then one call, the lead, is worked on, and the others wait for what it gets. */
 #include "idempotency.h"
 
 #include "log.h"
@@ -45,7 +45,7 @@ typedef struct entry {
     dn_call *lead; /* NULL: it has left, or is answered */
     dn_link waiters;
     void (*handler)(dn_call *call);
-    bool kept;   /* whoever answers keeps the answer too */
+    bool kept;      /* whoever answers keeps the answer too */
     dn_store_op op; /* ASKING: reads *found; STORING: keeps it */
     dn_idem_answer *found;
 } entry;
@@ -147,11 +147,12 @@ int dn_idem_keep(sqlite3 *db, const dn_idem_answer *a, dn_error *err)
 {
     if (!a)
         return 0;
-    return dn_sql_run(db, err,
-                      "INSERT OR REPLACE INTO answers (owner, method, path, key, asked, created, status, headers, type, "
-                      "body) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                      "sssssdissb", a->id.owner, a->id.method, a->id.path, a->id.key, a->id.asked, a->created,
-                      (int64_t)a->status, a->headers, a->type, a->body, a->n);
+    return dn_sql_run(
+        db, err,
+        "INSERT OR REPLACE INTO answers (owner, method, path, key, asked, created, status, headers, type, "
+        "body) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "sssssdissb", a->id.owner, a->id.method, a->id.path, a->id.key, a->id.asked, a->created, (int64_t)a->status,
+        a->headers, a->type, a->body, a->n);
 }
 
 static char *copy_text(sqlite3_stmt *s, int i)
@@ -208,11 +209,12 @@ static int trim_work(dn_store_op *op, sqlite3 *db)
         rc = dn_sql_run(db, &op->error, "DELETE FROM answers WHERE seq <= (SELECT max(seq) FROM answers) - ?", "i",
                         (int64_t)ROWS_MAX);
     if (!rc)
-        rc = dn_sql_run(db, &op->error,
-                        "UPDATE answers SET body = NULL WHERE body IS NOT NULL AND seq <= (SELECT max(seq) FROM (SELECT "
-                        "seq, sum(length(body)) OVER (ORDER BY seq DESC) AS held FROM answers WHERE body IS NOT NULL) "
-                        "WHERE held > ?)",
-                        "i", idem->bytes_max);
+        rc =
+            dn_sql_run(db, &op->error,
+                       "UPDATE answers SET body = NULL WHERE body IS NOT NULL AND seq <= (SELECT max(seq) FROM (SELECT "
+                       "seq, sum(length(body)) OVER (ORDER BY seq DESC) AS held FROM answers WHERE body IS NOT NULL) "
+                       "WHERE held > ?)",
+                       "i", idem->bytes_max);
     return rc;
 }
 

@@ -61,7 +61,7 @@ typedef struct dn_request {
     dn_arena *arena;
     struct json_t *json;
     dn_generate_request in;
-    struct dn_rows *rows; /* POST /denoise: the rows it brings */
+    struct dn_rows *rows;                     /* POST /denoise: the rows it brings */
     bool denoise, async, accept_given, keyed; /* keyed: with an Idempotency-Key */
     char accept[40];                          /* the media type that Accept prefers */
 
@@ -121,9 +121,9 @@ void dn_requests_close(dn_app *app); /* no worker and no lane has anything of an
 dn_request *dn_request_new(dn_app *app, dn_call *call);
 /* One that an earlier process had: with this id, without a call. NULL when out of memory, or it is no id. */
 dn_request *dn_request_again(dn_app *app, const char *id);
-void dn_request_kept_again(dn_request *r);                      /* it had ended */
-void dn_request_remember_gone(dn_app *app, const char *id);     /* 410 from now on */
-int dn_request_results(const dn_request *r);                    /* of encoded[] */
+void dn_request_kept_again(dn_request *r);                  /* it had ended */
+void dn_request_remember_gone(dn_app *app, const char *id); /* 410 from now on */
+int dn_request_results(const dn_request *r);                /* of encoded[] */
 /* Accepted, but it cannot begin now: it is not active, and dn_requests_resume tries it again. */
 void dn_request_park(dn_request *r);
 int dn_requests_parked(const dn_app *app);
