@@ -239,8 +239,8 @@ const dn_fields dn_health_fields = TABLE("Health", "Alive, or ready.", health_v,
 #define AT(member) .offset = offsetof(dn_requests_query, member)
 static const dn_field requests_query_v[] = {
     [DN_REQUESTS_STATE] = { "state", DN_T_ENUM, AT(state), .choices = dn_request_states, .help = "Only those in this state." },
-    [DN_REQUESTS_LIMIT] = { "limit", DN_T_INT, AT(limit), .min = 1, .max = 1000, .def = "100", .help = "Most of them." },
-    [DN_REQUESTS_AFTER] = { "after", DN_T_STR, AT(after), .min = 1, .max = 64, .help = "The id that the page before ended with." },
+    [DN_REQUESTS_LIMIT] = { "limit", DN_T_INT, AT(limit), .min = 1, .max = 1000, .def = "100", .help = "Most of them; a page also ends at 64 KiB." },
+    [DN_REQUESTS_AFTER] = { "after", DN_T_STR, AT(after), .min = 1, .max = 64, .help = "`next` of the page before." },
 };
 #undef AT
 const dn_fields dn_requests_query_fields = TABLE("RequestsQuery", NULL, requests_query_v, dn_requests_query);

@@ -99,6 +99,9 @@ void dn_reply_header(dn_call *call, const char *name, const char *fmt, ...) __at
 void dn_reply(dn_call *call, int status, const char *content_type, const void *data, size_t n);
 /* `data` is the reply's; `release(data)` (free, say; NULL for static data) is called when it has left. */
 void dn_reply_take(dn_call *call, int status, const char *content_type, void *data, size_t n, void (*release)(void *));
+/* The same of bytes that are not the reply's alone: `release(arg)` is called, on the loop's thread, when they have left. */
+void dn_reply_lend(dn_call *call, int status, const char *content_type, const void *data, size_t n,
+                   void (*release)(void *), void *arg);
 /* A refusal as parsing and admission report it (proto/http_error.h), with its status. */
 void dn_reply_error(dn_call *call, const struct dn_http_error *err);
 /* The same, made on the spot: dn_reply_refuse(call, DN_H_NOT_FOUND, "id", "no request %s", id). `param` may be NULL. */

@@ -167,6 +167,8 @@ int dn_models_open(dn_app *app, dn_error *err)
         dn_link_init(&k->nets);
         dn_link_init(&k->waiters);
         dn_link_init(&k->calls);
+        dn_link_init(&k->freed_nets);
+        k->app = app;
         k->label = dn_metrics_label(app->server.metrics, DN_L_MODEL, k->name);
     }
     return rc ? rc : load_start_set(app, err);
@@ -178,9 +180,7 @@ void dn_models_close(dn_app *app)
     for (int i = 0; m && i < m->n; i++) {
         DN_LINK_EACH(l, &m->known[i].nets)
         {
-            dn_net_use *u = DN_LINK_OF(l, dn_net_use, link);
-            dn_net_free(u->net);
-            free(u);
+            dn_net_use_free(DN_LINK_OF(l, dn_net_use, link));
         }
         dn_model_free(m->known[i].model);
         free(m->known[i].dir);

@@ -26,6 +26,7 @@ typedef struct dn_forecast {
 void dn_forecast_add(dn_forecast *f, double left_ms);
 double dn_forecast_finish_ms(const dn_forecast *f, const dn_figures *figures); /* from now, wall clock */
 
+double dn_backlog_ms(const dn_figures *f); /* the wall milliseconds that what was admitted will take */
 /* 0: the queue has room for `own_ms`; else the wall milliseconds after which it will have. An idle device takes
  * anything. */
 double dn_queue_excess_ms(const dn_figures *f, double own_ms, double queue_max_ms);

@@ -209,6 +209,43 @@ static void free_pictures(dn_request *r)
     r->picture = NULL;
 }
 
+/* The last of an encoded result's holders, itself and answers, frees its bytes. */
+struct dn_shared {
+    void *data;
+    int holders;
+};
+
+static void shared_drop(void *arg)
+{
+    struct dn_shared *s = arg;
+    if (--s->holders)
+        return;
+    free(s->data);
+    free(s);
+}
+
+void dn_encoded_reply(dn_encoded *e, dn_call *call, const char *type)
+{
+    if (!e->shared && (e->shared = malloc(sizeof *e->shared)))
+        *e->shared = (struct dn_shared){ e->data, 1 };
+    if (!e->shared) {
+        dn_reply_refuse(call, DN_H_MEMORY, NULL, "no memory for the answer");
+        return;
+    }
+    e->shared->holders++;
+    dn_reply_lend(call, 200, type, e->data, e->n, shared_drop, e->shared);
+}
+
+void dn_encoded_drop(dn_encoded *e)
+{
+    if (e->shared)
+        shared_drop(e->shared);
+    else
+        free(e->data);
+    e->shared = NULL;
+    e->data = NULL;
+}
+
 static void request_free(dn_request *r)
 {
     dn_requests *rs = r->app->requests;
@@ -220,7 +257,7 @@ static void request_free(dn_request *r)
     free_pictures(r);
     dn_run_free(r->row.run);
     for (int k = 0; r->encoded && k < n_encoded(r); k++)
-        free(r->encoded[k].data);
+        dn_encoded_drop(&r->encoded[k]);
     free(r->encoded);
     free(r->body);
     dn_request_log_free(r);
@@ -424,8 +461,10 @@ static void answer(dn_request *r)
         dn_reply_header(call, "X-Numerics", "%s", r->numerics);
         if (!r->denoise)
             dn_reply_header(call, "X-Seed", "%lld", (long long)r->seed);
+        dn_encoded_reply(&r->encoded[0], call, dn_format_type(r->format));
+        return;
     }
-    dn_reply_take(call, 200, r->body_type, r->body, r->body_n, free);
+    dn_reply_take(call, 200, "application/json", r->body, r->body_n, free);
     r->body = NULL;
 }
 
@@ -532,12 +571,6 @@ void dn_request_advance(dn_request *r)
         dn_http_fail(&r->failure, DN_H_MEMORY, NULL, "no memory for the answer");
         finish(r, DN_STATE_FAILED);
         return;
-    }
-    if (r->answer == DN_ANSWER_BARE && r->call) {
-        r->body = r->encoded[0].data;
-        r->body_n = r->encoded[0].n;
-        r->body_type = dn_format_type(r->format);
-        r->encoded[0].data = NULL;
     }
     finish(r, DN_STATE_SUCCEEDED);
 }

@@ -23,10 +23,11 @@ typedef struct dn_logged {
     size_t n;
 } dn_logged;
 
-/* One encoded result. */
+/* One encoded result. Answers under way and what is kept share its bytes. */
 typedef struct dn_encoded {
     void *data;
     size_t n;
+    struct dn_shared *shared; /* the loop's; NULL: it has never been lent */
     char sha256[65]; /* "" for a grid */
 } dn_encoded;
 
@@ -97,9 +98,8 @@ typedef struct dn_request {
     bool previewing[DN_N_MAX];
     bool previewed;
     bool body_made;
-    void *body; /* of the JSON or bare answer */
+    void *body; /* of the JSON answer */
     size_t body_n;
-    const char *body_type;
 
     /* who listens */
     dn_call *call;     /* waits for the answer */
@@ -158,6 +158,9 @@ typedef struct dn_info_scratch {
 void dn_request_info_of(dn_request *r, dn_request_info *info, dn_info_scratch *scratch);
 double dn_request_eta_ms(const dn_request *r);
 const char *dn_format_type(int format);
+/* Answer 200 with these bytes, without a copy of them. */
+void dn_encoded_reply(dn_encoded *e, dn_call *call, const char *type);
+void dn_encoded_drop(dn_encoded *e); /* its bytes; length and hash stay */
 
 /* ---- requests_admit.c: from a parsed request to a run on a device ---------------------------------------------- */
 

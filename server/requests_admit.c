@@ -7,6 +7,7 @@
 #include "requests_rows.h"
 
 #include <jansson.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,7 +15,6 @@
 enum {
     SAMPLE_BYTES = 512, /* host memory of one sample's parameters and accounts, at most */
     WAITING_MAX = 512,  /* requests that wait for models: they have no price yet, so their number is bounded */
-    LOAD_RETRY_MS = 1000,
 };
 
 /* A request in the engine's terms: what all its samples share, and what they do not. */
@@ -143,6 +143,20 @@ static double scale_of(const dn_generate_request *in)
     return given ? in->guidance.cfg.scale : 1;
 }
 
+/* What shapes guidance shapes nothing when there is none. Of the request itself: a model's defaults may have it. */
+static int check_shaping(const dn_generate_request *in, dn_http_error *err)
+{
+    const dn_cfg *cfg = &in->guidance.cfg;
+    bool given = in->has & DN_BIT(DN_GENERATE_GUIDANCE) && in->guidance.has & DN_BIT(DN_GUIDANCE_CFG);
+    const char *param = cfg->rescale != 0                                   ? "guidance.cfg.rescale"
+                        : cfg->schedule != DN_CFG_CONSTANT                  ? "guidance.cfg.schedule"
+                        : cfg->interval[0] != 0 || cfg->interval[1] != 1    ? "guidance.cfg.interval"
+                                                                            : NULL;
+    if (!given || cfg->scale != 1 || !param)
+        return 0;
+    return dn_http_fail(err, DN_H_IMPOSSIBLE, param, "%s has no effect: guidance.cfg.scale is 1", param);
+}
+
 /* The sampler's table, from the checkpoint's scheduler with the request's keys over it. */
 static int resolve_table(dn_request *r, plan *p, dn_http_error *err)
 {
@@ -191,7 +205,9 @@ static int merge_defaults(dn_request *r, dn_http_error *err)
 
 static int resolve_generate(dn_request *r, plan *p, dn_http_error *err)
 {
-    int rc = merge_defaults(r, err);
+    int rc = check_shaping(&r->in, err);
+    if (!rc)
+        rc = merge_defaults(r, err);
     if (!rc)
         rc = decide_answer(r, err);
     if (rc)
@@ -427,8 +443,8 @@ static int admit(dn_request *r, const dn_net_use *use, const plan *p, dn_http_er
     double excess = dn_queue_excess_ms(&r->place->figures, own, (double)c->max_queue_ms);
     if (excess > 0 && !is_accepted(r)) {
         *retry_ms = excess;
-        return dn_http_fail(err, DN_H_QUEUE_FULL, NULL, "%.0f ms of work wait already, --max-queue-ms is %lld",
-                            r->place->figures.backlog_ms, (long long)c->max_queue_ms);
+        return dn_http_fail(err, DN_H_QUEUE_FULL, NULL, "about %.0f ms of work wait already, --max-queue-ms is %lld",
+                            dn_backlog_ms(&r->place->figures), (long long)c->max_queue_ms);
     }
     double deadline = r->denoise ? 0 : (double)r->in.deadline_ms;
     double elapsed = dn_clock_ms() - r->arrived_ms;
@@ -517,7 +533,7 @@ static void wait_for_model(dn_request *r)
     double retry_ms = 0;
     int rc = r->denoise ? 0 : decide_answer(r, &err);
     if (!rc && !is_accepted(r) && too_many_wait(r->app)) {
-        retry_ms = LOAD_RETRY_MS;
+        retry_ms = fmax(dn_models_wait_ms(r->app, r->known), 1); /* then they have gone */
         rc = dn_http_fail(&err, DN_H_QUEUE_FULL, NULL, "%d requests wait for models already", WAITING_MAX);
     }
     if (rc) {

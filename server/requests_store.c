@@ -411,10 +411,8 @@ static void saved(dn_store_op *op)
         log_unsaved(r->id, &op->error);
     } else if (e->bytes) {
         r->row.file_bytes = e->bytes;
-        for (int k = 0; k < e->n; k++) {
-            free(r->encoded[k].data);
-            r->encoded[k].data = NULL;
-        }
+        for (int k = 0; k < e->n; k++)
+            dn_encoded_drop(&r->encoded[k]);
     }
     end_free(e);
     dn_request_advance(r);

@@ -372,7 +372,20 @@ static void net_comes(dn_msg *msg)
     } else {
         a->price_ms = -1;
     }
+    a->device_bytes = dn_device_bytes(w->o.device);
     post(w, &a->msg, adoption_arrives);
+}
+
+/* As large as the largest network that is left needs. */
+static void trim_arena(dn_worker *w)
+{
+    size_t most = 0;
+    DN_LINK_EACH(l, &w->queues)
+    {
+        size_t bytes = dn_net_arena_bytes(DN_LINK_OF(l, queue, link)->net);
+        most = bytes > most ? bytes : most;
+    }
+    dn_device_trim(w->o.device, most);
 }
 
 static void net_goes(dn_msg *msg)
@@ -383,6 +396,8 @@ static void net_goes(dn_msg *msg)
         dn_link_pop(&q->link);
         free(q);
     }
+    trim_arena(a->worker);
+    a->device_bytes = dn_device_bytes(a->worker->o.device);
     post(a->worker, &a->msg, adoption_arrives);
 }
 

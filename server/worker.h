@@ -100,6 +100,7 @@ typedef struct dn_adoption {
     double gflop_per_row;
     dn_sample_params probe; /* adopt: a sample of the network for the device's first trial; its table is dn_worker's */
     double price_ms;        /* answer: list price per row, estimated until its first run */
+    size_t device_bytes;    /* answer: what the device holds now */
     bool drop;
     void *owner; /* the sender's */
 } dn_adoption;

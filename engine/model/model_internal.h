@@ -27,8 +27,14 @@ struct dn_model {
     int n_form_blocks, form_blocks_cap;
 };
 
+/* A model without its weights: the folder's configuration. The caller frees it. *component: where the weights are. */
+int dn_model_open(dn_model **out, const char *dir, const char **component, dn_error *err);
+
 /* The network recorded for one size, pruned. NULL: out of memory; other failures are in p->error. The caller frees it. */
 dn_program *dn_model_program(const dn_model *m, int height, int width);
+
+/* What a form takes in memory. */
+static inline size_t dn_form_room(const dn_form *f) { return (f->bytes + 63) / 64 * 64; }
 
 /* The packed forms that a lowered program reads, out[n_forms]; what nobody asked for before is made (then *made grows by its
  * bytes). Slow thread only. */

@@ -392,7 +392,7 @@ static void run(const dn_conv_call *call, int m, enum weights weights)
     w.v_block = w.chunk * LANES;
     w.v_plane = w.c_blocks * w.v_block + PAD;
     if (apart)
-        dn_pool_run(call->pool, chunk_task, &w, ceil_div((int)all, w.chunk), 1);
+        dn_pool_run(call->pool, chunk_task, &w, (all + w.chunk - 1) / w.chunk, 1);
     else
         run_together(&w, threads);
 }

@@ -14,6 +14,7 @@ struct dn_device {
 
 struct dn_net {
     double batch_ms, row_ms;
+    size_t arena;
 };
 
 struct dn_sample {
@@ -31,6 +32,7 @@ struct dn_batch {
 };
 
 static atomic_int samples, fail_batches;
+static atomic_size_t trimmed;
 static atomic_int samples_left = -1, slow_batches;
 
 int fake_samples(void) { return samples; }
@@ -47,6 +49,9 @@ dn_net *fake_net_new(double batch_ms, double row_ms)
 }
 
 void fake_net_free(dn_net *n) { free(n); }
+void fake_net_arena(dn_net *n, size_t bytes) { n->arena = bytes; }
+size_t fake_trimmed(void) { return trimmed; }
+size_t dn_net_arena_bytes(const dn_net *n) { return n->arena; }
 
 dn_table fake_table(int entries, unsigned rows, int idle)
 {
@@ -90,6 +95,12 @@ void dn_device_close(dn_device *d)
 }
 
 const char *dn_device_name(const dn_device *d) { return d ? "fake" : ""; }
+
+void dn_device_trim(dn_device *d, size_t bytes)
+{
+    (void)d;
+    trimmed = bytes;
+}
 
 size_t dn_device_bytes(const dn_device *d) { return d ? 1000u * (unsigned)samples : 0; }
 

@@ -11,6 +11,8 @@ enum {
 
 dn_net *fake_net_new(double batch_ms, double row_ms); /* a batch takes batch_ms + rows * row_ms */
 void fake_net_free(dn_net *n);
+void fake_net_arena(dn_net *n, size_t bytes);
+size_t fake_trimmed(void); /* what the device was told last that its arena need be */
 /* A table of `entries` entries, each with the rows of `rows` and the end of a sampler step; `idle` of them, spread,
  * have none. */
 dn_table fake_table(int entries, unsigned rows, int idle);

@@ -344,6 +344,22 @@ static void a_stopped_worker_gives_everything_back(void **state)
     free(w);
 }
 
+static void a_dropped_network_takes_its_arena_with_it(void **state)
+{
+    (void)state;
+    world *w = start((dn_sched_limits){ 8, 100 }, 0.1, 0.1);
+    fake_net_arena(w->net[0], 100);
+    fake_net_arena(w->net[1], 300);
+    adopt(w, 1, 3, true);
+    assert_int_equal(fake_trimmed(), 100);
+    adopt(w, 1, 3, false);
+    adopt(w, 0, 3, true);
+    assert_int_equal(fake_trimmed(), 300);
+    adopt(w, 1, 3, true);
+    assert_int_equal(fake_trimmed(), 0);
+    stop(w);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -358,6 +374,7 @@ int main(void)
         cmocka_unit_test(cancel_takes_effect_at_the_next_boundary),
         cmocka_unit_test(a_deadline_expires_at_a_boundary),
         cmocka_unit_test(thousands_of_cancelled_runs_leave_nothing),
+        cmocka_unit_test(a_dropped_network_takes_its_arena_with_it),
         cmocka_unit_test(a_stopped_worker_gives_everything_back),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
