@@ -220,17 +220,16 @@ static int trim_work(dn_store_op *op, sqlite3 *db)
 
 /* ---- answering ---------------------------------------------------------------------------------------------- */
 
-/* Headers, then the body; `a` stays whose it is. */
-static void replay(dn_call *call, const dn_idem_answer *a)
+/* The answer with this body; NULL: it is not kept. `a` stays whose it is. */
+static void replay(dn_call *call, const dn_idem_answer *a, const void *body)
 {
-    const char *name;
-    json_t *value, *headers = json_loads(a->headers, 0, NULL);
-    if (!a->body) {
-        json_decref(headers);
-        dn_reply_refuse(call, DN_H_EXPIRED, "Idempotency-Key", "it was answered with %d; the answer's %s", a->status,
-                        "bytes are no longer kept");
+    if (!body) {
+        dn_reply_refuse(call, DN_H_EXPIRED, "Idempotency-Key", "it was answered with %d; that answer is no longer kept",
+                        a->status);
         return;
     }
+    const char *name;
+    json_t *value, *headers = json_loads(a->headers, 0, NULL);
     json_object_foreach(headers, name, value)
     {
         char *own = dn_arena_strndup(dn_call_arena(call), name, strlen(name)); /* dn_reply_header keeps the pointer */
@@ -238,7 +237,7 @@ static void replay(dn_call *call, const dn_idem_answer *a)
             dn_reply_header(call, own, "%s", json_string_value(value));
     }
     json_decref(headers);
-    dn_reply(call, a->status, a->type, a->body, a->n);
+    dn_reply(call, a->status, a->type, body, a->n);
 }
 
 static void entry_free(entry *e)
@@ -268,10 +267,10 @@ static void refuse_all(entry *e, const dn_http_error *err)
         dn_reply_error(call, err);
 }
 
-static void replay_all(entry *e)
+static void replay_all(entry *e, const void *body)
 {
     for (dn_call *call; (call = take_waiter(e));)
-        replay(call, e->found);
+        replay(call, e->found, body);
 }
 
 static void lead_left(void *arg) { ((entry *)arg)->lead = NULL; }
@@ -281,7 +280,7 @@ static void stored(dn_store_op *op)
     entry *e = dn_container_of(op, entry, op);
     if (op->rc)
         dn_log(DN_LOG_WARN, "answer_not_kept", "%s", op->error.message);
-    replay_all(e);
+    replay_all(e, e->found->body);
     entry_free(e);
 }
 
@@ -316,7 +315,7 @@ static void ended(void *arg, dn_call *call, const dn_ending *ending)
         entry_free(e);
         return;
     }
-    replay_all(e);
+    replay_all(e, ending->data);
     if (ending->status >= 300 || e->kept) {
         entry_free(e);
         return;
@@ -364,12 +363,12 @@ static void asked(dn_store_op *op)
         if (err.id)
             dn_reply_error(e->lead, &err);
         else
-            replay(e->lead, e->found);
+            replay(e->lead, e->found, e->found->body);
     }
     if (err.id)
         refuse_all(e, &err);
     else
-        replay_all(e);
+        replay_all(e, e->found->body);
     entry_free(e);
 }
 
