@@ -127,6 +127,7 @@ static void describe(const void *config_, dn_arch_info *info)
         info->label_kind = DN_LABEL_EMBED;
     info->label_dim = time_width(c);
     info->time_rows = c->time_type == LEARNED ? c->train_steps : 0;
+    info->dropout = c->dropout;
 }
 
 /* ---- the network ---- */
@@ -197,7 +198,7 @@ static dn_val resnet(net *n, int i, const char *list, dn_val x, int64_t channels
     char name[32];
     snprintf(name, sizeof name, "%s.%d", list, i);
     dn_resnet r = { .channels = channels, .groups = c->groups, .eps = c->eps, .act = act_ops[c->act],
-                    .scale_shift = c->time_shift, .output_scale_factor = scale, .resample = resample };
+                    .scale_shift = c->time_shift, .output_scale_factor = scale, .resample = resample, .dropout = c->dropout };
     return dn_nn_resnet(&n->nn, name, &r, x, n->act_emb);
 }
 
@@ -299,7 +300,7 @@ static dn_val up_block(net *n, int i, dn_val x)
 static void build(const void *config_, dn_program *p, int block, int height, int width)
 {
     const config *c = config_;
-    net n = { .c = c, .nn = { p, block }, .t = DN_NONE };
+    net n = { .c = c, .nn = { p, block, dn_find(p, "rng") }, .t = DN_NONE };
     int multiple = 1 << (c->channels.n - 1);
     if (height % multiple || width % multiple) {
         dn_program_fail(p, DN_E_IMPOSSIBLE, "height and width must be multiples of %d, got %d x %d", multiple, height, width);

@@ -31,6 +31,10 @@ void dn_archive_close(dn_archive *a); /* NULL is fine */
 int dn_archive_next(dn_archive *a, dn_archive_entry *entry, dn_error *err);
 /* The whole current entry; *data is malloc'ed and the caller's. At most `max` bytes, else DN_E_LIMIT. */
 int dn_archive_read(dn_archive *a, uint8_t **data, size_t *len, size_t max, dn_error *err);
+/* Its first bytes, 64 or all of them if it has fewer, before any of it is read; they stay to be read. */
+int dn_archive_peek(dn_archive *a, const uint8_t **head, size_t *len, dn_error *err);
+/* Write the whole current entry to the file `fd`. */
+int dn_archive_copy(dn_archive *a, int fd, dn_error *err);
 /* Unpack all of it under the folder `dir`, which exists and is empty; on failure what was written stays (the caller removes
  * `dir`). Files are fsynced. */
 int dn_archive_unpack(const char *path, const char *dir, const dn_archive_limits *limits, dn_error *err);
