@@ -271,7 +271,7 @@ static void walk_back(tape *t, int n_ops)
     }
 }
 
-/* A fusion rounds in its own way. Whether it takes place must not depend on what is recomputed or stored narrowly later. */
+/* A fusion may round in its own way: whether it takes place must not depend on what is recomputed later. */
 static void find_shared(dn_program *p, char *read)
 {
     for (int i = 0; i < p->n_ops && !p->error.code; i++)
