@@ -21,25 +21,23 @@ static inline __m256 load(const float *x, __m256i inside, bool whole)
 }
 
 /* Loads of a ragged end never touch what is beyond it. */
-#define RUN(name, expression)                                                           \
-    static void name(const run *r)                                                      \
-    {                                                                                   \
-        const __m256 p = r->p, q = r->q, keep = _mm256_castsi256_ps(r->keep);           \
-        (void)p, (void)q;                                                               \
-        int64_t i = 0;                                                                  \
-        for (__m256i inside = lanes_mask(DN_LANES); i + DN_LANES <= r->n; i += DN_LANES) { \
-            __m256 x = load(r->x + i, inside, true);                                    \
-            const bool whole = true;                                                    \
-            (void)whole;                                                                \
-            _mm256_storeu_ps(r->y + i, _mm256_and_ps(keep, expression));                \
-        }                                                                               \
-        if (i < r->n) {                                                                 \
-            __m256i inside = lanes_mask(r->n - i);                                      \
-            __m256 x = load(r->x + i, inside, false);                                   \
-            const bool whole = false;                                                   \
-            (void)whole;                                                                \
-            _mm256_maskstore_ps(r->y + i, inside, _mm256_and_ps(keep, expression));     \
-        }                                                                               \
+#define RUN(name, expression)                                                                                 \
+    static inline __attribute__((always_inline)) __m256 name##_at(const run *r, int64_t i, __m256i inside,    \
+                                                                  const bool whole)                           \
+    {                                                                                                         \
+        const __m256 p = r->p, q = r->q, x = load(r->x + i, inside, whole);                                   \
+        (void)p, (void)q;                                                                                     \
+        return _mm256_and_ps(_mm256_castsi256_ps(r->keep), expression);                                       \
+    }                                                                                                         \
+    static void name(const run *a)                                                                            \
+    {                                                                                                         \
+        const run r = *a; /* stores cannot change it */                                                       \
+        int64_t i = 0;                                                                                        \
+        for (; i + DN_LANES <= r.n; i += DN_LANES)                                                            \
+            _mm256_storeu_ps(r.y + i, name##_at(&r, i, r.keep, true));                                        \
+        __m256i inside = lanes_mask(r.n - i);                                                                 \
+        if (i < r.n)                                                                                          \
+            _mm256_maskstore_ps(r.y + i, inside, name##_at(&r, i, inside, false));                            \
     }
 
 /* clang-format off */
@@ -203,10 +201,11 @@ RUN(run_clamp_bwd, where(within(x, p, q), B_AT))
 
 /* clang-format off */
 static const run_fn unary_bwd_runs[DN_UNARY_COUNT] = {
-    [DN_SILU] = run_silu_bwd,     [DN_GELU] = run_gelu_bwd,   [DN_GELU_TANH] = run_gelu_tanh_bwd, [DN_RELU] = run_relu_bwd,
-    [DN_MISH] = run_mish_bwd,     [DN_SIGMOID] = run_sigmoid_bwd, [DN_TANH] = run_tanh_bwd,       [DN_EXP] = run_exp_bwd,
-    [DN_LOG] = run_log_bwd,       [DN_SQRT] = run_sqrt_bwd,   [DN_SQUARE] = run_square_bwd,
-    [DN_RECIPROCAL] = run_reciprocal_bwd, [DN_ABS] = run_abs_bwd, [DN_CLAMP] = run_clamp_bwd,
+    [DN_SILU] = run_silu_bwd,       [DN_GELU] = run_gelu_bwd,     [DN_GELU_TANH] = run_gelu_tanh_bwd,
+    [DN_RELU] = run_relu_bwd,       [DN_MISH] = run_mish_bwd,     [DN_SIGMOID] = run_sigmoid_bwd,
+    [DN_TANH] = run_tanh_bwd,       [DN_EXP] = run_exp_bwd,       [DN_LOG] = run_log_bwd,
+    [DN_SQRT] = run_sqrt_bwd,       [DN_SQUARE] = run_square_bwd, [DN_RECIPROCAL] = run_reciprocal_bwd,
+    [DN_ABS] = run_abs_bwd,         [DN_CLAMP] = run_clamp_bwd,
 };
 /* clang-format on */
 #undef SET

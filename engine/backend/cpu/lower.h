@@ -92,8 +92,8 @@ bool dn_lower_embed_dw(dn_lower_state *s, int i);
 bool dn_lower_dropout(dn_lower_state *s, int i);
 bool dn_lower_cast(dn_lower_state *s, int i);
 
-/* A norm, then scale and shift (or not), then SiLU (or only its gradient), where only gradients read what is in between;
- * op numbers, -1: there is none. */
+/* A norm, then scale and shift (or not), then SiLU (or only its gradient), where only gradients read what is in
+ * between; op numbers, -1: there is none. */
 typedef struct dn_norm_chain {
     int norm, mul, add, silu;
     int silu_bwd, shift_sum, by_scale, by_norm, scale_sum, dx, dw; /* the gradients */

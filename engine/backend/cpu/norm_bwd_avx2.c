@@ -4,8 +4,8 @@
  * dscale = sum of g * (xhat * gamma + beta); dbeta and dgamma are the sums over the rows of a = sum of h and b = sum of
  * h * xhat; and
  *     dx = rstd * (gamma * h - mean(gamma * a) - xhat * mean(gamma * b)), means over the group.
- * First sweep: the sums of every channel, h into dx if that is not dy. Second: dx. Units as in norm_avx2.c. Each number is
- * rounded as the ops by themselves round, so that it does not matter whether they are one step. */
+ * First sweep: the sums of every channel, h into dx if that is not dy. Second: dx. Units as in norm_avx2.c. Each number
+ * is rounded as the ops by themselves round, so that it does not matter whether they are one step. */
 #include "norm_bwd.h"
 #include "elementwise_fours.h"
 #include "elementwise_lanes.h"
@@ -22,8 +22,10 @@ typedef struct unit {
 
 enum sum { SUM_A, SUM_B, SUM_G, SUM_SCALE, SUM_DX, SUMS_N };
 
-int64_t dn_group_norm_bwd_work(int channels) { return dn_blocks_of(channels) * DN_LANES * SUMS_N * (int64_t)sizeof(double); }
-
+int64_t dn_group_norm_bwd_work(int channels)
+{
+    return dn_blocks_of(channels) * DN_LANES * SUMS_N * (int64_t)sizeof(double);
+}
 
 /* One of the sums of a row, for every channel. */
 static double *sums_of(const dn_group_norm_bwd_args *a, int64_t row, enum sum which)
@@ -45,7 +47,8 @@ typedef struct block_lanes {
 
 static block_lanes lanes_of(const dn_group_norm_bwd_args *a, int64_t row, int channel)
 {
-    float mean[DN_LANES] = { 0 }, rstd[DN_LANES] = { 0 }, forward_mean[DN_LANES] = { 0 }, forward_rstd[DN_LANES] = { 0 };
+    float mean[DN_LANES] = { 0 }, rstd[DN_LANES] = { 0 }, forward_mean[DN_LANES] = { 0 },
+          forward_rstd[DN_LANES] = { 0 };
     for (int i = 0; i < DN_LANES && channel + i < a->e.channels; i++) {
         const float *s = stats_of(a, &a->stats, row, channel + i);
         const float *f = a->silu ? stats_of(a, &a->forward_stats, row, channel + i) : s;
@@ -130,11 +133,11 @@ static inline __attribute__((always_inline)) void chunk_sums(const block_lanes *
     dn_add_double(sum->kind[SUM_SCALE], sum4(r.scale));
 }
 
-#define SUMS(name, silu, how)                                                                                           \
-    static void sums_##name(const block_lanes *k, const float *x, const float *dy, float *h_out, int64_t n,             \
-                            block_sum *sum)                                                                             \
-    {                                                                                                                   \
-        chunk_sums(k, x, dy, h_out, n, silu, how, sum);                                                                 \
+#define SUMS(name, silu, how)                                                                               \
+    static void sums_##name(const block_lanes *k, const float *x, const float *dy, float *h_out, int64_t n, \
+                            block_sum *sum)                                                                 \
+    {                                                                                                       \
+        chunk_sums(k, x, dy, h_out, n, silu, how, sum);                                                     \
     }
 SUMS(plain, false, DN_NORM_BARE)
 SUMS(bare, true, DN_NORM_BARE)
@@ -142,8 +145,10 @@ SUMS(scaled, true, DN_NORM_SCALED)
 SUMS(shifted, true, DN_NORM_SHIFTED)
 SUMS(both, true, DN_NORM_SCALED_SHIFTED)
 
-static const sums_fn silu_sums[] = { [DN_NORM_BARE] = sums_bare, [DN_NORM_SCALED] = sums_scaled,
-                                     [DN_NORM_SHIFTED] = sums_shifted, [DN_NORM_SCALED_SHIFTED] = sums_both };
+static const sums_fn silu_sums[] = { [DN_NORM_BARE] = sums_bare,
+                                     [DN_NORM_SCALED] = sums_scaled,
+                                     [DN_NORM_SHIFTED] = sums_shifted,
+                                     [DN_NORM_SCALED_SHIFTED] = sums_both };
 
 static void block_sums(const dn_group_norm_bwd_args *a, int64_t row, int block)
 {
