@@ -47,6 +47,8 @@ typedef struct dn_form {
     const char *key; /* a static string that names algorithm and layout, e.g. "winograd43" */
     size_t bytes;
     void (*pack)(void *dst, const float *src, const dn_shape *shape);
+    /* Part `part` of `parts`, which together make the whole, in any order. NULL: it is not worth dividing. */
+    void (*pack_part)(void *dst, const float *src, const dn_shape *shape, int part, int parts);
 } dn_form;
 
 struct dn_lowered {
@@ -68,7 +70,7 @@ struct dn_lowered {
 struct dn_run {
     const dn_lowered *lowered;
     char *arena;                      /* arena_bytes, 64-byte aligned */
-    const char *block[DN_BLOCKS_MAX]; /* parameter blocks, bound in order */
+    const char *block[DN_BLOCKS_MAX]; /* parameter blocks, bound in order; state blocks are written */
     const void *const *form;          /* [n_forms] */
     dn_pool *pool;                    /* NULL: the calling thread alone */
     int n;                            /* rows */

@@ -54,8 +54,11 @@ int dn_lower_new_blocked(dn_lower_state *s, dn_val v);
 bool dn_lower_within(dn_lower_state *s, dn_val v, int from, int first, int of);
 /* Some bytes for one step: for each row, or once. */
 int dn_lower_workspace(dn_lower_state *s, int64_t bytes, bool for_each_row);
-/* The place of a packed form of parameter v. */
+/* The place of a packed form of parameter v: made once, or, if the parameter trains, right here in every run. */
 int dn_lower_form(dn_lower_state *s, dn_val v, dn_form form);
+/* A form of the weights of that shape at place `from`, packed here in every run. */
+int dn_lower_pack(dn_lower_state *s, int from, const dn_shape *shape, dn_form form);
+bool dn_lower_trains(const dn_lower_state *s, dn_val v);
 void *dn_lower_attr(dn_lower_state *s, const void *attr, size_t bytes);
 /* Append a step that computes `op` and what was swallowed up to `last`, with value `y`. */
 void dn_lower_step(dn_lower_state *s, dn_step step, int op, int last);
@@ -72,6 +75,11 @@ void dn_lower_swallow(dn_lower_state *s, int op);
 /* Lower op number i if there is a kernel for it; false: ref does it. */
 typedef bool (*dn_lower_fn)(dn_lower_state *s, int i);
 bool dn_lower_conv(dn_lower_state *s, int i);
+bool dn_lower_conv_dx(dn_lower_state *s, int i);
+bool dn_lower_conv_dw(dn_lower_state *s, int i);
+bool dn_lower_matmul_dw(dn_lower_state *s, int i);
+/* Op i as the convolution `shape` of its first input on `kernel`, with what follows it. */
+void dn_lower_conv_emit(dn_lower_state *s, int i, const dn_conv_shape *shape, const dn_conv_kernel *kernel, int weights);
 /* Bytes of the packed weights of all convolutions. */
 int64_t dn_lower_conv_forms(const dn_program *p);
 bool dn_lower_matmul(dn_lower_state *s, int i);
@@ -80,6 +88,7 @@ bool dn_lower_attention(dn_lower_state *s, int i);
 bool dn_lower_unary(dn_lower_state *s, int i);
 bool dn_lower_binary(dn_lower_state *s, int i);
 bool dn_lower_copy(dn_lower_state *s, int i);
+bool dn_lower_accumulate(dn_lower_state *s, int i);
 
 bool dn_lower_unary_bwd(dn_lower_state *s, int i);
 bool dn_lower_norm_bwd(dn_lower_state *s, int i);

@@ -528,3 +528,36 @@ bool dn_lower_copy(dn_lower_state *s, int i)
         return false;
     }
 }
+
+/* ---- accumulation into a state block ---- */
+
+/* In rows of so many floats, so that threads may divide them; what is left over is a row of its own. */
+enum { PIECE = 8192 };
+
+static int run_accumulate(const dn_run *run, const dn_step *step)
+{
+    int64_t n = *(const int64_t *)step->attr;
+    float *sum = dn_place_at(run, step->in[0], 0), *x = dn_place_at(run, step->in[1], 0);
+    for (int64_t at = 0; at < n;) {
+        int64_t pieces = n - at < PIECE ? 1 : (n - at) / PIECE, piece = n - at < PIECE ? n - at : PIECE;
+        dn_rows to = { (char *)(sum + at), piece * (int64_t)sizeof(float), 0, piece * (int64_t)sizeof(float) }, from = to;
+        from.base = (char *)(x + at);
+        dn_elementwise_args args = { .x = to, .b = from, .y = to, .e = { (int)pieces, 1, (int)piece }, .operand = DN_OPERAND_SAME };
+        dn_binary_run(run->pool, DN_ADD, &args);
+        at += pieces * piece;
+    }
+    return 0;
+}
+
+/* The place is the caller's: written though it is an operand. */
+bool dn_lower_accumulate(dn_lower_state *s, int i)
+{
+    const dn_op *op = &s->p->op[i];
+    int64_t n = dn_shape_count(&s->p->value[op->in[1]].shape);
+    dn_step step = { .fn = run_accumulate, .n_in = 2, .workspace = -1 };
+    step.in[0] = dn_lower_dense(s, op->in[0]);
+    step.in[1] = dn_lower_dense(s, op->in[1]);
+    step.attr = dn_lower_attr(s, &n, sizeof n);
+    dn_lower_step(s, step, i, i);
+    return true;
+}
