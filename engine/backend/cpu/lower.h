@@ -71,6 +71,8 @@ void dn_lower_step(dn_lower_state *s, dn_step step, int op, int last);
 bool dn_lower_make(dn_lower_state *s, dn_val v);
 /* The only op that reads v, if v may vanish into a fusion; else -1. */
 int dn_lower_only_reader(const dn_lower_state *s, dn_val v);
+/* The same for fusions that round as their parts do: it cannot matter whether they take place. */
+int dn_lower_one_reader(const dn_lower_state *s, dn_val v);
 /* Mark op as computed by the step of another. */
 void dn_lower_swallow(dn_lower_state *s, int op);
 
@@ -103,8 +105,8 @@ bool dn_lower_embed_dw(dn_lower_state *s, int i);
 bool dn_lower_dropout(dn_lower_state *s, int i);
 bool dn_lower_cast(dn_lower_state *s, int i);
 
-/* A norm, then scale and shift (or not), then SiLU, where only their gradients read what is in between; op numbers, -1:
- * there is none. */
+/* A norm, then scale and shift (or not), then SiLU (or only its gradient), where only gradients read what is in
+ * between; op numbers, -1: there is none. */
 typedef struct dn_norm_chain {
     int norm, mul, add, silu;
     int silu_bwd, shift_sum, by_scale, by_norm, scale_sum, dx, dw; /* the gradients */
