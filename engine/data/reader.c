@@ -274,8 +274,8 @@ static int check(const dn_reader_params *p, int64_t start_step, dn_error *err)
     if (p->batch_size < 1 || start_step < 0)
         return dn_fail(err, DN_E_RANGE, "batch_size", "batch_size must be at least 1 and the first step at least 0");
     if (p->first < 0 || p->n < 1 || p->first > info->n || p->n > info->n - p->first)
-        return dn_fail(err, DN_E_RANGE, "dataset", "images %lld to %lld of a dataset that has %lld", (long long)p->first,
-                       (long long)p->first + (long long)p->n - 1, (long long)info->n);
+        return dn_fail(err, DN_E_RANGE, "dataset", "%lld images from number %lld of a dataset that has %lld", (long long)p->n,
+                       (long long)p->first, (long long)info->n);
     if (!isfinite(p->range[0]) || !isfinite(p->range[1]) || p->range[0] >= p->range[1])
         return dn_fail(err, DN_E_RANGE, "range", "the range to map to must be finite and rising");
     return dn_augment_check(p->augment, p->n_augment, err);

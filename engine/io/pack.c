@@ -136,10 +136,8 @@ static int write_archive(int fd, int dirfd, const struct list *l, dn_error *err)
         rc = write_file(a, dirfd, l->name[i], buf, err);
     if (rc == 0 && archive_write_close(a) != ARCHIVE_OK)
         rc = dn_fail(err, DN_E_IO, NULL, "cannot write the archive: %s", archive_error_string(a));
-    else if (rc != 0 && a)
-        archive_write_fail(a);
     if (a)
-        archive_write_free(a);
+        archive_write_free(a); /* of a failed one too, which it ends: libarchive leaks if told that it failed */
     free(buf);
     return rc;
 }
