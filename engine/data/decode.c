@@ -11,7 +11,7 @@
 #include <jerror.h>
 #include <webp/decode.h>
 
-enum { JPEG_SCANS_MAX = 500, CHUNK_MAX = 16 << 20, WORKING_BYTES = 8 /* per pixel: RGBA, and what the library holds */ };
+enum { JPEG_SCANS_MAX = 100, CHUNK_MAX = 16 << 20, WORKING_BYTES = 8 /* per pixel: RGBA, and what the library holds */ };
 
 enum dn_picture_kind dn_picture_kind_of(const uint8_t *data, size_t len)
 {

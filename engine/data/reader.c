@@ -146,6 +146,8 @@ static void *work(void *arg)
         }
         int64_t g = r->next++;
         slot *s = &r->slots[g % r->ring_len];
+        if (s->g == g && s->state == SLOT_READY) /* from before a jump back; it may be being read */
+            continue;
         s->g = g;
         s->state = SLOT_BUSY;
         pthread_mutex_unlock(&r->lock);
