@@ -1,4 +1,5 @@
-/* fuzz_picture.c - any bytes as a picture: decoded to the size that its header says, within the limits, or refused with a message. */
+/* fuzz_picture.c - any bytes as a picture: decoded to the size that its header says, within the limits, or refused with
+ * a message. */
 #include "decode.h"
 
 #include <stdlib.h>
