@@ -103,7 +103,6 @@ static void emit_group(rerun *c, int group)
             dn_val copy = dn_value_add(p, made.shape, made.kind, made.dtype, -1);
             if (copy == DN_NONE)
                 return;
-            p->value[copy].shared = made.shared;
             c->copy[op.out[j]] = copy;
             op.out[j] = copy;
         }
