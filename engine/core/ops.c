@@ -359,7 +359,7 @@ dn_val dn_copy_adjoint(dn_program *p, const dn_op *op, int i, dn_val g)
 {
     static const enum dn_copy_hint back[] = {
         [DN_COPY_RESHAPE] = DN_COPY_RESHAPE, [DN_COPY_CONCAT] = DN_COPY_SLICE,  [DN_COPY_SLICE] = DN_COPY_GENERAL,
-        [DN_COPY_UPSAMPLE2] = DN_COPY_POOL2, [DN_COPY_POOL2] = DN_COPY_GENERAL,
+        [DN_COPY_UPSAMPLE2] = DN_COPY_POOL2, [DN_COPY_POOL2] = DN_COPY_UPSAMPLE2,
     };
     dn_copy_part part = reversed(&op->attr.copy.part[i]);
     dn_shape shape = *dn_shape_of(p, op->in[i]);

@@ -123,7 +123,6 @@ typedef struct dn_value {
     int op;           /* the op that makes it, or -1: an input or a parameter */
     int block, param; /* PARAM: which block, which parameter of it */
     bool output;      /* kept for the caller to read */
-    bool shared;      /* dn_grad saw more than one reader, or a backward one: no fusion may swallow it, though a pass leaves one */
     const char *name; /* inputs, outputs and parameters; owned by the program; may be NULL */
 } dn_value;
 
@@ -269,8 +268,9 @@ static inline void dn_marks_set(dn_marks *m, int i, bool on)
 void dn_program_recompute(dn_program *p, const dn_marks *chosen);
 
 /* Keep what the backward part reads of the forward part as 16 bit (DN_F16, DN_BF16): narrowed after its last forward
- * reader, widened before its backward readers. Statistics, vectors, inputs, outputs and what the loss itself reads stay as
- * they are. No bit of the forward part changes, gradients do. With recomputing a block starts from its narrowed inputs. */
+ * reader, widened before its backward readers. What a norm, a function, a modulation or dropout made of one map is not kept
+ * at all but made again from that map. Statistics, vectors, inputs, outputs and what the loss itself reads stay as they are.
+ * No bit of the forward part changes, gradients do. With recomputing a block starts from its narrowed inputs. */
 void dn_program_store16(dn_program *p, enum dn_dtype t);
 
 /* What recomputing a marked block would save and cost, for one row. */
@@ -279,7 +279,7 @@ typedef struct dn_mark_cost {
     double flop;   /* to compute it again */
 } dn_mark_cost;
 /* cost has p->n_marks entries; dn_program_recompute has not been called. Returns 0 or DN_E_MEMORY. */
-int dn_program_mark_costs(const dn_program *p, dn_mark_cost *cost);
+int dn_program_mark_costs(dn_program *p, dn_mark_cost *cost);
 
 /* Floating-point operations for one row, by the formulas for multiplying matrices; everything else counts a few for each
  * element. */

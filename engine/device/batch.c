@@ -23,18 +23,17 @@ struct dn_batch {
     dn_row row[];
 };
 
+/* `bytes` are what dn_net_arena_bytes says. What the old one holds is nobody's: it goes first. */
 static int grow_arena(dn_device *d, size_t bytes, dn_error *err)
 {
-    enum { HUGE = 2 << 20 };
     if (bytes <= d->arena_bytes)
         return 0;
-    bytes = (bytes + HUGE - 1) / HUGE * HUGE;
-    char *p = aligned_alloc(HUGE, bytes);
-    if (!p)
+    dn_device_trim(d, 0);
+    d->arena = aligned_alloc(dn_arena_align(bytes), bytes);
+    if (!d->arena)
         return dn_fail(err, DN_E_MEMORY, NULL, "out of memory for an arena of %zu bytes", bytes);
-    (void)madvise(p, bytes, MADV_HUGEPAGE); /* only a hint */
-    free(d->arena);
-    d->arena = p;
+    if (bytes >= DN_HUGE_PAGE)
+        (void)madvise(d->arena, bytes, MADV_HUGEPAGE); /* only a hint */
     d->arena_bytes = bytes;
     return 0;
 }

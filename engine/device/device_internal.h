@@ -71,4 +71,13 @@ struct dn_sample {
     unsigned rows_done;   /* of the current entry: a bit set of dn_row_kind */
 };
 
+/* An arena is whole huge pages where it is worth one, else whole lines. */
+enum { DN_HUGE_PAGE = 2 << 20 };
+static inline size_t dn_arena_align(size_t bytes) { return bytes >= DN_HUGE_PAGE ? DN_HUGE_PAGE : 64; }
+static inline size_t dn_arena_room(size_t bytes)
+{
+    size_t align = dn_arena_align(bytes);
+    return (bytes + align - 1) / align * align;
+}
+
 #endif

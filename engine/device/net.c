@@ -53,6 +53,15 @@ static int streams_of(const dn_device *d, const dn_lowered *l)
     return l->arena_bytes * (size_t)threads <= affordable ? threads : 1;
 }
 
+static int lower(dn_lowered **out, const dn_device *d, const dn_program *p, int rows_max, dn_error *err)
+{
+    if (rows_max < 1 && !p->error.code)
+        rows_max = d->backend->rows_default(p);
+    return dn_lower(out, d->backend, p, rows_max, err);
+}
+
+static size_t arena_of(const dn_lowered *l, int streams) { return dn_arena_room(l->arena_bytes * (size_t)streams); }
+
 int dn_net_new(dn_net **out, const dn_device *d, dn_model *m, int height, int width, int rows_max, dn_error *err)
 {
     dn_net *n = calloc(1, sizeof *n);
@@ -65,9 +74,7 @@ int dn_net_new(dn_net **out, const dn_device *d, dn_model *m, int height, int wi
     n->model = m;
     n->height = height;
     n->width = width;
-    if (rows_max < 1 && !n->program->error.code)
-        rows_max = d->backend->rows_default(n->program);
-    int rc = dn_lower(&n->lowered, d->backend, n->program, rows_max, err);
+    int rc = lower(&n->lowered, d, n->program, rows_max, err);
     rc = rc ? rc : pack_forms(n, m, err);
     rc = rc ? rc : prepare_inspection(n, err);
     if (rc) {
@@ -93,7 +100,28 @@ void dn_net_free(dn_net *n)
     free(n);
 }
 
-size_t dn_net_arena_bytes(const dn_net *n) { return n->lowered->arena_bytes * (size_t)n->streams; }
+int dn_net_foresee(dn_footprint *out, const dn_device *d, const char *dir, dn_error *err)
+{
+    const char *component;
+    dn_model *m = NULL;
+    dn_lowered *l = NULL;
+    int rc = dn_model_open(&m, dir, &component, err);
+    if (rc)
+        return rc;
+    dn_program *p = dn_model_program(m, m->info.height, m->info.width);
+    rc = p ? lower(&l, d, p, 0, err) : dn_fail(err, DN_E_MEMORY, NULL, "out of memory");
+    if (!rc) {
+        *out = (dn_footprint){ .weights = sizeof *m->weights * (size_t)p->block[0].count, .arena = arena_of(l, streams_of(d, l)) };
+        for (int i = 0; i < l->n_forms; i++)
+            out->forms += dn_form_room(&l->form[i]);
+    }
+    dn_lowered_free(l);
+    dn_program_free(p);
+    dn_model_free(m);
+    return rc;
+}
+
+size_t dn_net_arena_bytes(const dn_net *n) { return arena_of(n->lowered, n->streams); }
 size_t dn_net_form_bytes(const dn_net *n) { return n->form_bytes; }
 double dn_net_gflop_per_row(const dn_net *n) { return n->gflop_per_row; }
 const char *dn_net_numerics(const dn_net *n) { return n->numerics; }

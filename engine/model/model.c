@@ -78,6 +78,24 @@ static int read_scheduler(dn_model *m, dn_error *err)
     return rc;
 }
 
+int dn_model_reschedule(dn_model *m, const json_t *keys, dn_error *err)
+{
+    json_t *json = json_copy(m->scheduler_json);
+    dn_scheduler_config *c = dn_scheduler_config_copy(m->info.scheduler);
+    int rc = json && c && !json_object_update(json, (json_t *)keys) ? dn_scheduler_config_overlay(c, keys, err)
+                                                                    : dn_fail(err, DN_E_MEMORY, NULL, "out of memory");
+    if (rc) {
+        json_decref(json);
+        dn_scheduler_config_free(c);
+        return rc;
+    }
+    json_decref(m->scheduler_json);
+    dn_scheduler_config_free((dn_scheduler_config *)m->info.scheduler);
+    m->scheduler_json = json;
+    m->info.scheduler = c;
+    return 0;
+}
+
 /* ---- denoised.json ---- */
 
 static int bad_extra(dn_error *err, const char *key, const char *expected)
@@ -130,7 +148,7 @@ static int read_sizes(dn_model *m, const json_t *v, dn_error *err)
         for (int k = 0; k < 2; k++) {
             json_int_t d = json_integer_value(json_array_get(size, (size_t)k));
             if (json_array_size(size) != 2 || d < 1 || d > 8192 || d % m->info.size_multiple)
-                return bad_extra(err, "sizes", "a list of [height, width], each a multiple of the network's");
+                return bad_extra(err, "sizes", "a list of [height, width] of at most 8192, each a multiple of the network's");
             m->info.sizes[i][k] = (int)d;
         }
     }
@@ -411,20 +429,31 @@ static int load_weights(dn_model *m, const char *dir, const char *component, dn_
     rc = rc ? rc : check_superfluous(c, &p->block[0], err);
     rc = rc ? rc : check_params(c, &p->block[0], err);
     rc = rc ? rc : fill_block(m, c, &p->block[0], err);
-    if (!rc)
-        dn_sha256_hex(m->info.hash, m->weights, m->info.bytes);
+    if (!rc && dn_sha256_hex(m->info.hash, m->weights, m->info.bytes))
+        rc = dn_fail(err, DN_E_BACKEND, NULL, "the weights could not be hashed");
     dn_checkpoint_close(c);
     dn_program_free(p);
     return rc;
 }
 
-int dn_model_load(dn_model **out, const char *dir, dn_error *err)
+int dn_model_open(dn_model **out, const char *dir, const char **component, dn_error *err)
 {
     dn_model *m = new_model(err);
     if (!m)
         return DN_E_MEMORY;
+    int rc = read_folder(m, dir, component, err);
+    if (rc)
+        dn_model_free(m);
+    else
+        *out = m;
+    return rc;
+}
+
+int dn_model_load(dn_model **out, const char *dir, dn_error *err)
+{
     const char *component;
-    int rc = read_folder(m, dir, &component, err);
+    dn_model *m = NULL;
+    int rc = dn_model_open(&m, dir, &component, err);
     rc = rc ? rc : load_weights(m, dir, component, err);
     if (rc)
         dn_model_free(m);
@@ -482,8 +511,6 @@ static const void *find_form(const dn_model *m, const dn_form *f)
     return NULL;
 }
 
-static size_t form_room(const dn_form *f) { return (f->bytes + 63) / 64 * 64; }
-
 /* Memory for packed weights, the model's. Huge pages where it is worth one: they are read in order, once a run. */
 static char *new_form_block(dn_model *m, size_t bytes)
 {
@@ -505,7 +532,7 @@ int dn_model_forms(dn_model *m, const dn_lowered *l, const void **out, size_t *m
     int missing = 0;
     for (int i = 0; i < l->n_forms; i++) {
         out[i] = find_form(m, &l->form[i]);
-        bytes += out[i] ? 0 : form_room(&l->form[i]);
+        bytes += out[i] ? 0 : dn_form_room(&l->form[i]);
         missing += !out[i];
     }
     if (!missing)
@@ -523,7 +550,7 @@ int dn_model_forms(dn_model *m, const dn_lowered *l, const void **out, size_t *m
         f->pack(at, m->weights + q->offset, &q->shape);
         m->form[m->n_forms++] = (dn_packed){ f->param, f->key, at };
         out[i] = at;
-        at += form_room(f);
+        at += dn_form_room(f);
     }
     *made += bytes;
     return 0;

@@ -29,6 +29,9 @@ struct dn_model {
     int n_form_blocks, form_blocks_cap;
 };
 
+/* A model without its weights: the folder's configuration. The caller frees it. *component: where the weights are. */
+int dn_model_open(dn_model **out, const char *dir, const char **component, dn_error *err);
+
 /* The network recorded for one size, pruned. NULL: out of memory; other failures are in p->error. The caller frees it. */
 dn_program *dn_model_program(const dn_model *m, int height, int width);
 
@@ -40,6 +43,8 @@ int dn_model_weights_new(dn_model *m, const dn_block *b, dn_error *err);
 /* The checkpoint's shape of a parameter, and our order turned into the checkpoint's. */
 dn_shape dn_param_file_shape(const dn_param *q);
 void dn_param_to_file(float *dst, const float *src, const dn_param *q);
+/* What a form takes in memory. */
+static inline size_t dn_form_room(const dn_form *f) { return (f->bytes + 63) / 64 * 64; }
 
 /* The packed forms that a lowered program reads, out[n_forms]; what nobody asked for before is made (then *made grows by its
  * bytes). Slow thread only. */
