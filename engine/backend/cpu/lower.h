@@ -60,6 +60,10 @@ int dn_lower_form(dn_lower_state *s, dn_val v, dn_form form);
 int dn_lower_pack(dn_lower_state *s, int from, const dn_shape *shape, dn_form form);
 bool dn_lower_trains(const dn_lower_state *s, dn_val v);
 void *dn_lower_attr(dn_lower_state *s, const void *attr, size_t bytes);
+/* Into how many steps a convolution or a matrix of so many multiplications for each row is divided: no run should be away
+ * for long from whoever shares the device. No bit depends on it. */
+int dn_lower_parts(const dn_lower_state *s, double multiplications);
+double dn_lower_conv_work(const dn_conv_shape *s);
 /* Append a step that computes `op` and what was swallowed up to `last`, with value `y`. */
 void dn_lower_step(dn_lower_state *s, dn_step step, int op, int last);
 
