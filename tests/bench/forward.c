@@ -138,6 +138,7 @@ static double median(double *x, int n)
 /* The mean squared error against another input, and its gradient by every parameter. */
 static void differentiate(dn_program *p, const dn_arch_info *info)
 {
+    p->block[0].trains = true;
     dn_val target = dn_input(p, "target", DN_F32, dn_shape(info->height, info->width, info->out_channels));
     dn_val loss = dn_loss(p, DN_MSE, dn_find(p, "out"), target, 0);
     int n = p->block[0].n_params;

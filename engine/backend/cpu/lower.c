@@ -357,12 +357,10 @@ bool dn_lower_make(dn_lower_state *s, dn_val v)
     return !s->rc;
 }
 
-int dn_lower_one_reader(const dn_lower_state *s, dn_val v)
+int dn_lower_only_reader(const dn_lower_state *s, dn_val v)
 {
     return s->readers[v] == 1 && !s->p->value[v].output ? s->reader[v] : -1;
 }
-
-int dn_lower_only_reader(const dn_lower_state *s, dn_val v) { return dn_lower_one_reader(s, v); }
 
 /* A reshape whose result is the same bytes in both layouts. */
 static bool is_alias(const dn_program *p, const dn_op *op)

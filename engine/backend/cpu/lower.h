@@ -71,8 +71,6 @@ void dn_lower_step(dn_lower_state *s, dn_step step, int op, int last);
 bool dn_lower_make(dn_lower_state *s, dn_val v);
 /* The only op that reads v, if v may vanish into a fusion; else -1. */
 int dn_lower_only_reader(const dn_lower_state *s, dn_val v);
-/* The same for fusions that round as their parts do: it cannot matter whether they take place. */
-int dn_lower_one_reader(const dn_lower_state *s, dn_val v);
 /* Mark op as computed by the step of another. */
 void dn_lower_swallow(dn_lower_state *s, int op);
 
