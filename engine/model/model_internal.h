@@ -6,10 +6,9 @@
 #include "backend.h"
 #include "memory.h"
 
-/* A packed form of one parameter of a model. */
+/* A packed form of a model's parameters. */
 typedef struct dn_packed {
-    int param;
-    const char *key;
+    dn_form form;
     const void *data; /* in one of the model's form blocks */
 } dn_packed;
 

@@ -162,9 +162,8 @@ static const void **pack(const dn_lowered *l, const float *block)
     const void **form = must(calloc((size_t)l->n_forms + 1, sizeof *form));
     double bytes = 0;
     for (int i = 0; i < l->n_forms; i++) {
-        const dn_param *q = &l->program->block[0].param[l->form[i].param];
         void *dst = must(aligned_alloc(64, (l->form[i].bytes + 63) / 64 * 64));
-        l->form[i].pack(dst, block + q->offset, &q->shape);
+        dn_form_make(dst, &l->form[i], l->program, block);
         form[i] = dst;
         bytes += (double)l->form[i].bytes;
     }
