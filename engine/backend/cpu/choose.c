@@ -16,6 +16,12 @@ static bool is_winograd(const dn_conv_shape *s)
            s->Wo == s->W;
 }
 
+static bool is_doubled(const dn_conv_shape *s)
+{
+    return s->kh == 3 && s->kw == 3 && s->stride == 1 && s->pad_top == 1 && s->pad_left == 1 && s->Ho == 2 * s->H &&
+           s->Wo == 2 * s->W && s->C > FEW_IN && s->K > FEW_OUT;
+}
+
 static int64_t tiles(const dn_conv_shape *s, int m) { return (int64_t)((s->H + m - 1) / m) * ((s->W + m - 1) / m); }
 
 enum variant { AHEAD4, PLAIN4, LIVE4, AHEAD2, LIVE2, VARIANTS };
@@ -54,4 +60,18 @@ const dn_conv_kernel *dn_cpu_conv_choose(const dn_conv_shape *s, bool live)
     if (s->kh == 1 && s->kw == 1 && s->stride == 1 && s->Ho == s->H && s->Wo == s->W)
         return &dn_cpu_pointwise;
     return &dn_cpu_implicit;
+}
+
+/* The products are 25/36 of F(4,3)'s on the same tiles; weights come as theirs do. */
+const dn_conv_kernel *dn_cpu_doubled_choose(const dn_conv_shape *s, bool live)
+{
+    enum { AHEAD, PLAIN, LIVE, FORMS };
+#define X(name) &dn_cpu_##name##_avx2,
+    static const dn_conv_kernel *const avx2[FORMS] = { DN_DOUBLEDS(X) };
+#undef X
+#define X(name) &dn_cpu_##name##_avx512,
+    static const dn_conv_kernel *const avx512[FORMS] = { DN_DOUBLEDS(X) };
+#undef X
+    const bool ahead = tiles(s, 2) >= 16 && (int64_t)s->C * s->K < 256 * 256;
+    return is_doubled(s) ? (dn_cpu_has_avx512() ? avx512 : avx2)[live ? LIVE : ahead ? AHEAD : PLAIN] : NULL;
 }

@@ -65,6 +65,8 @@ void dn_lower_swallow(dn_lower_state *s, int op);
 /* Lower op number i if there is a kernel for it; false: ref does it. */
 typedef bool (*dn_lower_fn)(dn_lower_state *s, int i);
 bool dn_lower_conv(dn_lower_state *s, int i);
+/* Lower op i, a nearest upsampling, and the convolution that alone reads it as one step; false: it is not so. */
+bool dn_lower_doubled(dn_lower_state *s, int i);
 /* Bytes of the packed weights of all convolutions. */
 int64_t dn_lower_conv_forms(const dn_program *p);
 bool dn_lower_matmul(dn_lower_state *s, int i);

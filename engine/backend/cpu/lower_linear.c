@@ -324,22 +324,54 @@ static int weights_of(dn_lower_state *s, dn_val w, const dn_conv_kernel *kernel)
     return dn_lower_form(s, w, form);
 }
 
-bool dn_lower_conv(dn_lower_state *s, int i)
+static bool has_own_weights(const dn_program *p, const dn_op *op)
 {
-    const dn_op *op = &s->p->op[i];
-    conv_attr a = { .shape = shape_of(s->p, op) };
-    if (!is_param(s->p, op->in[1]) || (op->in[2] != DN_NONE && !is_param(s->p, op->in[2])))
-        return false;
-    a.kernel = dn_cpu_conv_choose(&a.shape, s->live);
+    return is_param(p, op->in[1]) && (op->in[2] == DN_NONE || is_param(p, op->in[2]));
+}
+
+/* Op i of x, which is its input or the map that it doubles. */
+static void lower_conv(dn_lower_state *s, int i, dn_val x, conv_attr a)
+{
+    dn_op op = s->p->op[i];
+    op.in[0] = x;
     tail t = find_tail(s, i);
     a.scale = t.scale;
     a.silu = t.silu;
-    dn_step step = linear_step(s, op, &t, a.kernel->dense_in, a.kernel->dense_out);
-    step.in[IN_WEIGHTS] = weights_of(s, op->in[1], a.kernel);
+    dn_step step = linear_step(s, &op, &t, a.kernel->dense_in, a.kernel->dense_out);
+    step.in[IN_WEIGHTS] = weights_of(s, op.in[1], a.kernel);
     step.workspace = dn_lower_workspace(s, (int64_t)a.kernel->workspace_bytes(&a.shape, s->l->rows_max), false);
     step.fn = run_conv;
     step.attr = dn_lower_attr(s, &a, sizeof a);
     dn_lower_step(s, step, i, t.last);
+}
+
+bool dn_lower_conv(dn_lower_state *s, int i)
+{
+    const dn_op *op = &s->p->op[i];
+    conv_attr a = { .shape = shape_of(s->p, op) };
+    if (!has_own_weights(s->p, op))
+        return false;
+    a.kernel = dn_cpu_conv_choose(&a.shape, s->live);
+    lower_conv(s, i, op->in[0], a);
+    return true;
+}
+
+bool dn_lower_doubled(dn_lower_state *s, int i)
+{
+    const dn_val small = s->p->op[i].in[0], large = s->p->op[i].out[0];
+    const int conv = dn_lower_only_reader(s, large);
+    const dn_op *op = conv < 0 ? NULL : &s->p->op[conv];
+    if (!op || op->kind != DN_OP_CONV2D || op->in[0] != large || s->op_state[conv] != DN_OP_WAITING ||
+        !has_own_weights(s->p, op))
+        return false;
+    conv_attr a = { .shape = shape_of(s->p, op) };
+    a.shape.H /= 2;
+    a.shape.W /= 2;
+    a.kernel = dn_cpu_doubled_choose(&a.shape, s->live);
+    if (!a.kernel)
+        return false;
+    dn_lower_swallow(s, conv);
+    lower_conv(s, conv, small, a);
     return true;
 }
 

@@ -1,8 +1,15 @@
-/* winograd_tmpl.h - 3x3 convolutions, stride 1, padding 1, as F(4x4,3x3) and F(2x2,3x3). Included once per instruction
- * set, with NAME(x) the exported name and ISA its text; the arithmetic, and so the bits, are the same.
+/* winograd_tmpl.h - 3x3 convolutions, stride 1, padding 1, as F(4x4,3x3) and F(2x2,3x3), and of a map that is doubled
+ * first. Included once per instruction set, with NAME(x) the exported name and ISA its text; the arithmetic, and so the
+ * bits, are the same.
  *
  * Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks" (CVPR 2016). F(4,3) interpolates at 0, +-sqrt(1/2),
  * +-sqrt(2) and infinity: factors near 1 make the largest error a quarter of that of 0, +-1, +-2, at the same cost.
+ *
+ * DOUBLED: nearest upsampling and the convolution in one, reading the small map. Along one dimension even outputs are
+ * w0 x[i-1] + (w1+w2) x[i], odd ones (w0+w1) x[i] + w2 x[i+1]. F(2,2) at 0, 1, -1 for the even and at 1, -1, infinity for the
+ * odd ones meets in the product at 1 (both filters have the same sum there) and in the input at -1: 4 inputs become the 4
+ * of F(2,3), 5 products and 4 outputs; 25 products for 4x4 outputs, where F(4,3) has 36.
+ *
  * Tiles of all rows of the batch are counted through and taken in chunks. For a chunk: (1) every tile of a x a inputs
  * becomes one element of a*a planes V [a*a][C/8][tiles][8]; (2) for each panel of 16 output channels, a*a products
  * V U into sums [a*a][tiles][16], which stay in L2, and then the inverse transform and the epilogue. Threads divide only
@@ -13,7 +20,7 @@
 #include "tile_avx2.h"
 
 enum {
-    A_MAX = 6,
+    A_MAX = 6, /* inputs or products along an edge */
     PLANES_MAX = A_MAX * A_MAX,
     TILES_MAX = 48, /* a chunk */
     STEP = 64,      /* input channels whose weights are transformed at a time */
@@ -33,10 +40,25 @@ enum {
 #define FMA _mm256_fmadd_ps
 #define SET _mm256_set1_ps
 
-/* B^T d: one column or row of an input tile, m outputs (m is 4 or 2 here and below). */
-always_inline void input_1d(const int m, const __m256 *d, __m256 *o)
+enum algorithm { F23, F43, DOUBLED };
+
+/* Along one edge of a tile: outputs, inputs, products, and inputs from one tile to the next. */
+always_inline int outputs_of(enum algorithm f) { return f == F23 ? 2 : 4; }
+always_inline int inputs_of(enum algorithm f) { return f == F43 ? 6 : 4; }
+always_inline int products_of(enum algorithm f) { return f == F23 ? 4 : f == F43 ? 6 : 5; }
+always_inline int step_of(enum algorithm f) { return f == F43 ? 4 : 2; }
+
+/* The plane of V in product i. */
+always_inline int input_plane(enum algorithm f, int i)
 {
-    if (m == 2) {
+    static const char doubled[] = { 0, 1, 2, 2, 3 };
+    return f == DOUBLED ? doubled[i / 5] * 4 + doubled[i % 5] : i;
+}
+
+/* B^T d: one column or row of an input tile. */
+always_inline void input_1d(const enum algorithm f, const __m256 *d, __m256 *o)
+{
+    if (f != F43) {
         o[0] = SUB(d[0], d[2]);
         o[1] = ADD(d[1], d[2]);
         o[2] = SUB(d[2], d[1]);
@@ -54,12 +76,19 @@ always_inline void input_1d(const int m, const __m256 *d, __m256 *o)
 }
 
 /* A^T s: one column or row of sums. */
-always_inline void output_1d(const int m, const __m256 *s, __m256 *o)
+always_inline void output_1d(const enum algorithm f, const __m256 *s, __m256 *o)
 {
     __m256 a = ADD(s[1], s[2]), b = SUB(s[1], s[2]);
-    if (m == 2) {
+    if (f == F23) {
         o[0] = ADD(s[0], a);
         o[1] = SUB(b, s[3]);
+        return;
+    }
+    if (f == DOUBLED) {
+        o[0] = ADD(s[0], a);
+        o[1] = ADD(s[1], s[3]);
+        o[2] = b;
+        o[3] = SUB(SUB(s[1], s[3]), s[4]);
         return;
     }
     __m256 c = ADD(s[3], s[4]), d = SUB(s[3], s[4]);
@@ -70,9 +99,18 @@ always_inline void output_1d(const int m, const __m256 *s, __m256 *o)
 }
 
 /* G g: one column or row of a 3x3 kernel. */
-always_inline void weight_1d(const int m, const __m256 *g, __m256 *o)
+always_inline void weight_1d(const enum algorithm f, const __m256 *g, __m256 *o)
 {
-    if (m == 2) {
+    if (f == DOUBLED) {
+        __m256 a = MUL(SET(0.5f), g[0]), b = MUL(SET(0.5f), g[1]), c = MUL(SET(0.5f), g[2]);
+        o[0] = g[0];
+        o[1] = ADD(ADD(a, c), b);
+        o[2] = SUB(a, ADD(b, c));
+        o[3] = SUB(c, ADD(a, b));
+        o[4] = g[2];
+        return;
+    }
+    if (f == F23) {
         __m256 a = MUL(SET(0.5f), ADD(g[0], g[2])), b = MUL(SET(0.5f), g[1]);
         o[0] = g[0];
         o[1] = ADD(a, b);
@@ -91,67 +129,67 @@ always_inline void weight_1d(const int m, const __m256 *g, __m256 *o)
 }
 
 /* v[plane] = B^T d B for a tile whose rows are `row` floats apart. */
-always_inline void input_tile(const int m, const float *src, ptrdiff_t row, float *v, ptrdiff_t plane)
+always_inline void input_tile(const enum algorithm f, const float *src, ptrdiff_t row, float *v, ptrdiff_t plane)
 {
-    const int a = m + 2;
+    const int a = inputs_of(f);
     __m256 t[PLANES_MAX], d[A_MAX], o[A_MAX];
 #pragma GCC unroll 6
     for (int j = 0; j < a; j++) {
 #pragma GCC unroll 6
         for (int i = 0; i < a; i++)
             d[i] = _mm256_loadu_ps(src + i * row + j * LANES);
-        input_1d(m, d, o);
+        input_1d(f, d, o);
 #pragma GCC unroll 6
         for (int i = 0; i < a; i++)
             t[i * a + j] = o[i];
     }
 #pragma GCC unroll 6
     for (int i = 0; i < a; i++) {
-        input_1d(m, t + i * a, o);
+        input_1d(f, t + i * a, o);
 #pragma GCC unroll 6
         for (int j = 0; j < a; j++)
             _mm256_store_ps(v + (i * a + j) * plane, o[j]);
     }
 }
 
-/* o[m*m] = A^T s A */
-always_inline void output_tile(const int m, const float *sums, ptrdiff_t plane, __m256 *o)
+/* o[outputs*outputs] = A^T s A */
+always_inline void output_tile(const enum algorithm f, const float *sums, ptrdiff_t plane, __m256 *o)
 {
-    const int a = m + 2;
+    const int a = products_of(f), m = outputs_of(f);
     __m256 t[4 * A_MAX], s[A_MAX], r[4];
 #pragma GCC unroll 6
     for (int j = 0; j < a; j++) {
 #pragma GCC unroll 6
         for (int i = 0; i < a; i++)
             s[i] = _mm256_load_ps(sums + (i * a + j) * plane);
-        output_1d(m, s, r);
+        output_1d(f, s, r);
 #pragma GCC unroll 4
         for (int i = 0; i < m; i++)
             t[i * a + j] = r[i];
     }
 #pragma GCC unroll 4
     for (int i = 0; i < m; i++)
-        output_1d(m, t + i * a, o + i * m);
+        output_1d(f, t + i * a, o + i * m);
 }
 
 /* u[plane] = G g G^T for 8 output channels of one input channel; the 9 taps are PANEL floats apart. */
-always_inline void weight_tile(const int m, const float *taps, float *u, ptrdiff_t plane)
+always_inline void weight_tile(const enum algorithm f, const float *taps, float *u, ptrdiff_t plane)
 {
-    const int a = m + 2;
+    const int a = products_of(f);
     __m256 t[3 * A_MAX], g[3], o[A_MAX];
 #pragma GCC unroll 3
     for (int j = 0; j < 3; j++) {
 #pragma GCC unroll 3
         for (int i = 0; i < 3; i++)
             g[i] = _mm256_loadu_ps(taps + (i * 3 + j) * PANEL);
-        weight_1d(m, g, o);
+        weight_1d(f, g, o);
 #pragma GCC unroll 6
         for (int i = 0; i < a; i++)
             t[i * 3 + j] = o[i];
     }
 #pragma GCC unroll 6
     for (int i = 0; i < a; i++) {
-        weight_1d(m, t + i * 3, o);
+        weight_1d(f, t + i * 3, o);
 #pragma GCC unroll 6
         for (int j = 0; j < a; j++)
             _mm256_store_ps(u + (i * a + j) * plane, o[j]);
@@ -159,13 +197,13 @@ always_inline void weight_tile(const int m, const float *taps, float *u, ptrdiff
 }
 
 /* u [a*a][..][16] of n input channels, from taps [n][9][16]. */
-always_inline void weight_tiles(const int m, const float *taps, int n, float *u, ptrdiff_t plane)
+always_inline void weight_tiles(const enum algorithm f, const float *taps, int n, float *u, ptrdiff_t plane)
 {
     for (int c = 0; c < n; c++, taps += TAPS * PANEL) {
         for (int i = 0; i < TAPS; i++)
             _mm_prefetch(taps + (AHEAD * TAPS + i) * PANEL, _MM_HINT_T0);
         for (int h = 0; h < PANEL; h += LANES)
-            weight_tile(m, taps + h, u + c * PANEL + h, plane);
+            weight_tile(f, taps + h, u + c * PANEL + h, plane);
     }
 }
 
@@ -189,7 +227,7 @@ enum weights { TRANSFORMED, PLAIN, LOGICAL };
 
 typedef struct winograd {
     const dn_conv_call *call;
-    int m; /* a tile gives m x m outputs */
+    enum algorithm f;
     enum weights weights;
     int tiles_x, tiles; /* tiles in a line, in a row of the batch */
     int c_blocks, panels, chunk;
@@ -199,7 +237,7 @@ typedef struct winograd {
     int count, parts;           /* a task is one block or panel for one of `parts` pieces of the chunk */
 } winograd;
 
-/* A tile's place: row of the batch, top left output. */
+/* A tile's place: row of the batch, line and column among its tiles. */
 typedef struct spot {
     int64_t row;
     int y, x;
@@ -208,7 +246,7 @@ typedef struct spot {
 static inline spot spot_of(const winograd *w, int64_t tile)
 {
     int in_row = (int)(tile % w->tiles);
-    return (spot){ tile / w->tiles, in_row / w->tiles_x * w->m, in_row % w->tiles_x * w->m };
+    return (spot){ tile / w->tiles, in_row / w->tiles_x, in_row % w->tiles_x };
 }
 
 static inline int part_begin(const winograd *w, int part) { return (int)((int64_t)w->count * part / w->parts); }
@@ -229,21 +267,21 @@ always_inline void copy_edge(const int a, float *dst, const float *src, const dn
 }
 
 /* Tiles t0 .. t1-1 of the chunk, channels of one block of 8. */
-always_inline void input_tiles(const int m, const winograd *w, int block, int t0, int t1)
+always_inline void input_tiles(const enum algorithm f, const winograd *w, int block, int t0, int t1)
 {
-    const int a = m + 2;
+    const int a = inputs_of(f), step = step_of(f);
     const dn_conv_shape *s = &w->call->shape;
     _Alignas(64) float edge[PLANES_MAX * LANES];
     for (int t = t0; t < t1; t++) {
         const spot p = spot_of(w, w->first + t);
         const float *src = (const float *)rows_at(&w->call->x, p.row, block * LANES);
         float *v = w->v + block * w->v_block + t * LANES;
-        int y = p.y - 1, x = p.x - 1;
+        int y = p.y * step - 1, x = p.x * step - 1;
         if (y >= 0 && x >= 0 && y + a <= s->H && x + a <= s->W) {
-            input_tile(m, src + ((ptrdiff_t)y * s->W + x) * LANES, (ptrdiff_t)s->W * LANES, v, w->v_plane);
+            input_tile(f, src + ((ptrdiff_t)y * s->W + x) * LANES, (ptrdiff_t)s->W * LANES, v, w->v_plane);
         } else {
             copy_edge(a, edge, src, s, y, x);
-            input_tile(m, edge, a * LANES, v, w->v_plane);
+            input_tile(f, edge, a * LANES, v, w->v_plane);
         }
     }
 }
@@ -254,25 +292,28 @@ static void input_task(void *arg, int64_t from, int64_t to, int thread)
     const winograd *w = arg;
     for (int64_t i = from; i < to; i++) {
         int block = (int)(i / w->parts), part = (int)(i % w->parts);
-        if (w->m == 4)
-            input_tiles(4, w, block, part_begin(w, part), part_begin(w, part + 1));
+        const int t0 = part_begin(w, part), t1 = part_begin(w, part + 1);
+        if (w->f == F43)
+            input_tiles(F43, w, block, t0, t1);
+        else if (w->f == F23)
+            input_tiles(F23, w, block, t0, t1);
         else
-            input_tiles(2, w, block, part_begin(w, part), part_begin(w, part + 1));
+            input_tiles(DOUBLED, w, block, t0, t1);
     }
 }
 
 /* sums[a*a][TILES_MAX][16] of one panel for the tiles t0 .. t1-1 of the chunk, input blocks b0 .. b1-1. */
 static void products(const winograd *w, int t0, int t1, int b0, int b1, const float *u, ptrdiff_t u_plane, float *sums)
 {
-    const int planes = (w->m + 2) * (w->m + 2);
+    const int planes = products_of(w->f) * products_of(w->f);
     for (int i = 0; i < planes; i++) {
-        const float *v = w->v + i * w->v_plane + b0 * w->v_block + t0 * LANES;
+        const float *v = w->v + input_plane(w->f, i) * w->v_plane + b0 * w->v_block + t0 * LANES;
         dn_cpu_strip(t1 - t0, b1 - b0, v, w->v_block, u + i * u_plane, sums + i * SUMS_PLANE, b0 > 0);
     }
 }
 
 /* The same over all input blocks, the weights being transformed STEP channels at a time. */
-always_inline void products_live(const int m, const winograd *w, int panel, int t0, int t1, float *sums)
+always_inline void products_live(const enum algorithm f, const winograd *w, int panel, int t0, int t1, float *sums)
 {
     _Alignas(64) float u[PLANES_MAX * (STEP * PANEL + PAD)], gathered[STEP * TAPS * PANEL];
     const dn_conv_shape *s = &w->call->shape;
@@ -284,41 +325,43 @@ always_inline void products_live(const int m, const winograd *w, int panel, int 
             gather_taps(gathered, w->call->weights, s->C, s->K, panel, b0 * LANES, b1 * LANES);
             taps = gathered;
         }
-        weight_tiles(m, taps, n, u, STEP * PANEL + PAD);
+        weight_tiles(f, taps, n, u, STEP * PANEL + PAD);
         products(w, t0, t1, b0, b1, u, STEP * PANEL + PAD, sums);
     }
 }
 
 /* Inverse transform and epilogue of the panel's 8 channels from `channel`. */
-always_inline void output_tiles(const int m, const winograd *w, int channel, int t0, int t1, const float *sums)
+always_inline void output_tiles(const enum algorithm f, const winograd *w, int channel, int t0, int t1, const float *sums)
 {
     const dn_conv_call *call = w->call;
     const dn_conv_shape *s = &call->shape;
+    const int m = outputs_of(f);
     sink to = { 0 };
     for (int t = t0; t < t1; t++) {
         const spot p = spot_of(w, w->first + t);
         if (t == t0 || w->first + t == p.row * w->tiles)
             to = sink_open(&call->epilogue, &call->y, s->K, p.row, channel);
         __m256 o[16];
-        output_tile(m, sums + (t - t0) * PANEL, SUMS_PLANE, o);
-        for (int i = 0; i < m && p.y + i < s->H; i++)
-            for (int j = 0; j < m && p.x + j < s->W; j++)
-                sink_put(&to, (int64_t)(p.y + i) * s->W + p.x + j, o[i * m + j]);
+        output_tile(f, sums + (t - t0) * PANEL, SUMS_PLANE, o);
+        const int y = p.y * m, x = p.x * m;
+        for (int i = 0; i < m && y + i < s->Ho; i++)
+            for (int j = 0; j < m && x + j < s->Wo; j++)
+                sink_put(&to, (int64_t)(y + i) * s->Wo + x + j, o[i * m + j]);
     }
 }
 
-always_inline void panel(const int m, const winograd *w, int p, int t0, int t1)
+always_inline void panel(const enum algorithm f, const winograd *w, int p, int t0, int t1)
 {
     _Alignas(64) float sums[PLANES_MAX * SUMS_PLANE];
-    const int planes = (m + 2) * (m + 2);
+    const int planes = products_of(f) * products_of(f);
     if (w->weights == TRANSFORMED) {
         const ptrdiff_t u_plane = (ptrdiff_t)w->c_blocks * LANES * PANEL;
         products(w, t0, t1, 0, w->c_blocks, (const float *)w->call->weights + p * planes * u_plane, u_plane, sums);
     } else {
-        products_live(m, w, p, t0, t1, sums);
+        products_live(f, w, p, t0, t1, sums);
     }
     for (int h = 0; h < PANEL && p * PANEL + h < w->call->shape.K; h += LANES)
-        output_tiles(m, w, p * PANEL + h, t0, t1, sums + h);
+        output_tiles(f, w, p * PANEL + h, t0, t1, sums + h);
 }
 
 static void panel_task(void *arg, int64_t from, int64_t to, int thread)
@@ -327,10 +370,13 @@ static void panel_task(void *arg, int64_t from, int64_t to, int thread)
     const winograd *w = arg;
     for (int64_t i = from; i < to; i++) {
         int p = (int)(i / w->parts), part = (int)(i % w->parts);
-        if (w->m == 4)
-            panel(4, w, p, part_begin(w, part), part_begin(w, part + 1));
+        const int t0 = part_begin(w, part), t1 = part_begin(w, part + 1);
+        if (w->f == F43)
+            panel(F43, w, p, t0, t1);
+        else if (w->f == F23)
+            panel(F23, w, p, t0, t1);
         else
-            panel(2, w, p, part_begin(w, part), part_begin(w, part + 1));
+            panel(DOUBLED, w, p, t0, t1);
     }
 }
 
@@ -341,11 +387,14 @@ static void run_parts(winograd *w, dn_task task, int n, int wanted)
     dn_pool_run(w->call->pool, task, w, (int64_t)n * w->parts, 1);
 }
 
-static int tiles_of(const dn_conv_shape *s, int m) { return ceil_div(s->Ho, m) * ceil_div(s->Wo, m); }
+static int tiles_of(const dn_conv_shape *s, enum algorithm f)
+{
+    return ceil_div(s->Ho, outputs_of(f)) * ceil_div(s->Wo, outputs_of(f));
+}
 
 static int64_t chunks_of(int64_t tiles) { return (tiles + TILES_MAX - 1) / TILES_MAX; }
 
-static ptrdiff_t slot_floats(const winograd *w) { return (w->m + 2) * (w->m + 2) * w->v_plane; }
+static ptrdiff_t slot_floats(const winograd *w) { return inputs_of(w->f) * inputs_of(w->f) * w->v_plane; }
 
 /* Whole chunks, each in its thread's own planes V, which then stay in its own L2. */
 static void chunk_task(void *arg, int64_t from, int64_t to, int thread)
@@ -375,10 +424,12 @@ static void run_together(winograd *w, int threads)
     }
 }
 
-static void run(const dn_conv_call *call, int m, enum weights weights)
+static void run(const dn_conv_call *call, enum algorithm f, enum weights weights)
 {
     const dn_conv_shape *s = &call->shape;
-    winograd w = { .call = call, .m = m, .weights = weights, .tiles_x = ceil_div(s->Wo, m), .tiles = tiles_of(s, m) };
+    winograd w = { .call = call, .f = f, .weights = weights };
+    w.tiles_x = ceil_div(s->Wo, outputs_of(f));
+    w.tiles = tiles_of(s, f);
     const int threads = dn_pool_threads(call->pool);
     const int64_t all = (int64_t)w.tiles * call->n;
     const bool apart = weights == TRANSFORMED && threads > 1 && threads <= SLOTS_MAX && chunks_of(all) >= threads;
@@ -397,11 +448,11 @@ static void run(const dn_conv_call *call, int m, enum weights weights)
         run_together(&w, threads);
 }
 
-static size_t workspace(const dn_conv_shape *s, int rows_max, int m)
+static size_t workspace(const dn_conv_shape *s, int rows_max, enum algorithm f)
 {
-    const int64_t all = (int64_t)tiles_of(s, m) * rows_max;
+    const int64_t all = (int64_t)tiles_of(s, f) * rows_max;
     const size_t plane = (size_t)ceil_div(s->C, LANES) * min64(TILES_MAX, all) * LANES + PAD;
-    return (size_t)((m + 2) * (m + 2)) * plane * sizeof(float) * min64(SLOTS_MAX, chunks_of(all));
+    return (size_t)(inputs_of(f) * inputs_of(f)) * plane * sizeof(float) * min64(SLOTS_MAX, chunks_of(all));
 }
 
 static size_t form_bytes(const dn_shape *w, int per_channel)
@@ -417,39 +468,47 @@ static void pack_plain(void *dst, const float *src, const dn_shape *shape)
         gather_taps((float *)dst + (ptrdiff_t)p * padded * TAPS * PANEL, src, C, K, p, 0, padded);
 }
 
-always_inline void pack(const int m, float *dst, const float *src, const dn_shape *shape)
+always_inline void pack(const enum algorithm f, float *dst, const float *src, const dn_shape *shape)
 {
     const int C = (int)shape->dim[2], K = (int)shape->dim[3], padded = ceil_div(C, LANES) * LANES;
     float taps[LANES * TAPS * PANEL];
-    for (int p = 0; p < ceil_div(K, PANEL); p++, dst += (ptrdiff_t)(m + 2) * (m + 2) * padded * PANEL)
+    for (int p = 0; p < ceil_div(K, PANEL); p++, dst += (ptrdiff_t)products_of(f) * products_of(f) * padded * PANEL)
         for (int c = 0; c < padded; c += LANES) {
             gather_taps(taps, src, C, K, p, c, c + LANES);
-            weight_tiles(m, taps, LANES, dst + c * PANEL, (ptrdiff_t)padded * PANEL);
+            weight_tiles(f, taps, LANES, dst + c * PANEL, (ptrdiff_t)padded * PANEL);
         }
 }
 
 static size_t form_bytes_plain(const dn_shape *w) { return form_bytes(w, TAPS); }
 
-#define FORM(m)                                                                                             \
-    static size_t form_bytes_##m(const dn_shape *w) { return form_bytes(w, (m + 2) * (m + 2)); }            \
-    static size_t workspace_##m(const dn_conv_shape *s, int rows_max) { return workspace(s, rows_max, m); } \
-    static void pack_##m(void *dst, const float *src, const dn_shape *shape) { pack(m, dst, src, shape); }  \
-    static void run_##m(const dn_conv_call *call) { run(call, m, TRANSFORMED); }                            \
-    static void run_live_##m(const dn_conv_call *call) { run(call, m, LOGICAL); }
-FORM(4)
-FORM(2)
+#define FORM(f)                                                                                                             \
+    static size_t form_bytes_##f(const dn_shape *w) { return form_bytes(w, products_of(f) * products_of(f)); }              \
+    static size_t workspace_##f(const dn_conv_shape *s, int rows_max) { return workspace(s, rows_max, f); }                 \
+    static void pack_##f(void *dst, const float *src, const dn_shape *shape) { pack(f, dst, src, shape); }                  \
+    static void run_##f(const dn_conv_call *call) { run(call, f, TRANSFORMED); }                                            \
+    static void run_live_##f(const dn_conv_call *call) { run(call, f, LOGICAL); }
+FORM(F43)
+FORM(F23)
+FORM(DOUBLED)
 
-static void run_plain_4(const dn_conv_call *call) { run(call, 4, PLAIN); }
+static void run_plain_F43(const dn_conv_call *call) { run(call, F43, PLAIN); }
+static void run_plain_DOUBLED(const dn_conv_call *call) { run(call, DOUBLED, PLAIN); }
 
 /* clang-format off */
 const dn_conv_kernel NAME(dn_cpu_winograd4) =
-    { "winograd43-" ISA, "winograd43", false, false, form_bytes_4, pack_4, workspace_4, run_4 };
+    { "winograd43-" ISA, "winograd43", false, false, form_bytes_F43, pack_F43, workspace_F43, run_F43 };
 const dn_conv_kernel NAME(dn_cpu_winograd4_plain) =
-    { "winograd43-plain-" ISA, "taps16", false, false, form_bytes_plain, pack_plain, workspace_4, run_plain_4 };
+    { "winograd43-plain-" ISA, "taps16", false, false, form_bytes_plain, pack_plain, workspace_F43, run_plain_F43 };
 const dn_conv_kernel NAME(dn_cpu_winograd4_live) =
-    { "winograd43-live-" ISA, NULL, false, false, NULL, NULL, workspace_4, run_live_4 };
+    { "winograd43-live-" ISA, NULL, false, false, NULL, NULL, workspace_F43, run_live_F43 };
 const dn_conv_kernel NAME(dn_cpu_winograd2) =
-    { "winograd23-" ISA, "winograd23", false, false, form_bytes_2, pack_2, workspace_2, run_2 };
+    { "winograd23-" ISA, "winograd23", false, false, form_bytes_F23, pack_F23, workspace_F23, run_F23 };
 const dn_conv_kernel NAME(dn_cpu_winograd2_live) =
-    { "winograd23-live-" ISA, NULL, false, false, NULL, NULL, workspace_2, run_live_2 };
+    { "winograd23-live-" ISA, NULL, false, false, NULL, NULL, workspace_F23, run_live_F23 };
+const dn_conv_kernel NAME(dn_cpu_doubled) =
+    { "doubled-" ISA, "doubled", false, false, form_bytes_DOUBLED, pack_DOUBLED, workspace_DOUBLED, run_DOUBLED };
+const dn_conv_kernel NAME(dn_cpu_doubled_plain) =
+    { "doubled-plain-" ISA, "taps16", false, false, form_bytes_plain, pack_plain, workspace_DOUBLED, run_plain_DOUBLED };
+const dn_conv_kernel NAME(dn_cpu_doubled_live) =
+    { "doubled-live-" ISA, NULL, false, false, NULL, NULL, workspace_DOUBLED, run_live_DOUBLED };
 /* clang-format on */
