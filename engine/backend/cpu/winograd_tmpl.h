@@ -6,24 +6,26 @@
  * +-sqrt(2) and infinity: factors near 1 make the largest error a quarter of that of 0, +-1, +-2, at the same cost.
  *
  * DOUBLED: nearest upsampling and the convolution in one, reading the small map. Along one dimension even outputs are
- * w0 x[i-1] + (w1+w2) x[i], odd ones (w0+w1) x[i] + w2 x[i+1]. F(2,2) at 0, 1, -1 for the even and at 1, -1, infinity for the
- * odd ones meets in the product at 1 (both filters have the same sum there) and in the input at -1: 4 inputs become the 4
- * of F(2,3), 5 products and 4 outputs; 25 products for 4x4 outputs, where F(4,3) has 36.
+ * w0 x[i-1] + (w1+w2) x[i], odd ones (w0+w1) x[i] + w2 x[i+1]. F(2,2) at 0, 1, -1 for the even and at 1, -1, infinity
+ * for the odd ones meets in the product at 1 (both filters have the same sum there) and in the input at -1: 4 inputs
+ * become the 4 of F(2,3), 5 products and 4 outputs; 25 products for 4x4 outputs, where F(4,3) has 36.
  *
  * Tiles of all rows of the batch are counted through and taken in chunks. For a chunk: (1) every tile of a x a inputs
  * becomes one element of a*a planes V [a*a][C/8][tiles][8]; (2) for each panel of 16 output channels, a*a products
- * V U into sums [a*a][tiles][16], which stay in L2, and then the inverse transform and the epilogue. Threads divide only
- * outputs: whole chunks where there are enough of them and weights are at hand, else blocks and panels of one chunk. Weights are transformed ahead (U [panel][a*a][C padded to 8][16]) or on the way, STEP
- * input channels at a time, from a form of plain taps ([panel][C padded to 8][9][16], a quarter of the bytes) or from
- * the parameter itself. Sums continue from step to step, so all three give the same bits. */
+ * V U into sums [a*a][tiles][16], which stay in L2, and then the inverse transform and the epilogue. Threads divide
+ * only outputs: whole chunks where there are enough of them and weights are at hand, else blocks and panels of one
+ * chunk. Weights are transformed ahead (U [panel][a*a][C padded to 8][16]) or on the way, STEP input channels at a
+ * time, from a form of plain taps ([panel][C padded to 8][9][16], a quarter of the bytes) or from the parameter itself.
+ * Sums continue from step to step, so all three give the same bits. */
 #include "choose.h"
 #include "tile_avx2.h"
 
 enum {
     A_MAX = 6, /* inputs or products along an edge */
     PLANES_MAX = A_MAX * A_MAX,
-    TILES_MAX = 48, /* a chunk */
-    STEP = 64,      /* input channels whose weights are transformed at a time */
+    TILES_AHEAD = 48, /* a chunk */
+    TILES_MAX = 64,   /* ... where each transforms the weights again */
+    STEP = 64,        /* input channels whose weights are transformed at a time */
     TAPS = 9,
     AHEAD = 12, /* input channels whose taps are fetched ahead: they come from L3 or memory */
     PAD = 16,   /* floats after a plane, against 4 KiB aliasing */
@@ -331,7 +333,8 @@ always_inline void products_live(const enum algorithm f, const winograd *w, int 
 }
 
 /* Inverse transform and epilogue of the panel's 8 channels from `channel`. */
-always_inline void output_tiles(const enum algorithm f, const winograd *w, int channel, int t0, int t1, const float *sums)
+always_inline void output_tiles(const enum algorithm f, const winograd *w, int channel, int t0, int t1,
+                                const float *sums)
 {
     const dn_conv_call *call = w->call;
     const dn_conv_shape *s = &call->shape;
@@ -392,7 +395,12 @@ static int tiles_of(const dn_conv_shape *s, enum algorithm f)
     return ceil_div(s->Ho, outputs_of(f)) * ceil_div(s->Wo, outputs_of(f));
 }
 
-static int64_t chunks_of(int64_t tiles) { return (tiles + TILES_MAX - 1) / TILES_MAX; }
+static int tiles_max(enum weights weights) { return weights == TRANSFORMED ? TILES_AHEAD : TILES_MAX; }
+
+static int64_t chunks_of(int64_t tiles, enum weights weights)
+{
+    return (tiles + tiles_max(weights) - 1) / tiles_max(weights);
+}
 
 static ptrdiff_t slot_floats(const winograd *w) { return inputs_of(w->f) * inputs_of(w->f) * w->v_plane; }
 
@@ -432,8 +440,8 @@ static void run(const dn_conv_call *call, enum algorithm f, enum weights weights
     w.tiles = tiles_of(s, f);
     const int threads = dn_pool_threads(call->pool);
     const int64_t all = (int64_t)w.tiles * call->n;
-    const bool apart = weights == TRANSFORMED && threads > 1 && threads <= SLOTS_MAX && chunks_of(all) >= threads;
-    int64_t chunks = chunks_of(all);
+    int64_t chunks = chunks_of(all, weights);
+    const bool apart = weights == TRANSFORMED && threads > 1 && threads <= SLOTS_MAX && chunks >= threads;
     if (apart)
         chunks = (chunks + threads - 1) / threads * threads;
     w.c_blocks = ceil_div(s->C, LANES);
@@ -448,11 +456,12 @@ static void run(const dn_conv_call *call, enum algorithm f, enum weights weights
         run_together(&w, threads);
 }
 
-static size_t workspace(const dn_conv_shape *s, int rows_max, enum algorithm f)
+static size_t workspace(const dn_conv_shape *s, int rows_max, enum algorithm f, enum weights weights)
 {
     const int64_t all = (int64_t)tiles_of(s, f) * rows_max;
-    const size_t plane = (size_t)ceil_div(s->C, LANES) * min64(TILES_MAX, all) * LANES + PAD;
-    return (size_t)(inputs_of(f) * inputs_of(f)) * plane * sizeof(float) * min64(SLOTS_MAX, chunks_of(all));
+    const size_t plane = (size_t)ceil_div(s->C, LANES) * min64(tiles_max(weights), all) * LANES + PAD;
+    const int64_t slots = weights == TRANSFORMED ? min64(SLOTS_MAX, chunks_of(all, weights)) : 1;
+    return (size_t)(inputs_of(f) * inputs_of(f)) * plane * sizeof(float) * slots;
 }
 
 static size_t form_bytes(const dn_shape *w, int per_channel)
@@ -481,34 +490,38 @@ always_inline void pack(const enum algorithm f, float *dst, const float *src, co
 
 static size_t form_bytes_plain(const dn_shape *w) { return form_bytes(w, TAPS); }
 
-#define FORM(f)                                                                                                             \
-    static size_t form_bytes_##f(const dn_shape *w) { return form_bytes(w, products_of(f) * products_of(f)); }              \
-    static size_t workspace_##f(const dn_conv_shape *s, int rows_max) { return workspace(s, rows_max, f); }                 \
-    static void pack_##f(void *dst, const float *src, const dn_shape *shape) { pack(f, dst, src, shape); }                  \
-    static void run_##f(const dn_conv_call *call) { run(call, f, TRANSFORMED); }                                            \
-    static void run_live_##f(const dn_conv_call *call) { run(call, f, LOGICAL); }
+#define KERNEL(f, weights)                                                        \
+    static size_t workspace_##f##_##weights(const dn_conv_shape *s, int rows_max) \
+    {                                                                             \
+        return workspace(s, rows_max, f, weights);                                \
+    }                                                                             \
+    static void run_##f##_##weights(const dn_conv_call *call) { run(call, f, weights); }
+#define FORM(f)                                                                                                \
+    static size_t form_bytes_##f(const dn_shape *w) { return form_bytes(w, products_of(f) * products_of(f)); } \
+    static void pack_##f(void *dst, const float *src, const dn_shape *shape) { pack(f, dst, src, shape); }     \
+    KERNEL(f, TRANSFORMED)                                                                                     \
+    KERNEL(f, LOGICAL)
 FORM(F43)
 FORM(F23)
 FORM(DOUBLED)
-
-static void run_plain_F43(const dn_conv_call *call) { run(call, F43, PLAIN); }
-static void run_plain_DOUBLED(const dn_conv_call *call) { run(call, DOUBLED, PLAIN); }
+KERNEL(F43, PLAIN)
+KERNEL(DOUBLED, PLAIN)
 
 /* clang-format off */
 const dn_conv_kernel NAME(dn_cpu_winograd4) =
-    { "winograd43-" ISA, "winograd43", false, false, form_bytes_F43, pack_F43, workspace_F43, run_F43 };
+    { "winograd43-" ISA, "winograd43", false, false, form_bytes_F43, pack_F43, workspace_F43_TRANSFORMED, run_F43_TRANSFORMED };
 const dn_conv_kernel NAME(dn_cpu_winograd4_plain) =
-    { "winograd43-plain-" ISA, "taps16", false, false, form_bytes_plain, pack_plain, workspace_F43, run_plain_F43 };
+    { "winograd43-plain-" ISA, "taps16", false, false, form_bytes_plain, pack_plain, workspace_F43_PLAIN, run_F43_PLAIN };
 const dn_conv_kernel NAME(dn_cpu_winograd4_live) =
-    { "winograd43-live-" ISA, NULL, false, false, NULL, NULL, workspace_F43, run_live_F43 };
+    { "winograd43-live-" ISA, NULL, false, false, NULL, NULL, workspace_F43_LOGICAL, run_F43_LOGICAL };
 const dn_conv_kernel NAME(dn_cpu_winograd2) =
-    { "winograd23-" ISA, "winograd23", false, false, form_bytes_F23, pack_F23, workspace_F23, run_F23 };
+    { "winograd23-" ISA, "winograd23", false, false, form_bytes_F23, pack_F23, workspace_F23_TRANSFORMED, run_F23_TRANSFORMED };
 const dn_conv_kernel NAME(dn_cpu_winograd2_live) =
-    { "winograd23-live-" ISA, NULL, false, false, NULL, NULL, workspace_F23, run_live_F23 };
+    { "winograd23-live-" ISA, NULL, false, false, NULL, NULL, workspace_F23_LOGICAL, run_F23_LOGICAL };
 const dn_conv_kernel NAME(dn_cpu_doubled) =
-    { "doubled-" ISA, "doubled", false, false, form_bytes_DOUBLED, pack_DOUBLED, workspace_DOUBLED, run_DOUBLED };
+    { "doubled-" ISA, "doubled", false, false, form_bytes_DOUBLED, pack_DOUBLED, workspace_DOUBLED_TRANSFORMED, run_DOUBLED_TRANSFORMED };
 const dn_conv_kernel NAME(dn_cpu_doubled_plain) =
-    { "doubled-plain-" ISA, "taps16", false, false, form_bytes_plain, pack_plain, workspace_DOUBLED, run_plain_DOUBLED };
+    { "doubled-plain-" ISA, "taps16", false, false, form_bytes_plain, pack_plain, workspace_DOUBLED_PLAIN, run_DOUBLED_PLAIN };
 const dn_conv_kernel NAME(dn_cpu_doubled_live) =
-    { "doubled-live-" ISA, NULL, false, false, NULL, NULL, workspace_DOUBLED, run_live_DOUBLED };
+    { "doubled-live-" ISA, NULL, false, false, NULL, NULL, workspace_DOUBLED_LOGICAL, run_DOUBLED_LOGICAL };
 /* clang-format on */
