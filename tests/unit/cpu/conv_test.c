@@ -320,11 +320,8 @@ static void test_choose(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_kernels),
-        cmocka_unit_test(test_same_bits),
-        cmocka_unit_test(test_doubled),
-        cmocka_unit_test(test_in_place),
-        cmocka_unit_test(test_choose),
+        cmocka_unit_test(test_kernels),  cmocka_unit_test(test_same_bits), cmocka_unit_test(test_doubled),
+        cmocka_unit_test(test_in_place), cmocka_unit_test(test_choose),
     };
     if (!dn_cpu_has_avx2())
         return 77; /* meson: skipped */

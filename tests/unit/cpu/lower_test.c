@@ -320,12 +320,9 @@ static void wide_norm(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(agrees_with_ref),
-        cmocka_unit_test(bits_stay),
-        cmocka_unit_test(fuses),
-        cmocka_unit_test(fuses_modulation),
-        cmocka_unit_test(folds_attention),
-        cmocka_unit_test(large_networks_keep_plain_weights),
+        cmocka_unit_test(agrees_with_ref), cmocka_unit_test(bits_stay),
+        cmocka_unit_test(fuses),           cmocka_unit_test(fuses_modulation),
+        cmocka_unit_test(folds_attention), cmocka_unit_test(large_networks_keep_plain_weights),
         cmocka_unit_test(wide_norm),
     };
     if (!dn_backend_cpu.available()) {
