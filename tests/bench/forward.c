@@ -1,7 +1,8 @@
 /* forward.c - where a U-Net's forward pass spends its time on the CPU: per kind of step, or (-v) step by step.
  *
- *     forward [-csv] [-n rows] [-m rows_max] [-t threads] [-r repeats] config.json | resblock:CHANNELS:SIZE
+ *     forward [-bcsv] [-n rows] [-m rows_max] [-t threads] [-r repeats] config.json | resblock:CHANNELS:SIZE
  *
+ * -b: a training step's program instead: forward, loss, gradients by all parameters. Steps of the ref backend say so.
  * resblock is a single ResNet block between maps of SIZE x SIZE. -s serves: lines "forward BATCH SECONDS" on stdin, as
  * forward_server takes them; what is timed begins and ends in the backend's own layout, as inside a network. -c takes
  * the calling thread's CPU time instead of the wall clock: with -t 1, what a busy machine allows to measure. Weights
@@ -11,6 +12,7 @@
 #include "lower.h"
 #include "nn.h"
 #include "pool.h"
+#include "ref.h"
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,7 +21,7 @@
 #include <unistd.h>
 
 typedef struct options {
-    bool verbose, cpu_time, serve;
+    bool verbose, cpu_time, serve, backward;
     int rows, rows_max, threads, repeats;
     const char *config;
 } options;
@@ -61,7 +63,7 @@ static double gflop_of(const dn_program *p, const dn_op *op)
     return 0;
 }
 
-static const char *kind_of(const dn_program *p, const dn_step *step)
+static const char *kind_of_fast(const dn_program *p, const dn_step *step)
 {
     static char text[64];
     if (step->op_last < step->op_first)
@@ -78,6 +80,16 @@ static const char *kind_of(const dn_program *p, const dn_step *step)
     if (op->kind == DN_OP_MATMUL)
         return p->value[op->out[0]].shape.rank == 1 ? "linear of vectors" : "linear of tokens";
     return dn_op_name(op->kind);
+}
+
+static const char *kind_of(const dn_program *p, const dn_step *step)
+{
+    static char text[72];
+    const char *kind = kind_of_fast(p, step);
+    if (step->op_last < step->op_first || step->fn != dn_ref_step(p->op[step->op_first].kind))
+        return kind;
+    snprintf(text, sizeof text, "ref %s", kind);
+    return text;
 }
 
 static void print_steps(const dn_program *p, const dn_lowered *l, const timed *t, int rows)
@@ -126,7 +138,25 @@ static double median(double *x, int n)
     return x[n / 2];
 }
 
-static dn_program *record(const char *path)
+/* The mean squared error against another input, and its gradient by every parameter. */
+static void differentiate(dn_program *p, const dn_arch_info *info)
+{
+    dn_val target = dn_input(p, "target", DN_F32, dn_shape(info->height, info->width, info->out_channels));
+    dn_val loss = dn_loss(p, DN_MSE, dn_find(p, "out"), target, 0);
+    int n = p->block[0].n_params;
+    dn_val *wrt = must(calloc((size_t)n, sizeof *wrt)), *grad = must(calloc((size_t)n, sizeof *grad));
+    for (int v = 0; v < p->n_values; v++)
+        if (p->value[v].kind == DN_PARAM)
+            wrt[p->value[v].param] = v;
+    dn_grad(p, loss, DN_NONE, wrt, n, grad);
+    dn_output(p, "loss", loss);
+    for (int i = 0; i < n; i++)
+        dn_output(p, p->block[0].param[i].name, grad[i]);
+    free(wrt);
+    free(grad);
+}
+
+static dn_program *record(const char *path, bool backward)
 {
     json_error_t why;
     dn_error err = { 0 };
@@ -140,6 +170,8 @@ static dn_program *record(const char *path)
     dn_arch_unet2d.describe(config, &info);
     dn_program *p = must(dn_program_new());
     dn_arch_unet2d.build(config, p, dn_block_add(p, "unet"), info.height, info.width);
+    if (backward)
+        differentiate(p, &info);
     if (p->error.code)
         die(path, p->error.message);
     dn_program_prune(p);
@@ -302,8 +334,11 @@ static void serve(const options *o, const dn_run *like)
 static options parse(int argc, char **argv)
 {
     options o = { .rows = 4, .threads = 2, .repeats = 9 };
-    for (int c; (c = getopt(argc, argv, "csvn:m:t:r:")) != -1;)
+    for (int c; (c = getopt(argc, argv, "bcsvn:m:t:r:")) != -1;)
         switch (c) {
+        case 'b':
+            o.backward = true;
+            break;
         case 'c':
             o.cpu_time = true;
             break;
@@ -330,7 +365,7 @@ static options parse(int argc, char **argv)
         }
     if (optind + 1 != argc || o.rows < 1 || o.threads < 1 || o.repeats < 1)
         die("usage",
-            "forward [-csv] [-n rows] [-m rows_max] [-t threads] [-r repeats] config.json | resblock:CHANNELS:SIZE");
+            "forward [-bcsv] [-n rows] [-m rows_max] [-t threads] [-r repeats] config.json | resblock:CHANNELS:SIZE");
     o.config = argv[optind];
     return o;
 }
@@ -351,7 +386,7 @@ int main(int argc, char **argv)
     options o = parse(argc, argv);
     int channels, size;
     bool resblock = sscanf(o.config, "resblock:%d:%d", &channels, &size) == 2;
-    dn_program *p = resblock ? record_resblock(channels, size) : record(o.config);
+    dn_program *p = resblock ? record_resblock(channels, size) : record(o.config, o.backward);
     dn_lowered *l;
     dn_error err = { 0 };
     if (dn_lower(&l, &dn_backend_cpu, p, o.rows_max ? o.rows_max : dn_cpu_rows_default(p), &err))

@@ -146,12 +146,15 @@ typedef struct fold_attr {
     bool silu;
 } fold_attr;
 
-/* Is op i a layer [C,C] with a bias, x -> y, that waits (or is being lowered)? */
-static bool is_square(const dn_lower_state *s, int i, dn_val x)
+static int block_of(const dn_lower_state *s, dn_val param) { return s->p->value[param].block; }
+
+/* Is op i a layer [C,C] with a bias, x -> y, of that parameter block, that waits (or is being lowered)? */
+static bool is_square(const dn_lower_state *s, int i, dn_val x, int block)
 {
     const dn_op *op = i < 0 ? NULL : &s->p->op[i];
     return op && op->kind == DN_OP_MATMUL && op->in[0] == x && !op->attr.matmul.transposed && op->in[2] != DN_NONE &&
-           is_param(s->p, op->in[1]) && is_param(s->p, op->in[2]) && (s->op_state[i] == DN_OP_WAITING || i == s->now) &&
+           is_param(s->p, op->in[1]) && is_param(s->p, op->in[2]) && block_of(s, op->in[1]) == block &&
+           block_of(s, op->in[2]) == block && (s->op_state[i] == DN_OP_WAITING || i == s->now) &&
            dn_value_channels(s->p, x) == dn_value_channels(s->p, op->out[0]);
 }
 
@@ -162,15 +165,18 @@ static bool find_fold(const dn_lower_state *s, int i, fold *f)
     const dn_val x = q->in[0];
     const int C = dn_value_channels(s->p, x);
     const int a = dn_lower_only_reader(s, q->out[0]);
-    if (a < 0 || C % DN_FOLD_CHANNELS || C > DN_FOLD_CHANNELS_MAX || s->p->value[x].kind != DN_ROW)
+    if (a < 0 || C % DN_FOLD_CHANNELS || C > DN_FOLD_CHANNELS_MAX || s->p->value[x].kind != DN_ROW || s->gradients ||
+        dn_lower_trains(s, q->in[1]))
         return false;
     const dn_op *op = &s->p->op[a];
     if (op->kind != DN_OP_ATTENTION || op->attr.attention.heads != 1 || op->in[0] != q->out[0] ||
         s->op_state[a] != DN_OP_WAITING || dn_value_positions(s->p, x) > DN_ATTENTION_KEYS_MAX)
         return false;
     *f = (fold){ i, s->p->value[op->in[1]].op, s->p->value[op->in[2]].op, a, dn_lower_only_reader(s, op->out[0]) };
-    return is_square(s, i, x) && is_square(s, f->k, x) && is_square(s, f->v, x) && is_square(s, f->out, op->out[0]) &&
-           dn_lower_only_reader(s, op->in[1]) == a && dn_lower_only_reader(s, op->in[2]) == a;
+    const int block = block_of(s, q->in[1]);
+    return is_square(s, i, x, block) && is_square(s, f->k, x, block) && is_square(s, f->v, x, block) &&
+           is_square(s, f->out, op->out[0], block) && dn_lower_only_reader(s, op->in[1]) == a &&
+           dn_lower_only_reader(s, op->in[2]) == a;
 }
 
 static int run_fold(const dn_run *run, const dn_step *step)
@@ -205,7 +211,7 @@ static int run_fold(const dn_run *run, const dn_step *step)
     return 0;
 }
 
-/* A form of input `in` of op `first` and of further parameters. */
+/* The place of a form of parameter `first` and of further ones, up to DN_NONE. */
 static int fold_form(dn_lower_state *s, dn_val first, dn_form form, dn_val b, dn_val c, dn_val d)
 {
     const dn_val more[] = { b, c, d };
@@ -267,7 +273,8 @@ bool dn_lower_matmul(dn_lower_state *s, int i)
     dn_step step = linear_step(s, op, &t, a.positions == 1 || s->blocked[s->root[x]] < 0, a.positions == 1 || last);
     dn_form form = { .key = transposed ? dn_cpu_gemm_key_transposed : dn_cpu_gemm_key,
                      .bytes = dn_cpu_gemm_form_bytes(a.C, a.N),
-                     .pack = transposed ? dn_cpu_gemm_pack_transposed : dn_cpu_gemm_pack };
+                     .pack = transposed ? dn_cpu_gemm_pack_transposed : dn_cpu_gemm_pack,
+                     .pack_part = transposed ? dn_cpu_gemm_pack_transposed_part : dn_cpu_gemm_pack_part };
     step.in[IN_WEIGHTS] = dn_lower_form(s, op->in[1], form);
     step.fn = run_gemm;
     step.attr = dn_lower_attr(s, &a, sizeof a);
@@ -320,7 +327,8 @@ static int weights_of(dn_lower_state *s, dn_val w, const dn_conv_kernel *kernel)
         return dn_lower_dense(s, w);
     dn_form form = { .key = kernel->form_key,
                      .bytes = kernel->form_bytes(&s->p->value[w].shape),
-                     .pack = kernel->pack };
+                     .pack = kernel->pack,
+                     .pack_part = kernel->pack_part };
     return dn_lower_form(s, w, form);
 }
 
@@ -329,30 +337,40 @@ static bool has_own_weights(const dn_program *p, const dn_op *op)
     return is_param(p, op->in[1]) && (op->in[2] == DN_NONE || is_param(p, op->in[2]));
 }
 
+static enum dn_form_use use_of(const dn_lower_state *s, dn_val weights)
+{
+    return dn_lower_trains(s, weights) ? DN_FORM_EACH_RUN : s->live ? DN_FORM_NONE : DN_FORM_KEPT;
+}
+
 /* Op i of x, which is its input or the map that it doubles. */
-static void lower_conv(dn_lower_state *s, int i, dn_val x, conv_attr a)
+static void emit_conv(dn_lower_state *s, int i, dn_val x, const dn_conv_shape *shape, const dn_conv_kernel *kernel,
+                      int weights)
 {
     dn_op op = s->p->op[i];
     op.in[0] = x;
     tail t = find_tail(s, i);
-    a.scale = t.scale;
-    a.silu = t.silu;
-    dn_step step = linear_step(s, &op, &t, a.kernel->dense_in, a.kernel->dense_out);
-    step.in[IN_WEIGHTS] = weights_of(s, op.in[1], a.kernel);
-    step.workspace = dn_lower_workspace(s, (int64_t)a.kernel->workspace_bytes(&a.shape, s->l->rows_max), false);
+    conv_attr a = { *shape, kernel, t.scale, t.silu };
+    dn_step step = linear_step(s, &op, &t, kernel->dense_in, kernel->dense_out);
+    step.in[IN_WEIGHTS] = weights;
+    step.workspace = dn_lower_workspace(s, (int64_t)kernel->workspace_bytes(shape, s->l->rows_max), false);
     step.fn = run_conv;
     step.attr = dn_lower_attr(s, &a, sizeof a);
     dn_lower_step(s, step, i, t.last);
 }
 
+void dn_lower_conv_emit(dn_lower_state *s, int i, const dn_conv_shape *shape, const dn_conv_kernel *kernel, int weights)
+{
+    emit_conv(s, i, s->p->op[i].in[0], shape, kernel, weights);
+}
+
 bool dn_lower_conv(dn_lower_state *s, int i)
 {
     const dn_op *op = &s->p->op[i];
-    conv_attr a = { .shape = shape_of(s->p, op) };
+    dn_conv_shape shape = shape_of(s->p, op);
     if (!has_own_weights(s->p, op))
         return false;
-    a.kernel = dn_cpu_conv_choose(&a.shape, s->live);
-    lower_conv(s, i, op->in[0], a);
+    const dn_conv_kernel *kernel = dn_cpu_conv_choose(&shape, use_of(s, op->in[1]));
+    dn_lower_conv_emit(s, i, &shape, kernel, weights_of(s, op->in[1], kernel));
     return true;
 }
 
@@ -361,17 +379,17 @@ bool dn_lower_doubled(dn_lower_state *s, int i)
     const dn_val small = s->p->op[i].in[0], large = s->p->op[i].out[0];
     const int conv = dn_lower_only_reader(s, large);
     const dn_op *op = conv < 0 ? NULL : &s->p->op[conv];
-    if (!op || op->kind != DN_OP_CONV2D || op->in[0] != large || s->op_state[conv] != DN_OP_WAITING ||
+    if (!op || s->gradients || op->kind != DN_OP_CONV2D || op->in[0] != large || s->op_state[conv] != DN_OP_WAITING ||
         !has_own_weights(s->p, op))
         return false;
-    conv_attr a = { .shape = shape_of(s->p, op) };
-    a.shape.H /= 2;
-    a.shape.W /= 2;
-    a.kernel = dn_cpu_doubled_choose(&a.shape, s->live);
-    if (!a.kernel)
+    dn_conv_shape shape = shape_of(s->p, op);
+    shape.H /= 2;
+    shape.W /= 2;
+    const dn_conv_kernel *kernel = dn_cpu_doubled_choose(&shape, use_of(s, op->in[1]));
+    if (!kernel)
         return false;
     dn_lower_swallow(s, conv);
-    lower_conv(s, conv, small, a);
+    emit_conv(s, conv, small, &shape, kernel, weights_of(s, op->in[1], kernel));
     return true;
 }
 
@@ -380,10 +398,10 @@ int64_t dn_lower_conv_forms(const dn_program *p)
     int64_t bytes = 0;
     for (int i = 0; i < p->n_ops; i++) {
         const dn_op *op = &p->op[i];
-        if (op->kind != DN_OP_CONV2D || !is_param(p, op->in[1]))
+        if (op->kind != DN_OP_CONV2D || !is_param(p, op->in[1]) || p->block[p->value[op->in[1]].block].trains)
             continue;
         dn_conv_shape shape = shape_of(p, op);
-        const dn_conv_kernel *kernel = dn_cpu_conv_choose(&shape, false);
+        const dn_conv_kernel *kernel = dn_cpu_conv_choose(&shape, DN_FORM_KEPT);
         bytes += kernel->form_key ? (int64_t)kernel->form_bytes(&p->value[op->in[1]].shape) : 0;
     }
     return bytes;

@@ -18,188 +18,21 @@
  * time, from a form of plain taps ([panel][C padded to 8][9][16], a quarter of the bytes) or from the parameter itself.
  * Sums continue from step to step, so all three give the same bits. */
 #include "choose.h"
-#include "tile_avx2.h"
+#include "gradients.h"
+#include "winograd_tile.h"
 
 enum {
-    A_MAX = 6, /* inputs or products along an edge */
-    PLANES_MAX = A_MAX * A_MAX,
     TILES_AHEAD = 48, /* a chunk */
     TILES_MAX = 64,   /* ... where each transforms the weights again */
     STEP = 64,        /* input channels whose weights are transformed at a time */
-    TAPS = 9,
-    AHEAD = 12, /* input channels whose taps are fetched ahead: they come from L3 or memory */
-    PAD = 16,   /* floats after a plane, against 4 KiB aliasing */
+    AHEAD = 12,       /* input channels whose taps are fetched ahead: they come from L3 or memory */
     SUMS_PLANE = TILES_MAX * PANEL + PAD,
     TASKS_PER_THREAD = 2,
     SLOTS_MAX = 8 /* planes V in the workspace: as many threads can each have a chunk of their own */
 };
 
-#define P1 0.70710678118654752f
-#define P2 1.41421356237309505f
-#define ADD _mm256_add_ps
-#define SUB _mm256_sub_ps
-#define MUL _mm256_mul_ps
-#define FMA _mm256_fmadd_ps
-#define SET _mm256_set1_ps
-
-enum algorithm { F23, F43, DOUBLED };
-
-/* Along one edge of a tile: outputs, inputs, products, and inputs from one tile to the next. */
-always_inline int outputs_of(enum algorithm f) { return f == F23 ? 2 : 4; }
-always_inline int inputs_of(enum algorithm f) { return f == F43 ? 6 : 4; }
-always_inline int products_of(enum algorithm f) { return f == F23 ? 4 : f == F43 ? 6 : 5; }
-always_inline int step_of(enum algorithm f) { return f == F43 ? 4 : 2; }
-
-/* The plane of V in product i. */
-always_inline int input_plane(enum algorithm f, int i)
-{
-    static const char doubled[] = { 0, 1, 2, 2, 3 };
-    return f == DOUBLED ? doubled[i / 5] * 4 + doubled[i % 5] : i;
-}
-
-/* B^T d: one column or row of an input tile. */
-always_inline void input_1d(const enum algorithm f, const __m256 *d, __m256 *o)
-{
-    if (f != F43) {
-        o[0] = SUB(d[0], d[2]);
-        o[1] = ADD(d[1], d[2]);
-        o[2] = SUB(d[2], d[1]);
-        o[3] = SUB(d[1], d[3]);
-        return;
-    }
-    __m256 even1 = FMA(SET(-2), d[2], d[4]), odd1 = FMA(SET(-2), d[1], d[3]);
-    __m256 even2 = FMA(SET(-0.5f), d[2], d[4]), odd2 = FMA(SET(-0.5f), d[1], d[3]);
-    o[0] = ADD(d[0], FMA(SET(-2.5f), d[2], d[4]));
-    o[1] = FMA(SET(P1), odd1, even1);
-    o[2] = FMA(SET(-P1), odd1, even1);
-    o[3] = FMA(SET(P2), odd2, even2);
-    o[4] = FMA(SET(-P2), odd2, even2);
-    o[5] = ADD(d[1], FMA(SET(-2.5f), d[3], d[5]));
-}
-
-/* A^T s: one column or row of sums. */
-always_inline void output_1d(const enum algorithm f, const __m256 *s, __m256 *o)
-{
-    __m256 a = ADD(s[1], s[2]), b = SUB(s[1], s[2]);
-    if (f == F23) {
-        o[0] = ADD(s[0], a);
-        o[1] = SUB(b, s[3]);
-        return;
-    }
-    if (f == DOUBLED) {
-        o[0] = ADD(s[0], a);
-        o[1] = ADD(s[1], s[3]);
-        o[2] = b;
-        o[3] = SUB(SUB(s[1], s[3]), s[4]);
-        return;
-    }
-    __m256 c = ADD(s[3], s[4]), d = SUB(s[3], s[4]);
-    o[0] = ADD(ADD(s[0], a), c);
-    o[1] = FMA(SET(P2), d, MUL(SET(P1), b));
-    o[2] = FMA(SET(2), c, MUL(SET(0.5f), a));
-    o[3] = FMA(SET(2 * P2), d, FMA(SET(0.5f * P1), b, s[5]));
-}
-
-/* G g: one column or row of a 3x3 kernel. */
-always_inline void weight_1d(const enum algorithm f, const __m256 *g, __m256 *o)
-{
-    if (f == DOUBLED) {
-        __m256 a = MUL(SET(0.5f), g[0]), b = MUL(SET(0.5f), g[1]), c = MUL(SET(0.5f), g[2]);
-        o[0] = g[0];
-        o[1] = ADD(ADD(a, c), b);
-        o[2] = SUB(a, ADD(b, c));
-        o[3] = SUB(c, ADD(a, b));
-        o[4] = g[2];
-        return;
-    }
-    if (f == F23) {
-        __m256 a = MUL(SET(0.5f), ADD(g[0], g[2])), b = MUL(SET(0.5f), g[1]);
-        o[0] = g[0];
-        o[1] = ADD(a, b);
-        o[2] = SUB(a, b);
-        o[3] = g[2];
-        return;
-    }
-    __m256 a = FMA(SET(-2 / 3.f), g[0], MUL(SET(-1 / 3.f), g[2])), b = MUL(SET(-2 / 3.f * P1), g[1]);
-    __m256 c = FMA(SET(1 / 6.f), g[0], MUL(SET(1 / 3.f), g[2])), d = MUL(SET(1 / 6.f * P2), g[1]);
-    o[0] = g[0];
-    o[1] = ADD(a, b);
-    o[2] = SUB(a, b);
-    o[3] = ADD(c, d);
-    o[4] = SUB(c, d);
-    o[5] = g[2];
-}
-
-/* v[plane] = B^T d B for a tile whose rows are `row` floats apart. */
-always_inline void input_tile(const enum algorithm f, const float *src, ptrdiff_t row, float *v, ptrdiff_t plane)
-{
-    const int a = inputs_of(f);
-    __m256 t[PLANES_MAX], d[A_MAX], o[A_MAX];
-#pragma GCC unroll 6
-    for (int j = 0; j < a; j++) {
-#pragma GCC unroll 6
-        for (int i = 0; i < a; i++)
-            d[i] = _mm256_loadu_ps(src + i * row + j * LANES);
-        input_1d(f, d, o);
-#pragma GCC unroll 6
-        for (int i = 0; i < a; i++)
-            t[i * a + j] = o[i];
-    }
-#pragma GCC unroll 6
-    for (int i = 0; i < a; i++) {
-        input_1d(f, t + i * a, o);
-#pragma GCC unroll 6
-        for (int j = 0; j < a; j++)
-            _mm256_store_ps(v + (i * a + j) * plane, o[j]);
-    }
-}
-
-/* o[outputs*outputs] = A^T s A */
-always_inline void output_tile(const enum algorithm f, const float *sums, ptrdiff_t plane, __m256 *o)
-{
-    const int a = products_of(f), m = outputs_of(f);
-    __m256 t[4 * A_MAX], s[A_MAX], r[4];
-#pragma GCC unroll 6
-    for (int j = 0; j < a; j++) {
-#pragma GCC unroll 6
-        for (int i = 0; i < a; i++)
-            s[i] = _mm256_load_ps(sums + (i * a + j) * plane);
-        output_1d(f, s, r);
-#pragma GCC unroll 4
-        for (int i = 0; i < m; i++)
-            t[i * a + j] = r[i];
-    }
-#pragma GCC unroll 4
-    for (int i = 0; i < m; i++)
-        output_1d(f, t + i * a, o + i * m);
-}
-
-/* u[plane] = G g G^T for 8 output channels of one input channel; the 9 taps are PANEL floats apart. */
-always_inline void weight_tile(const enum algorithm f, const float *taps, float *u, ptrdiff_t plane)
-{
-    const int a = products_of(f);
-    __m256 t[3 * A_MAX], g[3], o[A_MAX];
-#pragma GCC unroll 3
-    for (int j = 0; j < 3; j++) {
-#pragma GCC unroll 3
-        for (int i = 0; i < 3; i++)
-            g[i] = _mm256_loadu_ps(taps + (i * 3 + j) * PANEL);
-        weight_1d(f, g, o);
-#pragma GCC unroll 6
-        for (int i = 0; i < a; i++)
-            t[i * 3 + j] = o[i];
-    }
-#pragma GCC unroll 6
-    for (int i = 0; i < a; i++) {
-        weight_1d(f, t + i * 3, o);
-#pragma GCC unroll 6
-        for (int j = 0; j < a; j++)
-            _mm256_store_ps(u + (i * a + j) * plane, o[j]);
-    }
-}
-
 /* u [a*a][..][16] of n input channels, from taps [n][9][16]. */
-always_inline void weight_tiles(const enum algorithm f, const float *taps, int n, float *u, ptrdiff_t plane)
+always_inline void weight_tiles(const int f, const float *taps, int n, float *u, ptrdiff_t plane)
 {
     for (int c = 0; c < n; c++, taps += TAPS * PANEL) {
         for (int i = 0; i < TAPS; i++)
@@ -229,7 +62,7 @@ enum weights { TRANSFORMED, PLAIN, LOGICAL };
 
 typedef struct winograd {
     const dn_conv_call *call;
-    enum algorithm f;
+    int f;
     enum weights weights;
     int tiles_x, tiles; /* tiles in a line, in a row of the batch */
     int c_blocks, panels, chunk;
@@ -253,23 +86,8 @@ static inline spot spot_of(const winograd *w, int64_t tile)
 
 static inline int part_begin(const winograd *w, int part) { return (int)((int64_t)w->count * part / w->parts); }
 
-/* Copy the tile whose top left input is (y, x), zero where it lies outside the image. */
-always_inline void copy_edge(const int a, float *dst, const float *src, const dn_conv_shape *s, int y, int x)
-{
-    const int j0 = x < 0 ? -x : 0, j1 = s->W - x < a ? s->W - x : a;
-    for (int i = 0; i < a; i++, dst += a * LANES) {
-        const bool outside = y + i < 0 || y + i >= s->H;
-        const float *line = src + ((ptrdiff_t)(y + i) * s->W + x) * LANES;
-#pragma GCC unroll 6
-        for (int j = 0; j < a; j++) {
-            __m256 v = outside || j < j0 || j >= j1 ? _mm256_setzero_ps() : _mm256_loadu_ps(line + j * LANES);
-            _mm256_store_ps(dst + j * LANES, v);
-        }
-    }
-}
-
 /* Tiles t0 .. t1-1 of the chunk, channels of one block of 8. */
-always_inline void input_tiles(const enum algorithm f, const winograd *w, int block, int t0, int t1)
+always_inline void input_tiles(const int f, const winograd *w, int block, int t0, int t1)
 {
     const int a = inputs_of(f), step = step_of(f);
     const dn_conv_shape *s = &w->call->shape;
@@ -315,7 +133,7 @@ static void products(const winograd *w, int t0, int t1, int b0, int b1, const fl
 }
 
 /* The same over all input blocks, the weights being transformed STEP channels at a time. */
-always_inline void products_live(const enum algorithm f, const winograd *w, int panel, int t0, int t1, float *sums)
+always_inline void products_live(const int f, const winograd *w, int panel, int t0, int t1, float *sums)
 {
     _Alignas(64) float u[PLANES_MAX * (STEP * PANEL + PAD)], gathered[STEP * TAPS * PANEL];
     const dn_conv_shape *s = &w->call->shape;
@@ -333,8 +151,7 @@ always_inline void products_live(const enum algorithm f, const winograd *w, int 
 }
 
 /* Inverse transform and epilogue of the panel's 8 channels from `channel`. */
-always_inline void output_tiles(const enum algorithm f, const winograd *w, int channel, int t0, int t1,
-                                const float *sums)
+always_inline void output_tiles(const int f, const winograd *w, int channel, int t0, int t1, const float *sums)
 {
     const dn_conv_call *call = w->call;
     const dn_conv_shape *s = &call->shape;
@@ -353,7 +170,7 @@ always_inline void output_tiles(const enum algorithm f, const winograd *w, int c
     }
 }
 
-always_inline void panel(const enum algorithm f, const winograd *w, int p, int t0, int t1)
+always_inline void panel(const int f, const winograd *w, int p, int t0, int t1)
 {
     _Alignas(64) float sums[PLANES_MAX * SUMS_PLANE];
     const int planes = products_of(f) * products_of(f);
@@ -390,7 +207,7 @@ static void run_parts(winograd *w, dn_task task, int n, int wanted)
     dn_pool_run(w->call->pool, task, w, (int64_t)n * w->parts, 1);
 }
 
-static int tiles_of(const dn_conv_shape *s, enum algorithm f)
+static int tiles_of(const dn_conv_shape *s, int f)
 {
     return ceil_div(s->Ho, outputs_of(f)) * ceil_div(s->Wo, outputs_of(f));
 }
@@ -432,7 +249,7 @@ static void run_together(winograd *w, int threads)
     }
 }
 
-static void run(const dn_conv_call *call, enum algorithm f, enum weights weights)
+static void run(const dn_conv_call *call, int f, enum weights weights)
 {
     const dn_conv_shape *s = &call->shape;
     winograd w = { .call = call, .f = f, .weights = weights };
@@ -451,12 +268,12 @@ static void run(const dn_conv_call *call, enum algorithm f, enum weights weights
     w.v_block = w.chunk * LANES;
     w.v_plane = w.c_blocks * w.v_block + PAD;
     if (apart)
-        dn_pool_run(call->pool, chunk_task, &w, ceil_div((int)all, w.chunk), 1);
+        dn_pool_run(call->pool, chunk_task, &w, (all + w.chunk - 1) / w.chunk, 1);
     else
         run_together(&w, threads);
 }
 
-static size_t workspace(const dn_conv_shape *s, int rows_max, enum algorithm f, enum weights weights)
+static size_t workspace(const dn_conv_shape *s, int rows_max, int f, enum weights weights)
 {
     const int64_t all = (int64_t)tiles_of(s, f) * rows_max;
     const size_t plane = (size_t)ceil_div(s->C, LANES) * min64(tiles_max(weights), all) * LANES + PAD;
@@ -470,21 +287,30 @@ static size_t form_bytes(const dn_shape *w, int per_channel)
     return (size_t)per_channel * c_blocks * LANES * panels * PANEL * sizeof(float);
 }
 
-static void pack_plain(void *dst, const float *src, const dn_shape *shape)
+static int first_panel(const dn_shape *weights, int part, int parts)
+{
+    return (int)((int64_t)ceil_div((int)weights->dim[3], PANEL) * part / parts);
+}
+
+static void pack_plain_part(void *dst, const float *src, const dn_shape *shape, int part, int parts)
 {
     const int C = (int)shape->dim[2], K = (int)shape->dim[3], padded = ceil_div(C, LANES) * LANES;
-    for (int p = 0; p < ceil_div(K, PANEL); p++)
+    for (int p = first_panel(shape, part, parts); p < first_panel(shape, part + 1, parts); p++)
         gather_taps((float *)dst + (ptrdiff_t)p * padded * TAPS * PANEL, src, C, K, p, 0, padded);
 }
 
-always_inline void pack(const enum algorithm f, float *dst, const float *src, const dn_shape *shape)
+static void pack_plain(void *dst, const float *src, const dn_shape *shape) { pack_plain_part(dst, src, shape, 0, 1); }
+
+always_inline void pack(const int f, float *dst, const float *src, const dn_shape *shape, int part, int parts)
 {
     const int C = (int)shape->dim[2], K = (int)shape->dim[3], padded = ceil_div(C, LANES) * LANES;
+    const ptrdiff_t planes = products_of(f) * products_of(f);
     float taps[LANES * TAPS * PANEL];
-    for (int p = 0; p < ceil_div(K, PANEL); p++, dst += (ptrdiff_t)products_of(f) * products_of(f) * padded * PANEL)
+    for (int p = first_panel(shape, part, parts); p < first_panel(shape, part + 1, parts); p++)
         for (int c = 0; c < padded; c += LANES) {
+            float *u = dst + (p * planes * padded + c) * PANEL;
             gather_taps(taps, src, C, K, p, c, c + LANES);
-            weight_tiles(f, taps, LANES, dst + c * PANEL, (ptrdiff_t)padded * PANEL);
+            weight_tiles(f, taps, LANES, u, (ptrdiff_t)padded * PANEL);
         }
 }
 
@@ -496,10 +322,14 @@ static size_t form_bytes_plain(const dn_shape *w) { return form_bytes(w, TAPS); 
         return workspace(s, rows_max, f, weights);                                \
     }                                                                             \
     static void run_##f##_##weights(const dn_conv_call *call) { run(call, f, weights); }
-#define FORM(f)                                                                                                \
-    static size_t form_bytes_##f(const dn_shape *w) { return form_bytes(w, products_of(f) * products_of(f)); } \
-    static void pack_##f(void *dst, const float *src, const dn_shape *shape) { pack(f, dst, src, shape); }     \
-    KERNEL(f, TRANSFORMED)                                                                                     \
+#define FORM(f)                                                                                                  \
+    static size_t form_bytes_##f(const dn_shape *w) { return form_bytes(w, products_of(f) * products_of(f)); }   \
+    static void pack_part_##f(void *dst, const float *src, const dn_shape *shape, int part, int parts)           \
+    {                                                                                                            \
+        pack(f, dst, src, shape, part, parts);                                                                   \
+    }                                                                                                            \
+    static void pack_##f(void *dst, const float *src, const dn_shape *shape) { pack(f, dst, src, shape, 0, 1); } \
+    KERNEL(f, TRANSFORMED)                                                                                       \
     KERNEL(f, LOGICAL)
 FORM(F43)
 FORM(F23)
@@ -509,19 +339,24 @@ KERNEL(DOUBLED, PLAIN)
 
 /* clang-format off */
 const dn_conv_kernel NAME(dn_cpu_winograd4) =
-    { "winograd43-" ISA, "winograd43", false, false, form_bytes_F43, pack_F43, workspace_F43_TRANSFORMED, run_F43_TRANSFORMED };
+    { "winograd43-" ISA, "winograd43", false, false, form_bytes_F43, pack_F43, workspace_F43_TRANSFORMED, run_F43_TRANSFORMED, pack_part_F43,
+      NULL, NULL, NULL };
 const dn_conv_kernel NAME(dn_cpu_winograd4_plain) =
-    { "winograd43-plain-" ISA, "taps16", false, false, form_bytes_plain, pack_plain, workspace_F43_PLAIN, run_F43_PLAIN };
+    { "winograd43-plain-" ISA, "taps16", false, false, form_bytes_plain, pack_plain, workspace_F43_PLAIN, run_F43_PLAIN, pack_plain_part,
+      "taps16-rotated", dn_cpu_rotate_taps, dn_cpu_rotate_taps_part };
 const dn_conv_kernel NAME(dn_cpu_winograd4_live) =
-    { "winograd43-live-" ISA, NULL, false, false, NULL, NULL, workspace_F43_LOGICAL, run_F43_LOGICAL };
+    { "winograd43-live-" ISA, NULL, false, false, NULL, NULL, workspace_F43_LOGICAL, run_F43_LOGICAL, NULL, NULL, NULL, NULL };
 const dn_conv_kernel NAME(dn_cpu_winograd2) =
-    { "winograd23-" ISA, "winograd23", false, false, form_bytes_F23, pack_F23, workspace_F23_TRANSFORMED, run_F23_TRANSFORMED };
+    { "winograd23-" ISA, "winograd23", false, false, form_bytes_F23, pack_F23, workspace_F23_TRANSFORMED, run_F23_TRANSFORMED, pack_part_F23,
+      NULL, NULL, NULL };
 const dn_conv_kernel NAME(dn_cpu_winograd2_live) =
-    { "winograd23-live-" ISA, NULL, false, false, NULL, NULL, workspace_F23_LOGICAL, run_F23_LOGICAL };
+    { "winograd23-live-" ISA, NULL, false, false, NULL, NULL, workspace_F23_LOGICAL, run_F23_LOGICAL, NULL, NULL, NULL, NULL };
 const dn_conv_kernel NAME(dn_cpu_doubled) =
-    { "doubled-" ISA, "doubled", false, false, form_bytes_DOUBLED, pack_DOUBLED, workspace_DOUBLED_TRANSFORMED, run_DOUBLED_TRANSFORMED };
+    { "doubled-" ISA, "doubled", false, false, form_bytes_DOUBLED, pack_DOUBLED, workspace_DOUBLED_TRANSFORMED, run_DOUBLED_TRANSFORMED, pack_part_DOUBLED,
+      NULL, NULL, NULL };
 const dn_conv_kernel NAME(dn_cpu_doubled_plain) =
-    { "doubled-plain-" ISA, "taps16", false, false, form_bytes_plain, pack_plain, workspace_DOUBLED_PLAIN, run_DOUBLED_PLAIN };
+    { "doubled-plain-" ISA, "taps16", false, false, form_bytes_plain, pack_plain, workspace_DOUBLED_PLAIN, run_DOUBLED_PLAIN, pack_plain_part,
+      "taps16-rotated", dn_cpu_rotate_taps, dn_cpu_rotate_taps_part };
 const dn_conv_kernel NAME(dn_cpu_doubled_live) =
-    { "doubled-live-" ISA, NULL, false, false, NULL, NULL, workspace_DOUBLED_LOGICAL, run_DOUBLED_LOGICAL };
+    { "doubled-live-" ISA, NULL, false, false, NULL, NULL, workspace_DOUBLED_LOGICAL, run_DOUBLED_LOGICAL, NULL, NULL, NULL, NULL };
 /* clang-format on */

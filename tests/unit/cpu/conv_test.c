@@ -235,10 +235,10 @@ static void test_doubled(void **state)
                 assert_true(tensor_row_equal(&first, r, &other, r));
             tensor_free(&other);
         }
-        for (int live = 0; live < 2; live++) {
-            const dn_conv_kernel *k = dn_cpu_doubled_choose(&f.shape, live);
+        for (int use = DN_FORM_KEPT; use <= DN_FORM_EACH_RUN; use++) {
+            const dn_conv_kernel *k = dn_cpu_doubled_choose(&f.shape, use);
             assert_non_null(k);
-            assert_true(!live || !k->form_key);
+            assert_true(use != DN_FORM_NONE || !k->form_key);
         }
         tensor_free(&first);
         free(reference);
