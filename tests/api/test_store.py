@@ -208,7 +208,7 @@ def test_starts_are_counted_before_the_run(box):
         d.wait_status(running=1, timeout=PATIENCE)
         assert box.sql("SELECT starts FROM requests WHERE id = ?", id) == [(n,)]
     box.kill()
-    box.sql("UPDATE requests SET starts = 30, tries = 0")
+    box.sql("UPDATE requests SET starts = 100, tries = 0")
     d = box.start()
     assert d.wait_state(id, "failed")["error"]["code"] == "crash_loop"
 
