@@ -37,6 +37,8 @@ static const dn_field config_v[DN_CONFIG_FIELDS] = {
         .help = "Most rows of a batch." },
     [DN_CONFIG_STEP_MS] = { "step-ms", DN_T_NUM, AT(step_ms), .min = 1, .max = 60000, .def = "100", .unit = "ms",
         .help = "How long a batch may take: who joins or leaves waits that long." },
+    [DN_CONFIG_YIELD_MS] = { "yield-ms", DN_T_NUM, AT(yield_ms), .min = 0.1, .max = 60000, .def = "20", .unit = "ms",
+        .help = "How long training runs before samples that wait have their turn." },
     [DN_CONFIG_MAX_QUEUE_MS] = { "max-queue-ms", DN_T_INT, AT(max_queue_ms), .min = 1, .max = 86400000, .def = "300000", .unit = "ms",
         .help = "Most work that may wait; beyond it requests are refused with 429." },
     [DN_CONFIG_TOKEN_FILE] = { "token-file", DN_T_STR, AT(token_file), .min = 1, .max = PATH_LEN_MAX,

@@ -30,6 +30,7 @@ enum {
     DN_CONFIG_MEMORY,
     DN_CONFIG_MAX_ROWS,
     DN_CONFIG_STEP_MS,
+    DN_CONFIG_YIELD_MS,
     DN_CONFIG_MAX_QUEUE_MS,
     DN_CONFIG_TOKEN_FILE,
     DN_CONFIG_HOST_NAMES,
@@ -53,6 +54,7 @@ typedef struct dn_config {
     int64_t memory;         /* bytes; 0: 80% of the machine or cgroup */
     int64_t max_rows;       /* of one batch (64) */
     double step_ms;         /* target of one batch (100) */
+    double yield_ms;        /* of a training segment beside samples (20) */
     int64_t max_queue_ms;   /* bound of the priced queue (300000) */
     const char *token_file; /* NULL: no tokens */
     dn_strs host_names;

@@ -274,6 +274,13 @@ void dn_event_write(dn_buf *b, int64_t id, const char *event, const dn_fields *t
     dn_buf_puts(b, "\n\n");
 }
 
+void dn_event_write_id(dn_buf *b, const char *id, const char *event, const dn_fields *t, const void *data)
+{
+    dn_buf_printf(b, "id: %s\nevent: %s\ndata: ", id, event);
+    dn_fields_write(t, data, b);
+    dn_buf_puts(b, "\n\n");
+}
+
 void dn_event_error_write(dn_buf *b, int64_t id, const dn_http_error *e)
 {
     event_begin(b, id, "error");

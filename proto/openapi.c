@@ -1,4 +1,5 @@
 /* openapi.c - the OpenAPI 3.1 document: paths from the table of routes, schemas from the tables of fields. */
+#include "job.h"
 #include "proto.h"
 
 #include <ctype.h>
@@ -62,6 +63,21 @@ static const struct operation operations[DN_ROUTE_COUNT] = {
         .errors = { DN_H_MODEL_NOT_FOUND, DN_H_CONFLICT, DN_H_MODEL_FAILED, DN_H_MEMORY } },
     [DN_ROUTE_MODEL_UNLOAD] = { .query = &dn_unload_query_fields, .answer = &dn_model_card_fields, .accepted = &dn_model_card_fields,
         .errors = { DN_H_MODEL_NOT_FOUND, DN_H_CONFLICT } },
+    [DN_ROUTE_JOBS] = { .query = &dn_jobs_query_fields, .answer = &dn_job_list_fields },
+    [DN_ROUTE_JOBS_SUBMIT] = { .body = &dn_job_fields, .answer = &dn_job_info_fields,
+        .errors = { DN_H_NOT_FOUND, DN_H_LENGTH, DN_H_TOO_LARGE, DN_H_MEDIA, DN_H_IMPOSSIBLE, DN_H_MEMORY, DN_H_DRAINING } },
+    [DN_ROUTE_JOB] = { .answer = &dn_job_info_fields, .errors = { DN_H_NOT_FOUND } },
+    [DN_ROUTE_JOB_CHANGE] = { .body = &dn_job_patch_fields, .answer = &dn_job_info_fields,
+        .errors = { DN_H_NOT_FOUND, DN_H_CONFLICT, DN_H_LENGTH, DN_H_TOO_LARGE, DN_H_MEDIA } },
+    [DN_ROUTE_JOB_PAUSE] = { .answer = &dn_job_info_fields, .accepted = &dn_job_info_fields, .errors = { DN_H_NOT_FOUND, DN_H_CONFLICT } },
+    [DN_ROUTE_JOB_RESUME] = { .answer = &dn_job_info_fields, .accepted = &dn_job_info_fields, .errors = { DN_H_NOT_FOUND, DN_H_CONFLICT } },
+    [DN_ROUTE_JOB_CANCEL] = { .answer = &dn_job_info_fields, .accepted = &dn_job_info_fields, .errors = { DN_H_NOT_FOUND, DN_H_CONFLICT } },
+    [DN_ROUTE_JOB_CHECKPOINTS] = { .answer = &dn_job_checkpoint_list_fields, .errors = { DN_H_NOT_FOUND } },
+    [DN_ROUTE_JOB_SAVE] = { .answer = &dn_job_info_fields, .accepted = &dn_job_info_fields, .errors = { DN_H_NOT_FOUND, DN_H_CONFLICT } },
+    [DN_ROUTE_JOB_SAMPLES] = { .answer = &dn_job_sample_list_fields, .errors = { DN_H_NOT_FOUND } },
+    [DN_ROUTE_JOB_SAMPLE] = { .errors = { DN_H_NOT_FOUND } },
+    [DN_ROUTE_JOB_METRICS] = { .errors = { DN_H_NOT_FOUND } },
+    [DN_ROUTE_JOB_EVENTS] = { .errors = { DN_H_NOT_FOUND }, .headers = events_headers },
     [DN_ROUTE_STATUS] = { .answer = &dn_status_fields, .also_gives = { "text/event-stream" }, .events = status_events },
     [DN_ROUTE_HEALTHZ] = { .answer = &dn_health_fields },
     [DN_ROUTE_READYZ] = { .answer = &dn_health_fields, .errors = { DN_H_NOT_READY } },

@@ -108,10 +108,10 @@ static void keep(void *data) { (void)data; }
 void dn_reply_lend(dn_call *call, int status, const char *content_type, const void *data, size_t n,
                    void (*release)(void *), void *arg)
 {
-    if (!call->finished)
-        dn_call_tell_end(call, &(dn_ending){ status, content_type, data, n });
     source s = { call->conn, data, n, release ? release : keep, arg };
     struct MHD_Response *response = NULL;
+    if (!call->finished)
+        dn_call_tell_end(call, &(dn_ending){ status, content_type, data, n });
     if (!call->finished && n > DIRECT_BYTES_MAX)
         response = response_large(&s);
     else if (!call->finished)

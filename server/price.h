@@ -33,7 +33,7 @@ double dn_queue_excess_ms(const dn_figures *f, double own_ms, double queue_max_m
 /* What a client is told to wait: whole seconds, at least 1. */
 int dn_retry_after_s(double ms);
 
-enum dn_holding { DN_HOLD_WEIGHTS, DN_HOLD_FORMS, DN_HOLD_ARENAS, DN_HOLD_SLOTS, DN_HOLD_RESULTS, DN_HOLD_COUNT };
+enum dn_holding { DN_HOLD_WEIGHTS, DN_HOLD_FORMS, DN_HOLD_ARENAS, DN_HOLD_SLOTS, DN_HOLD_RESULTS, DN_HOLD_TRAINING, DN_HOLD_COUNT };
 
 typedef struct dn_budget {
     int64_t limit;

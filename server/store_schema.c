@@ -89,7 +89,27 @@ static const char version_1[] =
     "  PRIMARY KEY (model, version)"
     ") STRICT;"
     "CREATE UNIQUE INDEX versions_live ON versions(model) WHERE live;";
+
+static const char version_2[] =
+    "ALTER TABLE jobs ADD COLUMN published TEXT;" /* model@version that last came of it */
+    "ALTER TABLE jobs ADD COLUMN figures TEXT;"   /* JSON: the last loss, lr, ... */
+    "CREATE TABLE job_saved ("
+    "  job TEXT NOT NULL REFERENCES jobs(id),"
+    "  step INTEGER NOT NULL,"
+    "  bytes INTEGER NOT NULL,"
+    "  created REAL NOT NULL,"
+    "  eval REAL,"                                /* held-out loss */
+    "  PRIMARY KEY (job, step)"
+    ") STRICT;"
+    "CREATE TABLE job_shown ("
+    "  job TEXT NOT NULL REFERENCES jobs(id),"
+    "  step INTEGER NOT NULL,"
+    "  seed INTEGER NOT NULL,"
+    "  label INTEGER NOT NULL,"                   /* -1: the null label */
+    "  sha256 TEXT NOT NULL,"
+    "  PRIMARY KEY (job, step, seed, label)"
+    ") STRICT;";
 /* clang-format on */
 
-const char *const dn_store_migrations[] = { version_1 };
+const char *const dn_store_migrations[] = { version_1, version_2 };
 const int dn_store_n_migrations = sizeof dn_store_migrations / sizeof dn_store_migrations[0];

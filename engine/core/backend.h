@@ -35,10 +35,10 @@ typedef int (*dn_step_fn)(const dn_run *run, const dn_step *step); /* 0 or a DN_
 struct dn_step {
     dn_step_fn fn;
     const void *attr;                      /* the kernel's own parameters, owned by the lowered program */
-    int in[DN_IN_MAX + 2], out[DN_OUT_MAX]; /* places, -1: none */
+    int in[DN_IN_MAX + 2], out[DN_OUT_MAX + 4]; /* places, -1: none */
     int n_in, n_out;
     int workspace;                         /* a place used during this step only, or -1 */
-    int op_first, op_last;                 /* the program's ops that it computes, for traces and replay on ref */
+    int op_first, op_last;                 /* the program's ops that it computes (or a part of), for traces and replay */
 };
 
 /* A packed form of one parameter: made once per weights version, shared by all programs that ask for the same key. */
@@ -47,6 +47,8 @@ typedef struct dn_form {
     const char *key; /* a static string that names algorithm and layout, e.g. "winograd43" */
     size_t bytes;
     void (*pack)(void *dst, const float *src, const dn_shape *shape);
+    /* Part `part` of `parts`, which together make the whole, in any order. NULL: it is not worth dividing. */
+    void (*pack_part)(void *dst, const float *src, const dn_shape *shape, int part, int parts);
 } dn_form;
 
 struct dn_lowered {
@@ -68,7 +70,7 @@ struct dn_lowered {
 struct dn_run {
     const dn_lowered *lowered;
     char *arena;                      /* arena_bytes, 64-byte aligned */
-    const char *block[DN_BLOCKS_MAX]; /* parameter blocks, bound in order */
+    const char *block[DN_BLOCKS_MAX]; /* parameter blocks, bound in order; state blocks are written */
     const void *const *form;          /* [n_forms] */
     dn_pool *pool;                    /* NULL: the calling thread alone */
     int n;                            /* rows */

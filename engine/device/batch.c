@@ -82,7 +82,7 @@ static void put_pair(const dn_run *run, int place, int row, int a, int b)
 }
 
 /* A learned time embedding at a fractional timestep lies between two rows of its table. */
-static void put_time(const dn_ports *to, int rows, const dn_run *run, int row, float t)
+void dn_ports_put_time(const dn_ports *to, int rows, const dn_run *run, int row, float t)
 {
     int below;
     if (!rows) {
@@ -95,15 +95,19 @@ static void put_time(const dn_ports *to, int rows, const dn_run *run, int row, f
     put_float(run, to->time_w, row, t - (float)below);
 }
 
+void dn_ports_put_label(const dn_ports *to, const dn_run *run, int row, int a, int b, float w)
+{
+    put_pair(run, to->label, row, a, b);
+    put_float(run, to->label_w, row, w);
+    put_float(run, to->label_value, row, (float)a + w * (float)(b - a));
+}
+
 static void put_label(const dn_ports *to, const dn_run *run, int row, const dn_row *r)
 {
     const dn_sample *s = r->sample;
     bool conditional = r->kind != DN_ROW_UNCOND;
-    int a = conditional ? s->label : s->null_label, b = conditional ? s->label_b : s->null_label;
-    float w = conditional ? s->label_w : 0;
-    put_pair(run, to->label, row, a, b);
-    put_float(run, to->label_w, row, w);
-    put_float(run, to->label_value, row, (float)a + w * (float)(b - a));
+    dn_ports_put_label(to, run, row, conditional ? s->label : s->null_label, conditional ? s->label_b : s->null_label,
+                       conditional ? s->label_w : 0);
     if (to->label_vector < 0)
         return;
     float *vector = dn_place_at(run, to->label_vector, row);
@@ -123,7 +127,7 @@ static void gather(const dn_batch *b, int first, const dn_run *run, const dn_por
         float *x = dn_place_at(run, to->x, row);
         for (int64_t i = 0; i < s->slot.n; i++)
             x[i] = e->c_in * s->slot.x[i];
-        put_time(to, (int)b->net->model->arch_info.time_rows, run, row, e->timestep);
+        dn_ports_put_time(to, (int)b->net->model->arch_info.time_rows, run, row, e->timestep);
         put_label(to, run, row, r);
     }
 }

@@ -27,6 +27,15 @@ typedef struct dn_ports {
     int x, t, time, time_w, label, label_w, label_value, label_vector, out;
 } dn_ports;
 
+dn_ports dn_ports_find(const dn_lowered *l);
+/* The timestep of a row; `rows`: of the table of a learned time embedding, else 0. */
+void dn_ports_put_time(const dn_ports *to, int rows, const dn_run *run, int row, float t);
+/* Label a, or (1-w)*E[a] + w*E[b]; nothing where the network takes none. */
+void dn_ports_put_label(const dn_ports *to, const dn_run *run, int row, int a, int b, float w);
+
+/* Bump when a kernel's result bits may change: it is part of the numerics id. */
+enum { DN_KERNEL_VERSION = 1 };
+
 struct dn_net {
     const dn_model *model;
     dn_program *program;

@@ -5,41 +5,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Bump when a kernel's result bits may change: it is part of the numerics id. */
-enum { KERNEL_VERSION = 1 };
-
-static double op_flop(const dn_program *p, const dn_op *op)
-{
-    const dn_shape *x = dn_shape_of(p, op->in[0]), *y = dn_shape_of(p, op->out[0]);
-    switch (op->kind) {
-    case DN_OP_CONV2D: {
-        const int64_t *w = dn_shape_of(p, op->in[1])->dim;
-        return 2.0 * (double)dn_shape_count(y) * (double)(w[0] * w[1] * w[2]);
-    }
-    case DN_OP_MATMUL:
-        return 2.0 * (double)dn_shape_count(y) * (double)x->dim[x->rank - 1];
-    case DN_OP_ATTENTION:
-        return 4.0 * (double)dn_shape_count(y) * (double)dn_shape_of(p, op->in[1])->dim[0];
-    default:
-        return (double)dn_shape_count(y);
-    }
-}
-
-static double program_gflop(const dn_program *p)
-{
-    double sum = 0;
-    for (int i = 0; i < p->n_ops; i++)
-        sum += p->op[i].out[0] == DN_NONE ? 0 : op_flop(p, &p->op[i]);
-    return sum * 1e-9;
-}
-
 static int place_of(const dn_lowered *l, const char *name)
 {
     dn_val v = dn_find(l->program, name);
     return v == DN_NONE ? -1 : l->value_place[v];
 }
 
-static dn_ports find_ports(const dn_lowered *l)
+dn_ports dn_ports_find(const dn_lowered *l)
 {
     return (dn_ports){
         .x = place_of(l, "x"),           .t = place_of(l, "t"),
@@ -60,7 +32,7 @@ static int prepare_inspection(dn_net *n, dn_error *err)
     int rc = dn_lower(&n->check, &dn_backend_ref, n->program, n->lowered->rows_max, err);
     rc = rc ? rc : dn_plan_apart(n->check, err);
     if (!rc)
-        n->check_ports = find_ports(n->check);
+        n->check_ports = dn_ports_find(n->check);
     return rc;
 }
 
@@ -109,10 +81,10 @@ int dn_net_new(dn_net **out, const dn_device *d, dn_model *m, int height, int wi
         dn_net_free(n);
         return rc;
     }
-    n->gflop_per_row = program_gflop(n->program);
+    n->gflop_per_row = dn_program_flop(n->program) * 1e-9;
     n->streams = streams_of(d, n->lowered);
-    n->ports = find_ports(n->lowered);
-    snprintf(n->numerics, sizeof n->numerics, "%s/k%d/w%.16s/fp32", d->backend->name, KERNEL_VERSION, m->info.hash);
+    n->ports = dn_ports_find(n->lowered);
+    snprintf(n->numerics, sizeof n->numerics, "%s/k%d/w%.16s/fp32", d->backend->name, DN_KERNEL_VERSION, m->info.hash);
     *out = n;
     return 0;
 }

@@ -1,13 +1,15 @@
 /* forward.c - where a U-Net's forward pass spends its time on the CPU: per kind of step, or (-v) step by step.
  *
- *     forward [-cv] [-n rows] [-m rows_max] [-t threads] [-r repeats] config.json
+ *     forward [-bcv] [-n rows] [-m rows_max] [-t threads] [-r repeats] config.json
  *
+ * -b: a training step's program instead: forward, loss, gradients by all parameters. Steps of the ref backend say so.
  * -c takes the calling thread's CPU time instead of the wall clock: with -t 1, what a busy machine allows to measure.
  * Weights are random: time does not depend on them. "eff" counts the FLOPs of direct convolution. */
 #include "arch.h"
 #include "backend.h"
 #include "lower.h"
 #include "pool.h"
+#include "ref.h"
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,7 +18,7 @@
 #include <unistd.h>
 
 typedef struct options {
-    bool verbose, cpu_time;
+    bool verbose, cpu_time, backward;
     int rows, rows_max, threads, repeats;
     const char *config;
 } options;
@@ -58,7 +60,7 @@ static double gflop_of(const dn_program *p, const dn_op *op)
     return 0;
 }
 
-static const char *kind_of(const dn_program *p, const dn_step *step)
+static const char *kind_of_fast(const dn_program *p, const dn_step *step)
 {
     static char text[64];
     if (step->op_last < step->op_first)
@@ -75,6 +77,16 @@ static const char *kind_of(const dn_program *p, const dn_step *step)
     if (op->kind == DN_OP_MATMUL)
         return p->value[op->out[0]].shape.rank == 1 ? "linear of vectors" : "linear of tokens";
     return dn_op_name(op->kind);
+}
+
+static const char *kind_of(const dn_program *p, const dn_step *step)
+{
+    static char text[72];
+    const char *kind = kind_of_fast(p, step);
+    if (step->op_last < step->op_first || step->fn != dn_ref_step(p->op[step->op_first].kind))
+        return kind;
+    snprintf(text, sizeof text, "ref %s", kind);
+    return text;
 }
 
 static void print_steps(const dn_program *p, const dn_lowered *l, const timed *t, int rows)
@@ -123,7 +135,25 @@ static double median(double *x, int n)
     return x[n / 2];
 }
 
-static dn_program *record(const char *path)
+/* The mean squared error against another input, and its gradient by every parameter. */
+static void differentiate(dn_program *p, const dn_arch_info *info)
+{
+    dn_val target = dn_input(p, "target", DN_F32, dn_shape(info->height, info->width, info->out_channels));
+    dn_val loss = dn_loss(p, DN_MSE, dn_find(p, "out"), target, 0);
+    int n = p->block[0].n_params;
+    dn_val *wrt = must(calloc((size_t)n, sizeof *wrt)), *grad = must(calloc((size_t)n, sizeof *grad));
+    for (int v = 0; v < p->n_values; v++)
+        if (p->value[v].kind == DN_PARAM)
+            wrt[p->value[v].param] = v;
+    dn_grad(p, loss, DN_NONE, wrt, n, grad);
+    dn_output(p, "loss", loss);
+    for (int i = 0; i < n; i++)
+        dn_output(p, p->block[0].param[i].name, grad[i]);
+    free(wrt);
+    free(grad);
+}
+
+static dn_program *record(const char *path, bool backward)
 {
     json_error_t why;
     dn_error err = { 0 };
@@ -137,6 +167,8 @@ static dn_program *record(const char *path)
     dn_arch_unet2d.describe(config, &info);
     dn_program *p = must(dn_program_new());
     dn_arch_unet2d.build(config, p, dn_block_add(p, "unet"), info.height, info.width);
+    if (backward)
+        differentiate(p, &info);
     if (p->error.code)
         die(path, p->error.message);
     dn_program_prune(p);
@@ -199,7 +231,8 @@ static void measure(const options *o, const dn_lowered *l, dn_run *run, timed *t
     for (int i = 0; i < l->n_steps; i++) {
         qsort(each + (size_t)i * (size_t)o->repeats, (size_t)o->repeats, sizeof *each, by_value);
         t[i].ms = each[(size_t)i * (size_t)o->repeats];
-        for (int op = l->step[i].op_first; op <= l->step[i].op_last && op < l->program->n_ops; op++)
+        const bool partial = i + 1 < l->n_steps && l->step[i + 1].op_first == l->step[i].op_first;
+        for (int op = l->step[i].op_first; !partial && op <= l->step[i].op_last && op < l->program->n_ops; op++)
             t[i].gflop += op == l->step[i].op_first ? gflop_of(l->program, &l->program->op[op]) : 0;
     }
     double middle = median(whole, o->repeats); /* sorts */
@@ -212,8 +245,11 @@ static void measure(const options *o, const dn_lowered *l, dn_run *run, timed *t
 static options parse(int argc, char **argv)
 {
     options o = { .rows = 4, .threads = 2, .repeats = 9 };
-    for (int c; (c = getopt(argc, argv, "cvn:m:t:r:")) != -1;)
+    for (int c; (c = getopt(argc, argv, "bcvn:m:t:r:")) != -1;)
         switch (c) {
+        case 'b':
+            o.backward = true;
+            break;
         case 'c':
             o.cpu_time = true;
             break;
@@ -236,7 +272,7 @@ static options parse(int argc, char **argv)
             exit(2);
         }
     if (optind + 1 != argc || o.rows < 1 || o.threads < 1 || o.repeats < 1)
-        die("usage", "forward [-cv] [-n rows] [-m rows_max] [-t threads] [-r repeats] config.json");
+        die("usage", "forward [-bcv] [-n rows] [-m rows_max] [-t threads] [-r repeats] config.json");
     o.config = argv[optind];
     return o;
 }
@@ -244,7 +280,7 @@ static options parse(int argc, char **argv)
 int main(int argc, char **argv)
 {
     options o = parse(argc, argv);
-    dn_program *p = record(o.config);
+    dn_program *p = record(o.config, o.backward);
     dn_lowered *l;
     dn_error err = { 0 };
     if (dn_lower(&l, &dn_backend_cpu, p, o.rows_max ? o.rows_max : dn_cpu_rows_default(p), &err))

@@ -153,7 +153,7 @@ static void bench(const layer *l, const setting *set, dn_pool *pool)
     for (int i = 0; i < n; i++) {
         qsort(c[i]->seconds, set->rounds, sizeof(double), by_value);
         double seconds = c[i]->seconds[set->rounds / 2];
-        printf("  %s%s %.0f (%.3f ms)", c[i]->kernel->name, c[i]->kernel == dn_cpu_conv_choose(&s, false) ? "*" : "",
+        printf("  %s%s %.0f (%.3f ms)", c[i]->kernel->name, c[i]->kernel == dn_cpu_conv_choose(&s, DN_FORM_KEPT) ? "*" : "",
                flops / seconds / set->threads * 1e-9, seconds * 1e3);
         candidate_free(c[i]);
     }

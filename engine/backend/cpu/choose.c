@@ -1,7 +1,8 @@
 /* choose.c - which kernel a convolution runs on: a rule over the shape of one row, never the batch. */
 #include "choose.h"
+#include "gradients.h"
 
-enum { FEW_IN = 4, FEW_OUT = 7 };
+enum { FEW_IN = 4, FEW_OUT = 7, FEW_DW = 4 };
 
 bool dn_cpu_has_avx2(void) { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
 
@@ -18,21 +19,25 @@ static bool is_winograd(const dn_conv_shape *s)
 
 static int64_t tiles(const dn_conv_shape *s, int m) { return (int64_t)((s->H + m - 1) / m) * ((s->W + m - 1) / m); }
 
+/* The tiles of F(4,3) cover so much outside the image that F(2,3) multiplies as little. */
+static bool two_is_enough(const dn_conv_shape *s) { return 16 * tiles(s, 2) * 9 <= 36 * tiles(s, 4) * 10; }
+
 enum variant { AHEAD4, PLAIN4, LIVE4, AHEAD2, LIVE2, VARIANTS };
 
 /* Made from times with weights out of cache (docs/SPEED.md). F(4,3), unless its tiles cover so much outside the image
  * that F(2,3) multiplies as little, or a row is one tile: too little work for its weights. Transformed weights are four
  * times the bytes of plain ones, which pays only where they are few or serve many tiles. */
-static enum variant variant_of(const dn_conv_shape *s, bool live)
+static enum variant variant_of(const dn_conv_shape *s, enum dn_form_use use)
 {
-    if (tiles(s, 4) == 1 || 16 * tiles(s, 2) * 9 <= 36 * tiles(s, 4) * 10)
-        return live ? LIVE2 : AHEAD2;
-    if (live)
+    if (tiles(s, 4) == 1 || two_is_enough(s))
+        return use == DN_FORM_NONE ? LIVE2 : AHEAD2;
+    if (use == DN_FORM_NONE)
         return LIVE4;
-    return tiles(s, 4) >= 16 && (int64_t)s->C * s->K < 256 * 256 ? AHEAD4 : PLAIN4;
+    bool ahead = use == DN_FORM_KEPT && tiles(s, 4) >= 16 && (int64_t)s->C * s->K < 256 * 256;
+    return ahead ? AHEAD4 : PLAIN4;
 }
 
-static const dn_conv_kernel *winograd(const dn_conv_shape *s, bool live)
+static const dn_conv_kernel *winograd(const dn_conv_shape *s, enum dn_form_use use)
 {
 #define X(name) &dn_cpu_##name##_avx2,
     static const dn_conv_kernel *const avx2[VARIANTS] = { DN_WINOGRADS(X) };
@@ -40,18 +45,29 @@ static const dn_conv_kernel *winograd(const dn_conv_shape *s, bool live)
 #define X(name) &dn_cpu_##name##_avx512,
     static const dn_conv_kernel *const avx512[VARIANTS] = { DN_WINOGRADS(X) };
 #undef X
-    return (dn_cpu_has_avx512() ? avx512 : avx2)[variant_of(s, live)];
+    return (dn_cpu_has_avx512() ? avx512 : avx2)[variant_of(s, use)];
 }
 
-const dn_conv_kernel *dn_cpu_conv_choose(const dn_conv_shape *s, bool live)
+const dn_conv_kernel *dn_cpu_conv_choose(const dn_conv_shape *s, enum dn_form_use use)
 {
     if (s->C <= FEW_IN)
         return &dn_cpu_few_in;
     if (s->K <= FEW_OUT)
         return &dn_cpu_few_out;
     if (is_winograd(s))
-        return winograd(s, live);
+        return winograd(s, use);
     if (s->kh == 1 && s->kw == 1 && s->stride == 1 && s->Ho == s->H && s->Wo == s->W)
         return &dn_cpu_pointwise;
     return &dn_cpu_implicit;
+}
+
+const dn_conv_dw_kernel *dn_cpu_conv_dw_choose(const dn_conv_shape *s)
+{
+    if (!is_winograd(s))
+        return &dn_cpu_implicit_dw;
+    if (s->C <= FEW_DW || s->K <= FEW_DW)
+        return s->C <= FEW_DW ? &dn_cpu_few_in_dw : &dn_cpu_few_out_dw;
+    if (two_is_enough(s))
+        return dn_cpu_has_avx512() ? &dn_cpu_winograd2_dw_avx512 : &dn_cpu_winograd2_dw_avx2;
+    return dn_cpu_has_avx512() ? &dn_cpu_winograd4_dw_avx512 : &dn_cpu_winograd4_dw_avx2;
 }

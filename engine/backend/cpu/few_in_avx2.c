@@ -150,4 +150,4 @@ static void pack(void *dst, const float *src, const dn_shape *shape)
                 *d++ = n < K ? src[k * K + n] : 0;
 }
 
-const dn_conv_kernel dn_cpu_few_in = { "few-in", "few-in", true, false, form_bytes, pack, workspace, run };
+const dn_conv_kernel dn_cpu_few_in = { "few-in", "few-in", true, false, form_bytes, pack, workspace, run, NULL, NULL, NULL, NULL };

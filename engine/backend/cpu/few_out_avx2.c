@@ -131,4 +131,4 @@ static size_t workspace(const dn_conv_shape *s, int rows_max)
     return 0;
 }
 
-const dn_conv_kernel dn_cpu_few_out = { "few-out", "few-out", false, true, form_bytes, pack, workspace, run };
+const dn_conv_kernel dn_cpu_few_out = { "few-out", "few-out", false, true, form_bytes, pack, workspace, run, NULL, NULL, NULL, NULL };

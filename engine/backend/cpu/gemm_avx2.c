@@ -4,6 +4,7 @@
  * nChw8c is read where it stands; dense rows are copied into that form, ROWS_MAX by K_STEP at a time. K_STEP is fixed
  * and sums continue in one chain from step to step. */
 #include "choose.h"
+#include "elementwise_lanes.h"
 #include "tile_avx2.h"
 
 #include <stdlib.h>
@@ -25,25 +26,53 @@ size_t dn_cpu_gemm_form_bytes(int64_t C, int64_t N)
     return (size_t)((N + PANEL - 1) / PANEL * k_padded(C) * PANEL) * sizeof(float);
 }
 
-/* dst panels of src, element (c, n) at src[c*c_step + n*n_step] */
-static void pack(float *dst, const float *src, int64_t C, int64_t N, int64_t c_step, int64_t n_step)
+/* A part of the panels of src [C,N]: tails are filled with zeros. */
+void dn_cpu_gemm_pack_part(void *dst, const float *weights, const dn_shape *shape, int part, int parts)
 {
-    for (int64_t p = 0; p < N; p += PANEL)
-        for (int64_t c = 0; c < k_padded(C); c++)
-            for (int64_t n = p; n < p + PANEL; n++)
-                *dst++ = c < C && n < N ? src[c * c_step + n * n_step] : 0;
+    const int64_t N = shape->dim[shape->rank - 1], C = shape->dim[shape->rank - 2], all = (N + PANEL - 1) / PANEL;
+    for (int64_t p = all * part / parts; p < all * (part + 1) / parts; p++) {
+        float *d = (float *)dst + p * k_padded(C) * PANEL;
+        const __m256i mask[2] = { lanes((int)min64(N - p * PANEL, LANES)), lanes((int)min64(N - p * PANEL, PANEL) - LANES) };
+        for (int64_t c = 0; c < k_padded(C); c++, d += PANEL)
+            for (int h = 0; h < 2; h++) {
+                bool exists = c < C && p * PANEL + h * LANES < N;
+                const float *src = exists ? weights + c * N + p * PANEL + h * LANES : weights;
+                _mm256_storeu_ps(d + h * LANES, exists ? _mm256_maskload_ps(src, mask[h]) : _mm256_setzero_ps());
+            }
+    }
+}
+
+/* 16 columns and 8 rows of a panel, from src [N,C]. */
+static void pack_transposed(float *dst, const float *src, int64_t C, int n, int c)
+{
+    for (int h = 0; h < PANEL; h += LANES) {
+        __m256 r[LANES];
+        for (int i = 0; i < LANES; i++)
+            r[i] = h + i < n ? _mm256_maskload_ps(src + (h + i) * C, lanes(c)) : _mm256_setzero_ps();
+        lanes_transpose(r);
+        for (int i = 0; i < LANES; i++)
+            _mm256_storeu_ps(dst + i * PANEL + h, r[i]);
+    }
+}
+
+/* The same of src [N,C]. */
+void dn_cpu_gemm_pack_transposed_part(void *dst, const float *weights, const dn_shape *shape, int part, int parts)
+{
+    const int64_t N = shape->dim[shape->rank - 2], C = shape->dim[shape->rank - 1], all = (N + PANEL - 1) / PANEL;
+    for (int64_t p = all * part / parts; p < all * (part + 1) / parts; p++)
+        for (int64_t c = 0; c < C; c += LANES)
+            pack_transposed((float *)dst + (p * k_padded(C) + c) * PANEL, weights + p * PANEL * C + c, C,
+                            (int)min64(N - p * PANEL, PANEL), (int)min64(C - c, LANES));
 }
 
 void dn_cpu_gemm_pack(void *dst, const float *weights, const dn_shape *shape)
 {
-    int64_t N = shape->dim[shape->rank - 1], C = shape->dim[shape->rank - 2];
-    pack(dst, weights, C, N, N, 1);
+    dn_cpu_gemm_pack_part(dst, weights, shape, 0, 1);
 }
 
 void dn_cpu_gemm_pack_transposed(void *dst, const float *weights, const dn_shape *shape)
 {
-    int64_t N = shape->dim[0], C = shape->dim[1];
-    pack(dst, weights, C, N, 1, C);
+    dn_cpu_gemm_pack_transposed_part(dst, weights, shape, 0, 1);
 }
 
 typedef struct gemm {
@@ -155,5 +184,8 @@ static void pointwise(const dn_conv_call *c)
                                  .pool = c->pool });
 }
 
-const dn_conv_kernel dn_cpu_pointwise = { "pointwise",      dn_cpu_gemm_key,     false,    false, pointwise_form_bytes,
-                                          dn_cpu_gemm_pack, pointwise_workspace, pointwise };
+/* clang-format off */
+const dn_conv_kernel dn_cpu_pointwise = { "pointwise", dn_cpu_gemm_key, false, false, pointwise_form_bytes, dn_cpu_gemm_pack,
+                                          pointwise_workspace, pointwise, dn_cpu_gemm_pack_part, dn_cpu_gemm_key_transposed,
+                                          dn_cpu_gemm_pack_transposed, dn_cpu_gemm_pack_transposed_part };
+/* clang-format on */

@@ -120,18 +120,22 @@ static size_t form_bytes(const dn_shape *w)
     return (size_t)k_blocks_of(&s) * LANES * ceil_div((int)w->dim[3], PANEL) * PANEL * sizeof(float);
 }
 
-/* dst panels [k][16] */
-static void pack(void *dst, const float *src, const dn_shape *shape)
+/* dst panels [k][16], a part of them */
+static void pack_part(void *dst, const float *src, const dn_shape *shape, int part, int parts)
 {
     const int taps = (int)(shape->dim[0] * shape->dim[1]), C = (int)shape->dim[2], K = (int)shape->dim[3];
-    const int per_tap = ceil_div(C, LANES) * LANES;
-    float *panel_of = dst;
-    memset(dst, 0, form_bytes(shape));
-    for (int p = 0; p < K; p += PANEL, panel_of += (ptrdiff_t)taps * per_tap * PANEL)
+    const int64_t per_tap = ceil_div(C, LANES) * LANES, floats = taps * per_tap * PANEL, panels = ceil_div(K, PANEL);
+    for (int64_t p = panels * part / parts; p < panels * (part + 1) / parts; p++) {
+        float *panel_of = (float *)dst + p * floats;
+        memset(panel_of, 0, (size_t)floats * sizeof(float));
         for (int t = 0; t < taps; t++)
             for (int c = 0; c < C; c++)
-                memcpy(panel_of + ((ptrdiff_t)t * per_tap + c) * PANEL, src + ((ptrdiff_t)t * C + c) * K + p,
-                       (size_t)min64(PANEL, K - p) * sizeof(float));
+                memcpy(panel_of + (t * per_tap + c) * PANEL, src + ((ptrdiff_t)t * C + c) * K + p * PANEL,
+                       (size_t)min64(PANEL, K - p * PANEL) * sizeof(float));
+    }
 }
 
-const dn_conv_kernel dn_cpu_implicit = { "implicit", "implicit", false, false, form_bytes, pack, workspace, run };
+static void pack(void *dst, const float *src, const dn_shape *shape) { pack_part(dst, src, shape, 0, 1); }
+
+const dn_conv_kernel dn_cpu_implicit = { "implicit", "implicit", false, false, form_bytes, pack, workspace, run, pack_part,
+                                         NULL, NULL, NULL };

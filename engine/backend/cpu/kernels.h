@@ -58,11 +58,22 @@ typedef struct dn_conv_kernel {
     void (*pack)(void *dst, const float *weights, const dn_shape *shape); /* as dn_form.pack */
     size_t (*workspace_bytes)(const dn_conv_shape *s, int rows_max);
     void (*run)(const dn_conv_call *call);
+    void (*pack_part)(void *dst, const float *weights, const dn_shape *shape, int part, int parts); /* or NULL */
+    /* The form of rotated weights (gradients.h), straight from the weights themselves; NULL: rotate, then pack. */
+    const char *rotated_key;
+    void (*pack_rotated)(void *dst, const float *weights, const dn_shape *shape);
+    void (*pack_rotated_part)(void *dst, const float *weights, const dn_shape *shape, int part, int parts);
 } dn_conv_kernel;
 
-/* The kernel for a layer, from its shape alone; never NULL. `live`: of the variants with the same bits, the one that
- * reads the logical weights and needs no form (for parameters that change at every step), if there is one. */
-const dn_conv_kernel *dn_cpu_conv_choose(const dn_conv_shape *s, bool live);
+/* How weights come to the variants of a kernel, which all give the same bits. */
+enum dn_form_use {
+    DN_FORM_KEPT,    /* packed once */
+    DN_FORM_NONE,    /* read from the logical weights, if there is such a variant */
+    DN_FORM_EACH_RUN /* packed in every run, before they are used: by parameters that train */
+};
+
+/* The kernel for a layer, from its shape alone; never NULL. */
+const dn_conv_kernel *dn_cpu_conv_choose(const dn_conv_shape *s, enum dn_form_use use);
 
 /* y[m] = act((x[m] W + bias ...) * scale): linear layers and 1x1 convolutions. x and y are each blocked or dense. */
 typedef struct dn_gemm_call {
@@ -76,10 +87,12 @@ typedef struct dn_gemm_call {
 } dn_gemm_call;
 
 extern const char dn_cpu_gemm_key[];            /* form key of weights [C,N] or [1,1,C,N] */
-extern const char dn_cpu_gemm_key_transposed[]; /* of weights [N,C] */
+extern const char dn_cpu_gemm_key_transposed[]; /* of weights [N,C] or [1,1,N,C] */
 size_t dn_cpu_gemm_form_bytes(int64_t C, int64_t N);
 void dn_cpu_gemm_pack(void *dst, const float *weights, const dn_shape *shape);            /* [C,N] or [1,1,C,N] */
-void dn_cpu_gemm_pack_transposed(void *dst, const float *weights, const dn_shape *shape); /* [N,C] */
+void dn_cpu_gemm_pack_transposed(void *dst, const float *weights, const dn_shape *shape); /* [N,C] or [1,1,N,C] */
+void dn_cpu_gemm_pack_part(void *dst, const float *weights, const dn_shape *shape, int part, int parts);
+void dn_cpu_gemm_pack_transposed_part(void *dst, const float *weights, const dn_shape *shape, int part, int parts);
 void dn_cpu_gemm(const dn_gemm_call *call);
 
 /* dn_rng_normal with the same bits, 8 lanes at a time. */

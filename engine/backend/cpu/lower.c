@@ -3,17 +3,26 @@
 #include "ref.h"
 #include <string.h>
 
-enum { ALIGN = 64, PLANE_PAD = 64, ROWS_MIN = 4, ROWS_MAX = 8 };
+enum { ALIGN = 64, PLANE_PAD = 64, ROWS_MIN = 4, ROWS_MAX = 8, PACK_PARTS = 8 };
 
 /* Packed weights stand beside the plain ones, one to four times their size. Networks that would need more than this
  * read the plain weights instead, which costs some percent and gives the same bits. */
 static const int64_t conv_forms_max = (int64_t)3 << 29;
 
+/* Of one step: 10 ms of a core for a 3x3 convolution, 30 for other products. */
+static const double multiplications_max = 1.5e9;
+
 /* clang-format off */
 static const dn_lower_fn table[DN_OP_COUNT] = {
+    [DN_OP_CONV2D_DX] = dn_lower_conv_dx, [DN_OP_CONV2D_DW] = dn_lower_conv_dw, [DN_OP_MATMUL_DW] = dn_lower_matmul_dw,
     [DN_OP_CONV2D] = dn_lower_conv,       [DN_OP_MATMUL] = dn_lower_matmul, [DN_OP_NORM] = dn_lower_norm,
     [DN_OP_ATTENTION] = dn_lower_attention, [DN_OP_UNARY] = dn_lower_unary, [DN_OP_BINARY] = dn_lower_binary,
-    [DN_OP_COPY] = dn_lower_copy,
+    [DN_OP_ACCUMULATE] = dn_lower_accumulate,
+    [DN_OP_COPY] = dn_lower_copy,         [DN_OP_NORM_DX] = dn_lower_norm_bwd, [DN_OP_NORM_DW] = dn_lower_norm_bwd,
+    [DN_OP_ATTENTION_BWD] = dn_lower_attention_bwd, [DN_OP_UNARY_BWD] = dn_lower_unary_bwd,
+    [DN_OP_SUM_TO] = dn_lower_sum_to,     [DN_OP_LOSS] = dn_lower_loss,     [DN_OP_LOSS_BWD] = dn_lower_loss_bwd,
+    [DN_OP_SOFTMAX] = dn_lower_softmax,   [DN_OP_SOFTMAX_BWD] = dn_lower_softmax, [DN_OP_CAST] = dn_lower_cast,
+    [DN_OP_EMBED_DW] = dn_lower_embed_dw, [DN_OP_DROPOUT] = dn_lower_dropout,
 };
 /* clang-format on */
 
@@ -83,7 +92,8 @@ int dn_lower_new_blocked(dn_lower_state *s, dn_val v)
     dn_val root = s->root[v];
     if (s->blocked[root] >= 0)
         return s->blocked[root];
-    int64_t plane = dn_value_positions(s->p, root) * DN_LANES * (int64_t)sizeof(float) + PLANE_PAD;
+    int64_t lanes = DN_LANES * (int64_t)dn_dtype_size(s->p->value[root].dtype);
+    int64_t plane = dn_value_positions(s->p, root) * lanes + PLANE_PAD;
     int64_t bytes = dn_blocks_of(dn_value_channels(s->p, root)) * plane;
     dn_place place = { .memory = DN_IN_ARENA, .bytes = padded(bytes), .plane = plane, .inside = -1, .val = root };
     place.row_bytes = place.bytes;
@@ -93,6 +103,23 @@ int dn_lower_new_blocked(dn_lower_state *s, dn_val v)
     }
     int i = add_place(s, place);
     return s->blocked[root] = i;
+}
+
+bool dn_lower_within(dn_lower_state *s, dn_val v, int from, int first, int of)
+{
+    dn_val root = s->root[v];
+    int channels = dn_value_channels(s->p, v);
+    if (s->rc || s->blocked[root] >= 0 || s->home[root] >= 0 || first % DN_LANES ||
+        (channels % DN_LANES && first + channels != of))
+        return false;
+    dn_place place = s->l->place[from];
+    place.bytes = dn_blocks_of(channels) * place.plane;
+    place.inside = from;
+    place.inside_offset = first / DN_LANES * place.plane;
+    place.keep = false;
+    place.val = root;
+    s->blocked[root] = add_place(s, place);
+    return true;
 }
 
 typedef struct conversion {
@@ -116,18 +143,24 @@ static int run_to_dense(const dn_run *run, const dn_step *step)
     return 0;
 }
 
-static void convert(dn_lower_state *s, dn_val v, dn_step_fn fn, int from, int to)
+/* A step from place to place that computes no op. */
+static void helper_step(dn_lower_state *s, dn_step_fn fn, const void *attr, int from, int to)
 {
-    conversion c = { dn_value_positions(s->p, v), dn_value_channels(s->p, v) };
     dn_step step = { .fn = fn,
-                     .attr = dn_lower_attr(s, &c, sizeof c),
+                     .attr = attr,
                      .in = { from },
                      .n_in = 1,
                      .out = { to },
                      .n_out = 1,
                      .workspace = -1 };
     int last = s->now < s->p->n_ops ? s->now : s->p->n_ops - 1;
-    dn_lower_step(s, step, last + 1, last); /* it computes no op */
+    dn_lower_step(s, step, last + 1, last);
+}
+
+static void convert(dn_lower_state *s, dn_val v, dn_step_fn fn, int from, int to)
+{
+    conversion c = { dn_value_positions(s->p, v), dn_value_channels(s->p, v) };
+    helper_step(s, fn, dn_lower_attr(s, &c, sizeof c), from, to);
 }
 
 int dn_lower_dense(dn_lower_state *s, dn_val v)
@@ -159,9 +192,13 @@ int dn_lower_workspace(dn_lower_state *s, int64_t bytes, bool for_each_row)
     return add_place(s, place);
 }
 
+bool dn_lower_trains(const dn_lower_state *s, dn_val v) { return s->p->block[s->p->value[v].block].trains; }
+
 int dn_lower_form(dn_lower_state *s, dn_val v, dn_form form)
 {
     const dn_value *value = &s->p->value[v];
+    if (dn_lower_trains(s, v))
+        return dn_lower_pack(s, dn_lower_dense(s, v), &value->shape, form);
     form.block = value->block;
     form.param = value->param;
     int n = s->rc ? -1 : dn_form_add(s->l, form);
@@ -169,6 +206,41 @@ int dn_lower_form(dn_lower_state *s, dn_val v, dn_form form)
         return dn_lower_fail(s, DN_E_MEMORY, "out of memory while lowering a program");
     return add_place(
         s, (dn_place){ .memory = DN_IN_FORM, .block = n, .bytes = (int64_t)form.bytes, .inside = -1, .val = v });
+}
+
+typedef struct packing {
+    dn_form form;
+    dn_shape shape;
+    void *dst;
+    const float *src;
+} packing;
+
+static void pack_task(void *arg, int64_t from, int64_t to, int thread)
+{
+    const packing *p = arg;
+    (void)thread;
+    for (int64_t i = from; i < to; i++)
+        p->form.pack_part(p->dst, p->src, &p->shape, (int)i, PACK_PARTS);
+}
+
+static int run_pack(const dn_run *run, const dn_step *step)
+{
+    packing p = *(const packing *)step->attr;
+    p.dst = dn_place_at(run, step->out[0], 0);
+    p.src = dn_place_at(run, step->in[0], 0);
+    if (p.form.pack_part)
+        dn_pool_run(run->pool, pack_task, &p, PACK_PARTS, 1);
+    else
+        p.form.pack(p.dst, p.src, &p.shape);
+    return 0;
+}
+
+int dn_lower_pack(dn_lower_state *s, int from, const dn_shape *shape, dn_form form)
+{
+    packing p = { .form = form, .shape = *shape };
+    int to = dn_lower_workspace(s, (int64_t)form.bytes, false);
+    helper_step(s, run_pack, dn_lower_attr(s, &p, sizeof p), from, to);
+    return to;
 }
 
 void *dn_lower_attr(dn_lower_state *s, const void *attr, size_t bytes)
@@ -179,6 +251,17 @@ void *dn_lower_attr(dn_lower_state *s, const void *attr, size_t bytes)
     else
         dn_lower_fail(s, DN_E_MEMORY, "out of memory while lowering a program");
     return own;
+}
+
+int dn_lower_parts(const dn_lower_state *s, double multiplications)
+{
+    double parts = multiplications * s->l->rows_max / multiplications_max + 1;
+    return parts < s->l->rows_max ? (int)parts : s->l->rows_max;
+}
+
+double dn_lower_conv_work(const dn_conv_shape *s)
+{
+    return (double)s->Ho * s->Wo * s->kh * s->kw * s->C * s->K;
 }
 
 void dn_lower_step(dn_lower_state *s, dn_step step, int op, int last)
@@ -204,15 +287,18 @@ static void emit_ref(dn_lower_state *s, int i)
         s->rc = dn_ref_emit(s->l, i, s->place, s->err);
 }
 
-/* Kernels know f32 only; a copy may be no more than a second name. */
-static bool all_floats(const dn_program *p, const dn_op *op)
+/* Kernels know f32 only, but for those whose ops have other types by their nature; a copy may be no more than a second
+ * name. */
+static bool types_fit(const dn_program *p, const dn_op *op)
 {
+    if (op->kind == DN_OP_COPY || op->kind == DN_OP_CAST || op->kind == DN_OP_EMBED_DW || op->kind == DN_OP_DROPOUT)
+        return true;
     bool all = true;
     for (int j = 0; j < op->n_in; j++)
         all &= op->in[j] == DN_NONE || p->value[op->in[j]].dtype == DN_F32;
     for (int j = 0; j < op->n_out; j++)
         all &= op->out[j] == DN_NONE || p->value[op->out[j]].dtype == DN_F32;
-    return all || op->kind == DN_OP_COPY;
+    return all;
 }
 
 static void emit(dn_lower_state *s, int i)
@@ -223,7 +309,7 @@ static void emit(dn_lower_state *s, int i)
     s->now = i;
     s->op_state[i] = DN_OP_BUSY;
     const dn_op *op = &s->p->op[i];
-    if (!table[op->kind] || !all_floats(s->p, op) || !table[op->kind](s, i))
+    if (!table[op->kind] || !types_fit(s->p, op) || !table[op->kind](s, i))
         emit_ref(s, i);
     dn_lower_swallow(s, i);
     s->now = before;
@@ -271,10 +357,12 @@ bool dn_lower_make(dn_lower_state *s, dn_val v)
     return !s->rc;
 }
 
-int dn_lower_only_reader(const dn_lower_state *s, dn_val v)
+int dn_lower_one_reader(const dn_lower_state *s, dn_val v)
 {
     return s->readers[v] == 1 && !s->p->value[v].output ? s->reader[v] : -1;
 }
+
+int dn_lower_only_reader(const dn_lower_state *s, dn_val v) { return dn_lower_one_reader(s, v); }
 
 /* A reshape whose result is the same bytes in both layouts. */
 static bool is_alias(const dn_program *p, const dn_op *op)
@@ -347,7 +435,9 @@ static bool get_tables(dn_lower_state *s)
             return false;
     s->made = dn_lowered_alloc(s->l, n);
     s->op_state = dn_lowered_alloc(s->l, (size_t)s->p->n_ops + 1);
-    return s->made && s->op_state;
+    s->chained = dn_lowered_alloc(s->l, sizeof(int) * ((size_t)s->p->n_ops + 1));
+    s->stats = dn_lowered_alloc(s->l, sizeof(int) * ((size_t)s->p->n_ops + 1));
+    return s->made && s->op_state && s->chained && s->stats;
 }
 
 /* Measured (docs/SPEED.md): rows share each reading of the weights, so four are better than one even when activations

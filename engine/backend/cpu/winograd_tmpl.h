@@ -10,153 +10,17 @@
  * input channels at a time, from a form of plain taps ([panel][C padded to 8][9][16], a quarter of the bytes) or from
  * the parameter itself. Sums continue from step to step, so all three give the same bits. */
 #include "choose.h"
-#include "tile_avx2.h"
+#include "gradients.h"
+#include "winograd_tile.h"
 
 enum {
-    A_MAX = 6,
-    PLANES_MAX = A_MAX * A_MAX,
     TILES_MAX = 48, /* a chunk */
     STEP = 64,      /* input channels whose weights are transformed at a time */
-    TAPS = 9,
     AHEAD = 12, /* input channels whose taps are fetched ahead: they come from L3 or memory */
-    PAD = 16,   /* floats after a plane, against 4 KiB aliasing */
     SUMS_PLANE = TILES_MAX * PANEL + PAD,
     TASKS_PER_THREAD = 2,
     SLOTS_MAX = 8 /* planes V in the workspace: as many threads can each have a chunk of their own */
 };
-
-#define P1 0.70710678118654752f
-#define P2 1.41421356237309505f
-#define ADD _mm256_add_ps
-#define SUB _mm256_sub_ps
-#define MUL _mm256_mul_ps
-#define FMA _mm256_fmadd_ps
-#define SET _mm256_set1_ps
-
-/* B^T d: one column or row of an input tile, m outputs (m is 4 or 2 here and below). */
-always_inline void input_1d(const int m, const __m256 *d, __m256 *o)
-{
-    if (m == 2) {
-        o[0] = SUB(d[0], d[2]);
-        o[1] = ADD(d[1], d[2]);
-        o[2] = SUB(d[2], d[1]);
-        o[3] = SUB(d[1], d[3]);
-        return;
-    }
-    __m256 even1 = FMA(SET(-2), d[2], d[4]), odd1 = FMA(SET(-2), d[1], d[3]);
-    __m256 even2 = FMA(SET(-0.5f), d[2], d[4]), odd2 = FMA(SET(-0.5f), d[1], d[3]);
-    o[0] = ADD(d[0], FMA(SET(-2.5f), d[2], d[4]));
-    o[1] = FMA(SET(P1), odd1, even1);
-    o[2] = FMA(SET(-P1), odd1, even1);
-    o[3] = FMA(SET(P2), odd2, even2);
-    o[4] = FMA(SET(-P2), odd2, even2);
-    o[5] = ADD(d[1], FMA(SET(-2.5f), d[3], d[5]));
-}
-
-/* A^T s: one column or row of sums. */
-always_inline void output_1d(const int m, const __m256 *s, __m256 *o)
-{
-    __m256 a = ADD(s[1], s[2]), b = SUB(s[1], s[2]);
-    if (m == 2) {
-        o[0] = ADD(s[0], a);
-        o[1] = SUB(b, s[3]);
-        return;
-    }
-    __m256 c = ADD(s[3], s[4]), d = SUB(s[3], s[4]);
-    o[0] = ADD(ADD(s[0], a), c);
-    o[1] = FMA(SET(P2), d, MUL(SET(P1), b));
-    o[2] = FMA(SET(2), c, MUL(SET(0.5f), a));
-    o[3] = FMA(SET(2 * P2), d, FMA(SET(0.5f * P1), b, s[5]));
-}
-
-/* G g: one column or row of a 3x3 kernel. */
-always_inline void weight_1d(const int m, const __m256 *g, __m256 *o)
-{
-    if (m == 2) {
-        __m256 a = MUL(SET(0.5f), ADD(g[0], g[2])), b = MUL(SET(0.5f), g[1]);
-        o[0] = g[0];
-        o[1] = ADD(a, b);
-        o[2] = SUB(a, b);
-        o[3] = g[2];
-        return;
-    }
-    __m256 a = FMA(SET(-2 / 3.f), g[0], MUL(SET(-1 / 3.f), g[2])), b = MUL(SET(-2 / 3.f * P1), g[1]);
-    __m256 c = FMA(SET(1 / 6.f), g[0], MUL(SET(1 / 3.f), g[2])), d = MUL(SET(1 / 6.f * P2), g[1]);
-    o[0] = g[0];
-    o[1] = ADD(a, b);
-    o[2] = SUB(a, b);
-    o[3] = ADD(c, d);
-    o[4] = SUB(c, d);
-    o[5] = g[2];
-}
-
-/* v[plane] = B^T d B for a tile whose rows are `row` floats apart. */
-always_inline void input_tile(const int m, const float *src, ptrdiff_t row, float *v, ptrdiff_t plane)
-{
-    const int a = m + 2;
-    __m256 t[PLANES_MAX], d[A_MAX], o[A_MAX];
-#pragma GCC unroll 6
-    for (int j = 0; j < a; j++) {
-#pragma GCC unroll 6
-        for (int i = 0; i < a; i++)
-            d[i] = _mm256_loadu_ps(src + i * row + j * LANES);
-        input_1d(m, d, o);
-#pragma GCC unroll 6
-        for (int i = 0; i < a; i++)
-            t[i * a + j] = o[i];
-    }
-#pragma GCC unroll 6
-    for (int i = 0; i < a; i++) {
-        input_1d(m, t + i * a, o);
-#pragma GCC unroll 6
-        for (int j = 0; j < a; j++)
-            _mm256_store_ps(v + (i * a + j) * plane, o[j]);
-    }
-}
-
-/* o[m*m] = A^T s A */
-always_inline void output_tile(const int m, const float *sums, ptrdiff_t plane, __m256 *o)
-{
-    const int a = m + 2;
-    __m256 t[4 * A_MAX], s[A_MAX], r[4];
-#pragma GCC unroll 6
-    for (int j = 0; j < a; j++) {
-#pragma GCC unroll 6
-        for (int i = 0; i < a; i++)
-            s[i] = _mm256_load_ps(sums + (i * a + j) * plane);
-        output_1d(m, s, r);
-#pragma GCC unroll 4
-        for (int i = 0; i < m; i++)
-            t[i * a + j] = r[i];
-    }
-#pragma GCC unroll 4
-    for (int i = 0; i < m; i++)
-        output_1d(m, t + i * a, o + i * m);
-}
-
-/* u[plane] = G g G^T for 8 output channels of one input channel; the 9 taps are PANEL floats apart. */
-always_inline void weight_tile(const int m, const float *taps, float *u, ptrdiff_t plane)
-{
-    const int a = m + 2;
-    __m256 t[3 * A_MAX], g[3], o[A_MAX];
-#pragma GCC unroll 3
-    for (int j = 0; j < 3; j++) {
-#pragma GCC unroll 3
-        for (int i = 0; i < 3; i++)
-            g[i] = _mm256_loadu_ps(taps + (i * 3 + j) * PANEL);
-        weight_1d(m, g, o);
-#pragma GCC unroll 6
-        for (int i = 0; i < a; i++)
-            t[i * 3 + j] = o[i];
-    }
-#pragma GCC unroll 6
-    for (int i = 0; i < a; i++) {
-        weight_1d(m, t + i * 3, o);
-#pragma GCC unroll 6
-        for (int j = 0; j < a; j++)
-            _mm256_store_ps(u + (i * a + j) * plane, o[j]);
-    }
-}
 
 /* u [a*a][..][16] of n input channels, from taps [n][9][16]. */
 always_inline void weight_tiles(const int m, const float *taps, int n, float *u, ptrdiff_t plane)
@@ -212,21 +76,6 @@ static inline spot spot_of(const winograd *w, int64_t tile)
 }
 
 static inline int part_begin(const winograd *w, int part) { return (int)((int64_t)w->count * part / w->parts); }
-
-/* Copy the tile whose top left input is (y, x), zero where it lies outside the image. */
-always_inline void copy_edge(const int a, float *dst, const float *src, const dn_conv_shape *s, int y, int x)
-{
-    const int j0 = x < 0 ? -x : 0, j1 = s->W - x < a ? s->W - x : a;
-    for (int i = 0; i < a; i++, dst += a * LANES) {
-        const bool outside = y + i < 0 || y + i >= s->H;
-        const float *line = src + ((ptrdiff_t)(y + i) * s->W + x) * LANES;
-#pragma GCC unroll 6
-        for (int j = 0; j < a; j++) {
-            __m256 v = outside || j < j0 || j >= j1 ? _mm256_setzero_ps() : _mm256_loadu_ps(line + j * LANES);
-            _mm256_store_ps(dst + j * LANES, v);
-        }
-    }
-}
 
 /* Tiles t0 .. t1-1 of the chunk, channels of one block of 8. */
 always_inline void input_tiles(const int m, const winograd *w, int block, int t0, int t1)
@@ -410,31 +259,43 @@ static size_t form_bytes(const dn_shape *w, int per_channel)
     return (size_t)per_channel * c_blocks * LANES * panels * PANEL * sizeof(float);
 }
 
-static void pack_plain(void *dst, const float *src, const dn_shape *shape)
+static int first_panel(const dn_shape *weights, int part, int parts)
+{
+    return (int)((int64_t)ceil_div((int)weights->dim[3], PANEL) * part / parts);
+}
+
+static void pack_plain_part(void *dst, const float *src, const dn_shape *shape, int part, int parts)
 {
     const int C = (int)shape->dim[2], K = (int)shape->dim[3], padded = ceil_div(C, LANES) * LANES;
-    for (int p = 0; p < ceil_div(K, PANEL); p++)
+    for (int p = first_panel(shape, part, parts); p < first_panel(shape, part + 1, parts); p++)
         gather_taps((float *)dst + (ptrdiff_t)p * padded * TAPS * PANEL, src, C, K, p, 0, padded);
 }
 
-always_inline void pack(const int m, float *dst, const float *src, const dn_shape *shape)
+static void pack_plain(void *dst, const float *src, const dn_shape *shape) { pack_plain_part(dst, src, shape, 0, 1); }
+
+always_inline void pack(const int m, float *dst, const float *src, const dn_shape *shape, int part, int parts)
 {
     const int C = (int)shape->dim[2], K = (int)shape->dim[3], padded = ceil_div(C, LANES) * LANES;
     float taps[LANES * TAPS * PANEL];
-    for (int p = 0; p < ceil_div(K, PANEL); p++, dst += (ptrdiff_t)(m + 2) * (m + 2) * padded * PANEL)
+    for (int p = first_panel(shape, part, parts); p < first_panel(shape, part + 1, parts); p++)
         for (int c = 0; c < padded; c += LANES) {
+            float *u = dst + ((ptrdiff_t)p * (m + 2) * (m + 2) * padded + c) * PANEL;
             gather_taps(taps, src, C, K, p, c, c + LANES);
-            weight_tiles(m, taps, LANES, dst + c * PANEL, (ptrdiff_t)padded * PANEL);
+            weight_tiles(m, taps, LANES, u, (ptrdiff_t)padded * PANEL);
         }
 }
 
 static size_t form_bytes_plain(const dn_shape *w) { return form_bytes(w, TAPS); }
 
-#define FORM(m)                                                                                             \
-    static size_t form_bytes_##m(const dn_shape *w) { return form_bytes(w, (m + 2) * (m + 2)); }            \
-    static size_t workspace_##m(const dn_conv_shape *s, int rows_max) { return workspace(s, rows_max, m); } \
-    static void pack_##m(void *dst, const float *src, const dn_shape *shape) { pack(m, dst, src, shape); }  \
-    static void run_##m(const dn_conv_call *call) { run(call, m, TRANSFORMED); }                            \
+#define FORM(m)                                                                                                    \
+    static size_t form_bytes_##m(const dn_shape *w) { return form_bytes(w, (m + 2) * (m + 2)); }                   \
+    static size_t workspace_##m(const dn_conv_shape *s, int rows_max) { return workspace(s, rows_max, m); }        \
+    static void pack_part_##m(void *dst, const float *src, const dn_shape *shape, int part, int parts)             \
+    {                                                                                                              \
+        pack(m, dst, src, shape, part, parts);                                                                     \
+    }                                                                                                              \
+    static void pack_##m(void *dst, const float *src, const dn_shape *shape) { pack(m, dst, src, shape, 0, 1); }   \
+    static void run_##m(const dn_conv_call *call) { run(call, m, TRANSFORMED); }                                   \
     static void run_live_##m(const dn_conv_call *call) { run(call, m, LOGICAL); }
 FORM(4)
 FORM(2)
@@ -443,13 +304,16 @@ static void run_plain_4(const dn_conv_call *call) { run(call, 4, PLAIN); }
 
 /* clang-format off */
 const dn_conv_kernel NAME(dn_cpu_winograd4) =
-    { "winograd43-" ISA, "winograd43", false, false, form_bytes_4, pack_4, workspace_4, run_4 };
+    { "winograd43-" ISA, "winograd43", false, false, form_bytes_4, pack_4, workspace_4, run_4, pack_part_4,
+      NULL, NULL, NULL };
 const dn_conv_kernel NAME(dn_cpu_winograd4_plain) =
-    { "winograd43-plain-" ISA, "taps16", false, false, form_bytes_plain, pack_plain, workspace_4, run_plain_4 };
+    { "winograd43-plain-" ISA, "taps16", false, false, form_bytes_plain, pack_plain, workspace_4, run_plain_4, pack_plain_part,
+      "taps16-rotated", dn_cpu_rotate_taps, dn_cpu_rotate_taps_part };
 const dn_conv_kernel NAME(dn_cpu_winograd4_live) =
-    { "winograd43-live-" ISA, NULL, false, false, NULL, NULL, workspace_4, run_live_4 };
+    { "winograd43-live-" ISA, NULL, false, false, NULL, NULL, workspace_4, run_live_4, NULL, NULL, NULL, NULL };
 const dn_conv_kernel NAME(dn_cpu_winograd2) =
-    { "winograd23-" ISA, "winograd23", false, false, form_bytes_2, pack_2, workspace_2, run_2 };
+    { "winograd23-" ISA, "winograd23", false, false, form_bytes_2, pack_2, workspace_2, run_2, pack_part_2,
+      NULL, NULL, NULL };
 const dn_conv_kernel NAME(dn_cpu_winograd2_live) =
-    { "winograd23-live-" ISA, NULL, false, false, NULL, NULL, workspace_2, run_live_2 };
+    { "winograd23-live-" ISA, NULL, false, false, NULL, NULL, workspace_2, run_live_2, NULL, NULL, NULL, NULL };
 /* clang-format on */

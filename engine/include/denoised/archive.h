@@ -1,8 +1,9 @@
 /* archive.h - archives of strangers: tar, tar.zst, tar.gz, zip, read in one pass, and folders written as tar.zst.
  *
- * Every byte is untrusted. Names are relative, without "..", without a drive or a NUL; links, devices and anything that is no
+ * Every byte is untrusted. Names are relative UTF-8 without "..", backslash, drive or control characters, each once; links, devices and anything that is no
  * regular file or folder is refused by name; the number of entries, the bytes of one entry, their sum, and their ratio to the
- * archive's own size are bounded by named limits. libarchive does the formats. */
+ * archive's own size are bounded by named limits
+ * (16 MB may come out of any archive, whatever the ratio). libarchive does the formats. */
 #ifndef DENOISED_ARCHIVE_H
 #define DENOISED_ARCHIVE_H
 
@@ -31,6 +32,10 @@ void dn_archive_close(dn_archive *a); /* NULL is fine */
 int dn_archive_next(dn_archive *a, dn_archive_entry *entry, dn_error *err);
 /* The whole current entry; *data is malloc'ed and the caller's. At most `max` bytes, else DN_E_LIMIT. */
 int dn_archive_read(dn_archive *a, uint8_t **data, size_t *len, size_t max, dn_error *err);
+/* Its first bytes, 64 or all of them if it has fewer, before any of it is read; they stay to be read. */
+int dn_archive_peek(dn_archive *a, const uint8_t **head, size_t *len, dn_error *err);
+/* Write the whole current entry to the file `fd`. */
+int dn_archive_copy(dn_archive *a, int fd, dn_error *err);
 /* Unpack all of it under the folder `dir`, which exists and is empty; on failure what was written stays (the caller removes
  * `dir`). Files are fsynced. */
 int dn_archive_unpack(const char *path, const char *dir, const dn_archive_limits *limits, dn_error *err);

@@ -23,12 +23,12 @@ enum dn_train_loss { DN_TRAIN_MSE, DN_TRAIN_L1, DN_TRAIN_HUBER };
 enum dn_train_weighting { DN_WEIGHT_UNIFORM, DN_WEIGHT_SNR, DN_WEIGHT_MIN_SNR, DN_WEIGHT_EDM, DN_WEIGHT_P2 };
 enum dn_optimizer_kind { DN_ADAMW, DN_ADAM, DN_SGD };
 enum dn_lr_kind { DN_LR_CONSTANT, DN_LR_LINEAR, DN_LR_COSINE, DN_LR_COSINE_RESTARTS, DN_LR_POLYNOMIAL, DN_LR_ONE_CYCLE };
-enum dn_precision { DN_FP32, DN_BF16, DN_FP16 }; /* of what is kept for the backward pass; arithmetic is fp32 on a CPU */
+enum dn_precision { DN_PRECISION_FP32, DN_PRECISION_BF16, DN_PRECISION_FP16 }; /* of what is kept for the backward pass; arithmetic is fp32 on a CPU */
 
 typedef struct dn_objective {
     enum dn_train_prediction prediction;
     enum dn_train_timesteps timesteps;
-    double timesteps_loc, timesteps_scale; /* logit_normal: loc (0), scale (1); mode: scale (1.29) */
+    double timesteps_loc, timesteps_scale; /* logit_normal: loc (0), scale (NAN: 1); mode: scale (NAN: 1.29) */
     bool low_discrepancy;     /* timesteps of one optimizer step are stratified over all its samples */
     enum dn_train_loss loss;
     double huber_delta;       /* (1) */
@@ -39,7 +39,7 @@ typedef struct dn_objective {
     double noise_offset;      /* (0) */
     double input_perturbation; /* (0) */
     double label_dropout;     /* to the null label, 0..1 (0) */
-    double vlb_weight;        /* learned variance: of the variational term ((T/1000) as IDDPM's 0.001 * T) */
+    double vlb_weight;        /* learned variance: of the variational term in units of T/1000 (1: IDDPM's 0.001 * T) */
 } dn_objective;
 
 typedef struct dn_optimizer {

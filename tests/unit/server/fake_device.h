@@ -3,6 +3,7 @@
 #define FAKE_DEVICE_H
 
 #include <denoised/device.h>
+#include <denoised/trainer.h>
 
 enum {
     FAKE_SEED_NON_FINITE = 666, /* such a sample fails in its third update */
@@ -20,5 +21,8 @@ int fake_samples(void);        /* alive */
 void fake_fail_batches(int n); /* the next n batches fail */
 void fake_slow_batches(int n); /* the next n batches take FAKE_SLOW_MS longer */
 void fake_fail_samples(int n); /* so many more samples can be made, then none; < 0: no limit */
+
+/* A trainer whose optimizer step takes step_ms; step `fails_at` fails (0: none). An evaluation takes one step's time. */
+dn_trainer *fake_trainer_new(double step_ms, int64_t fails_at);
 
 #endif

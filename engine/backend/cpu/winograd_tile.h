@@ -1,0 +1,244 @@
+/* winograd_tile.h - the transforms of F(4x4,3x3) and F(2x2,3x3) on one tile, 8 channels at a time; m is 4 or 2.
+ *
+ * Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks" (CVPR 2016). y = A^T [(G g) (B^T d)], and its adjoint by
+ * g: dg = G^T [(A dy) (B^T d)]. F(4,3) interpolates at 0, +-sqrt(1/2), +-sqrt(2) and infinity. */
+#ifndef DN_CPU_WINOGRAD_TILE_H
+#define DN_CPU_WINOGRAD_TILE_H
+
+#include "tile_avx2.h"
+
+enum {
+    A_MAX = 6,
+    PLANES_MAX = A_MAX * A_MAX,
+    TAPS = 9,
+    PAD = 16 /* floats after a plane, against 4 KiB aliasing */
+};
+
+#define P1 0.70710678118654752f
+#define P2 1.41421356237309505f
+#define ADD _mm256_add_ps
+#define SUB _mm256_sub_ps
+#define MUL _mm256_mul_ps
+#define FMA _mm256_fmadd_ps
+#define SET _mm256_set1_ps
+
+/* B^T d: one column or row of an input tile, m outputs (m is 4 or 2 here and below). */
+always_inline void input_1d(const int m, const __m256 *d, __m256 *o)
+{
+    if (m == 2) {
+        o[0] = SUB(d[0], d[2]);
+        o[1] = ADD(d[1], d[2]);
+        o[2] = SUB(d[2], d[1]);
+        o[3] = SUB(d[1], d[3]);
+        return;
+    }
+    __m256 even1 = FMA(SET(-2), d[2], d[4]), odd1 = FMA(SET(-2), d[1], d[3]);
+    __m256 even2 = FMA(SET(-0.5f), d[2], d[4]), odd2 = FMA(SET(-0.5f), d[1], d[3]);
+    o[0] = ADD(d[0], FMA(SET(-2.5f), d[2], d[4]));
+    o[1] = FMA(SET(P1), odd1, even1);
+    o[2] = FMA(SET(-P1), odd1, even1);
+    o[3] = FMA(SET(P2), odd2, even2);
+    o[4] = FMA(SET(-P2), odd2, even2);
+    o[5] = ADD(d[1], FMA(SET(-2.5f), d[3], d[5]));
+}
+
+/* A^T s: one column or row of sums. */
+always_inline void output_1d(const int m, const __m256 *s, __m256 *o)
+{
+    __m256 a = ADD(s[1], s[2]), b = SUB(s[1], s[2]);
+    if (m == 2) {
+        o[0] = ADD(s[0], a);
+        o[1] = SUB(b, s[3]);
+        return;
+    }
+    __m256 c = ADD(s[3], s[4]), d = SUB(s[3], s[4]);
+    o[0] = ADD(ADD(s[0], a), c);
+    o[1] = FMA(SET(P2), d, MUL(SET(P1), b));
+    o[2] = FMA(SET(2), c, MUL(SET(0.5f), a));
+    o[3] = FMA(SET(2 * P2), d, FMA(SET(0.5f * P1), b, s[5]));
+}
+
+/* G g: one column or row of a 3x3 kernel. */
+always_inline void weight_1d(const int m, const __m256 *g, __m256 *o)
+{
+    if (m == 2) {
+        __m256 a = MUL(SET(0.5f), ADD(g[0], g[2])), b = MUL(SET(0.5f), g[1]);
+        o[0] = g[0];
+        o[1] = ADD(a, b);
+        o[2] = SUB(a, b);
+        o[3] = g[2];
+        return;
+    }
+    __m256 a = FMA(SET(-2 / 3.f), g[0], MUL(SET(-1 / 3.f), g[2])), b = MUL(SET(-2 / 3.f * P1), g[1]);
+    __m256 c = FMA(SET(1 / 6.f), g[0], MUL(SET(1 / 3.f), g[2])), d = MUL(SET(1 / 6.f * P2), g[1]);
+    o[0] = g[0];
+    o[1] = ADD(a, b);
+    o[2] = SUB(a, b);
+    o[3] = ADD(c, d);
+    o[4] = SUB(c, d);
+    o[5] = g[2];
+}
+
+/* v[plane] = B^T d B for a tile whose rows are `row` floats apart. */
+always_inline void input_tile(const int m, const float *src, ptrdiff_t row, float *v, ptrdiff_t plane)
+{
+    const int a = m + 2;
+    __m256 t[PLANES_MAX], d[A_MAX], o[A_MAX];
+#pragma GCC unroll 6
+    for (int j = 0; j < a; j++) {
+#pragma GCC unroll 6
+        for (int i = 0; i < a; i++)
+            d[i] = _mm256_loadu_ps(src + i * row + j * LANES);
+        input_1d(m, d, o);
+#pragma GCC unroll 6
+        for (int i = 0; i < a; i++)
+            t[i * a + j] = o[i];
+    }
+#pragma GCC unroll 6
+    for (int i = 0; i < a; i++) {
+        input_1d(m, t + i * a, o);
+#pragma GCC unroll 6
+        for (int j = 0; j < a; j++)
+            _mm256_store_ps(v + (i * a + j) * plane, o[j]);
+    }
+}
+
+/* o[m*m] = A^T s A */
+always_inline void output_tile(const int m, const float *sums, ptrdiff_t plane, __m256 *o)
+{
+    const int a = m + 2;
+    __m256 t[4 * A_MAX], s[A_MAX], r[4];
+#pragma GCC unroll 6
+    for (int j = 0; j < a; j++) {
+#pragma GCC unroll 6
+        for (int i = 0; i < a; i++)
+            s[i] = _mm256_load_ps(sums + (i * a + j) * plane);
+        output_1d(m, s, r);
+#pragma GCC unroll 4
+        for (int i = 0; i < m; i++)
+            t[i * a + j] = r[i];
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < m; i++)
+        output_1d(m, t + i * a, o + i * m);
+}
+
+/* u[plane] = G g G^T for 8 output channels of one input channel; the 9 taps are PANEL floats apart. */
+always_inline void weight_tile(const int m, const float *taps, float *u, ptrdiff_t plane)
+{
+    const int a = m + 2;
+    __m256 t[3 * A_MAX], g[3], o[A_MAX];
+#pragma GCC unroll 3
+    for (int j = 0; j < 3; j++) {
+#pragma GCC unroll 3
+        for (int i = 0; i < 3; i++)
+            g[i] = _mm256_loadu_ps(taps + (i * 3 + j) * PANEL);
+        weight_1d(m, g, o);
+#pragma GCC unroll 6
+        for (int i = 0; i < a; i++)
+            t[i * 3 + j] = o[i];
+    }
+#pragma GCC unroll 6
+    for (int i = 0; i < a; i++) {
+        weight_1d(m, t + i * 3, o);
+#pragma GCC unroll 6
+        for (int j = 0; j < a; j++)
+            _mm256_store_ps(u + (i * a + j) * plane, o[j]);
+    }
+}
+
+/* A y: one column or row of output gradients, the transpose of output_1d. */
+always_inline void gradient_1d(const int m, const __m256 *y, __m256 *o)
+{
+    o[0] = y[0];
+    if (m == 2) {
+        o[1] = ADD(y[0], y[1]);
+        o[2] = SUB(y[0], y[1]);
+        o[3] = SUB(_mm256_setzero_ps(), y[1]);
+        return;
+    }
+    __m256 even1 = FMA(SET(0.5f), y[2], y[0]), odd1 = FMA(SET(0.5f), y[3], y[1]);
+    __m256 even2 = FMA(SET(2), y[2], y[0]), odd2 = FMA(SET(2), y[3], y[1]);
+    o[1] = FMA(SET(P1), odd1, even1);
+    o[2] = FMA(SET(-P1), odd1, even1);
+    o[3] = FMA(SET(P2), odd2, even2);
+    o[4] = FMA(SET(-P2), odd2, even2);
+    o[5] = y[3];
+}
+
+/* G^T u: one column or row of sums of products, the transpose of weight_1d. */
+always_inline void taps_1d(const int m, const __m256 *u, __m256 *o)
+{
+    __m256 p = ADD(u[1], u[2]), q = SUB(u[1], u[2]);
+    if (m == 2) {
+        o[0] = FMA(SET(0.5f), p, u[0]);
+        o[1] = MUL(SET(0.5f), q);
+        o[2] = FMA(SET(0.5f), p, u[3]);
+        return;
+    }
+    __m256 r = ADD(u[3], u[4]), t = SUB(u[3], u[4]);
+    o[0] = FMA(SET(1 / 6.f), r, FMA(SET(-2 / 3.f), p, u[0]));
+    o[1] = FMA(SET(1 / 6.f * P2), t, MUL(SET(-2 / 3.f * P1), q));
+    o[2] = FMA(SET(1 / 3.f), r, FMA(SET(-1 / 3.f), p, u[5]));
+}
+
+/* d[plane] = A dy A^T for an m x m tile of output gradients. */
+always_inline void gradient_tile(const int m, const __m256 *dy, float *d, ptrdiff_t plane)
+{
+    const int a = m + 2;
+    __m256 t[A_MAX * 4], y[4], o[A_MAX];
+#pragma GCC unroll 4
+    for (int j = 0; j < m; j++) {
+#pragma GCC unroll 4
+        for (int i = 0; i < m; i++)
+            y[i] = dy[i * m + j];
+        gradient_1d(m, y, o);
+#pragma GCC unroll 6
+        for (int i = 0; i < a; i++)
+            t[i * m + j] = o[i];
+    }
+#pragma GCC unroll 6
+    for (int i = 0; i < a; i++) {
+        gradient_1d(m, t + i * m, o);
+#pragma GCC unroll 6
+        for (int j = 0; j < a; j++)
+            _mm256_store_ps(d + (i * a + j) * plane, o[j]);
+    }
+}
+
+/* g[9] = G^T u G */
+always_inline void taps_tile(const int m, const float *u, ptrdiff_t plane, __m256 *g)
+{
+    const int a = m + 2;
+    __m256 t[3 * A_MAX], s[A_MAX], o[3];
+#pragma GCC unroll 6
+    for (int j = 0; j < a; j++) {
+#pragma GCC unroll 6
+        for (int i = 0; i < a; i++)
+            s[i] = _mm256_loadu_ps(u + (i * a + j) * plane);
+        taps_1d(m, s, o);
+#pragma GCC unroll 3
+        for (int i = 0; i < 3; i++)
+            t[i * a + j] = o[i];
+    }
+#pragma GCC unroll 3
+    for (int i = 0; i < 3; i++)
+        taps_1d(m, t + i * a, g + i * 3);
+}
+
+/* Copy the tile whose top left input is (y, x), zero where it lies outside the image. */
+always_inline void copy_edge(const int a, float *dst, const float *src, const dn_conv_shape *s, int y, int x)
+{
+    const int j0 = x < 0 ? -x : 0, j1 = s->W - x < a ? s->W - x : a;
+    for (int i = 0; i < a; i++, dst += a * LANES) {
+        const bool outside = y + i < 0 || y + i >= s->H;
+        const float *line = src + ((ptrdiff_t)(y + i) * s->W + x) * LANES;
+#pragma GCC unroll 6
+        for (int j = 0; j < a; j++) {
+            __m256 v = outside || j < j0 || j >= j1 ? _mm256_setzero_ps() : _mm256_loadu_ps(line + j * LANES);
+            _mm256_store_ps(dst + j * LANES, v);
+        }
+    }
+}
+
+#endif
