@@ -520,6 +520,8 @@ bool dn_lower_copy(dn_lower_state *s, int i)
     case DN_COPY_POOL2:
         if (x->shape.rank != 3)
             return false;
+        if (op->attr.copy.hint == DN_COPY_UPSAMPLE2 && dn_lower_doubled(s, i))
+            return true;
         emit_resample(s, i, op->attr.copy.hint == DN_COPY_POOL2 ? run_pool2 : run_upsample2);
         return true;
     case DN_COPY_GENERAL:
