@@ -28,7 +28,7 @@ static const dn_field config_v[DN_CONFIG_FIELDS] = {
     [DN_CONFIG_LOAD] = { "load", DN_T_STRS, AT(load), .min = 1, .max = 64, .count_max = LIST_MAX,
         .help = "Models to load at the start, or none. Not given: all that fit." },
     [DN_CONFIG_STATE] = { "state", DN_T_STR, AT(state), .min = 1, .max = PATH_LEN_MAX,
-        .help = "The folder of what must survive: made 0700 and locked. This version keeps nothing in it yet." },
+        .help = "The folder of what must survive: made 0700 and locked. Not given: nothing survives a restart." },
     [DN_CONFIG_DEVICES] = { "devices", DN_T_STRS, AT(devices), .flags = DN_F_DEVICES, .min = 1, .max = 128, .count_max = 16, .def = "cpu",
         .help = "What computes: cpu, cpu:0-3, ref; a list of them." },
     [DN_CONFIG_MEMORY] = { "memory", DN_T_SIZE, AT(memory), .min = 0, .max = 0x1p50, .def = "0",
@@ -37,6 +37,8 @@ static const dn_field config_v[DN_CONFIG_FIELDS] = {
         .help = "Most rows of a batch." },
     [DN_CONFIG_STEP_MS] = { "step-ms", DN_T_NUM, AT(step_ms), .min = 1, .max = 60000, .def = "100", .unit = "ms",
         .help = "How long a batch may take: who joins or leaves waits that long." },
+    [DN_CONFIG_YIELD_MS] = { "yield-ms", DN_T_NUM, AT(yield_ms), .min = 0.1, .max = 60000, .def = "20", .unit = "ms",
+        .help = "How long training runs before samples that wait have their turn." },
     [DN_CONFIG_MAX_QUEUE_MS] = { "max-queue-ms", DN_T_INT, AT(max_queue_ms), .min = 1, .max = 86400000, .def = "300000", .unit = "ms",
         .help = "Most work that may wait; beyond it requests are refused with 429." },
     [DN_CONFIG_TOKEN_FILE] = { "token-file", DN_T_STR, AT(token_file), .min = 1, .max = PATH_LEN_MAX,
@@ -53,6 +55,8 @@ static const dn_field config_v[DN_CONFIG_FIELDS] = {
         .help = "Most bytes of finished asynchronous requests that are kept." },
     [DN_CONFIG_RESULT_TTL] = { "result-ttl", DN_T_TIME, AT(result_ttl_ms), .min = 1000, .max = 30 * 86400e3, .def = "1h",
         .help = "How long they are kept." },
+    [DN_CONFIG_DISK_RESERVE] = { "disk-reserve", DN_T_SIZE, AT(disk_reserve), .min = 0, .max = 0x1p50, .def = "1GiB",
+        .help = "Free bytes to leave where the state is: with less, uploads and asynchronous requests are refused with 507." },
 };
 const dn_fields dn_config_fields = { "configuration", "The daemon's configuration.", config_v, DN_CONFIG_FIELDS, sizeof(dn_config) };
 
@@ -63,12 +67,13 @@ static const char *const foreign_variables[] = { "TRACE", "CHECK", "URL", "TOKEN
 static const struct {
     const char *flag;
     enum dn_config_action action;
-    const char *help;
+    const char *value, *help; /* value: what it takes; NULL: nothing */
 } actions[] = {
-    { "--print-config", DN_ACTION_PRINT_CONFIG, "Print the effective configuration as an INI file and stop." },
-    { "--check", DN_ACTION_CHECK, "Check the configuration and the models, and stop." },
-    { "--help", DN_ACTION_HELP, "This text." },
-    { "--version", DN_ACTION_VERSION, "The version." },
+    { "--print-config", DN_ACTION_PRINT_CONFIG, NULL, "Print the effective configuration as an INI file and stop." },
+    { "--check", DN_ACTION_CHECK, NULL, "Check the configuration and the models, and stop." },
+    { "--backup", DN_ACTION_BACKUP, "DIR", "Copy the state into this new folder and stop; the daemon may be running." },
+    { "--help", DN_ACTION_HELP, NULL, "This text." },
+    { "--version", DN_ACTION_VERSION, NULL, "The version." },
 };
 /* clang-format on */
 
@@ -220,13 +225,32 @@ static int read_env(struct reader *r, char *const *env)
     return 0;
 }
 
-static int find_action(const char *arg, enum dn_config_action *action)
+/* An action at argv[0]: how many arguments it used; 0: it is none; -1 with *err. */
+static int read_action(struct reader *r, enum dn_config_action *action, char *const *argv, int argc)
 {
-    for (size_t i = 0; i < sizeof actions / sizeof *actions; i++)
-        if (!strcmp(arg, actions[i].flag) || (actions[i].action == DN_ACTION_HELP && !strcmp(arg, "-h"))) {
-            *action = actions[i].action;
+    size_t len = strcspn(argv[0], "=");
+    for (size_t i = 0; i < sizeof actions / sizeof *actions; i++) {
+        bool same = !strncmp(argv[0], actions[i].flag, len) && !actions[i].flag[len];
+        bool has_value = argv[0][len];
+        if (!same && !(actions[i].action == DN_ACTION_HELP && !strcmp(argv[0], "-h")))
+            continue;
+        if (has_value && !actions[i].value)
+            return 0; /* read_flag says that there is no such flag */
+        *action = actions[i].action;
+        if (!actions[i].value)
             return 1;
+        const char *value = has_value ? argv[0] + len + 1 : argc > 1 ? argv[1] : "";
+        if (!*value) {
+            dn_http_fail(r->err, DN_H_MISSING, actions[i].flag + 2, "%s needs a value", actions[i].flag);
+            return -1;
         }
+        r->c->backup = dn_arena_strndup(r->arena, value, strlen(value));
+        if (!r->c->backup) {
+            dn_http_fail(r->err, DN_H_MEMORY, NULL, NULL);
+            return -1;
+        }
+        return has_value ? 1 : 2;
+    }
     return 0;
 }
 
@@ -261,7 +285,7 @@ static int read_flags(struct reader *r, enum dn_config_action *action, int argc,
 {
     r->seen = 0;
     for (int i = 1; i < argc;) {
-        int used = find_action(argv[i], action);
+        int used = read_action(r, action, argv + i, argc - i);
         if (!used)
             used = read_flag(r, argv + i, argc - i);
         if (used < 0)
@@ -420,8 +444,12 @@ void dn_config_help(dn_buf *b)
             dn_buf_printf(b, " (%s)", f->def);
         dn_buf_puts(b, "\n");
     }
-    for (size_t i = 0; i < sizeof actions / sizeof *actions; i++)
-        dn_buf_printf(b, "  %-26s %s\n", actions[i].flag, actions[i].help);
+    for (size_t i = 0; i < sizeof actions / sizeof *actions; i++) {
+        char left[64];
+        snprintf(left, sizeof left, "%s%s%s", actions[i].flag, actions[i].value ? " " : "",
+                 actions[i].value ? actions[i].value : "");
+        dn_buf_printf(b, "  %-26s %s\n", left, actions[i].help);
+    }
 }
 
 void dn_config_markdown(dn_buf *b)

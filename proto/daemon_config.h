@@ -10,7 +10,14 @@
 #include "field.h"
 
 enum dn_log_format { DN_LOG_LOGFMT, DN_LOG_JSON };
-enum dn_config_action { DN_ACTION_RUN, DN_ACTION_PRINT_CONFIG, DN_ACTION_CHECK, DN_ACTION_HELP, DN_ACTION_VERSION };
+enum dn_config_action {
+    DN_ACTION_RUN,
+    DN_ACTION_PRINT_CONFIG,
+    DN_ACTION_CHECK,
+    DN_ACTION_BACKUP,
+    DN_ACTION_HELP,
+    DN_ACTION_VERSION
+};
 
 enum {
     DN_CONFIG_CONFIG,
@@ -23,6 +30,7 @@ enum {
     DN_CONFIG_MEMORY,
     DN_CONFIG_MAX_ROWS,
     DN_CONFIG_STEP_MS,
+    DN_CONFIG_YIELD_MS,
     DN_CONFIG_MAX_QUEUE_MS,
     DN_CONFIG_TOKEN_FILE,
     DN_CONFIG_HOST_NAMES,
@@ -31,6 +39,7 @@ enum {
     DN_CONFIG_LOG_FORMAT,
     DN_CONFIG_RESULT_BYTES,
     DN_CONFIG_RESULT_TTL,
+    DN_CONFIG_DISK_RESERVE,
     DN_CONFIG_FIELDS
 };
 typedef struct dn_config {
@@ -45,6 +54,7 @@ typedef struct dn_config {
     int64_t memory;         /* bytes; 0: 80% of the machine or cgroup */
     int64_t max_rows;       /* of one batch (64) */
     double step_ms;         /* target of one batch (100) */
+    double yield_ms;        /* of a training segment beside samples (20) */
     int64_t max_queue_ms;   /* bound of the priced queue (300000) */
     const char *token_file; /* NULL: no tokens */
     dn_strs host_names;
@@ -53,6 +63,8 @@ typedef struct dn_config {
     int log_format;        /* enum dn_log_format */
     int64_t result_bytes;  /* kept asynchronous results (1 GiB) */
     int64_t result_ttl_ms; /* (1 h) */
+    int64_t disk_reserve;  /* free bytes that are left to others where the state is (1 GiB) */
+    const char *backup;    /* of DN_ACTION_BACKUP: the folder to make; no key of the table */
 } dn_config;
 extern const dn_fields dn_config_fields; /* indexed by DN_CONFIG_... */
 

@@ -83,8 +83,12 @@ static int parse_bool(struct parse *c, const dn_field *f, const struct path *p, 
 static int parse_int(struct parse *c, const dn_field *f, const struct path *p, const json_t *v, void *dst)
 {
     double d = json_number_value(v);
+    if (f->flags & DN_F_AUTO && json_is_string(v) && !strcmp(json_string_value(v), "auto")) {
+        *(int64_t *)dst = 0;
+        return 0;
+    }
     if (!json_is_number(v) || d != floor(d))
-        return fail_type(c, p, v, "an integer");
+        return fail_type(c, p, v, f->flags & DN_F_AUTO ? "an integer or \"auto\"" : "an integer");
     if (!(d >= f->min && d <= f->max))
         return fail_range(c, f, p, v);
     *(int64_t *)dst = json_is_integer(v) ? json_integer_value(v) : (int64_t)d;
@@ -181,7 +185,7 @@ static int parse_pair(struct parse *c, const dn_field *f, const struct path *p, 
         if (code)
             return code;
     }
-    if (!(d[0] < d[1]))
+    if (!(d[0] < d[1]) && !(f->flags & DN_F_ANY_ORDER))
         return fail(c, DN_H_RANGE, p, "must be [a,b] with a < b");
     memcpy(dst, d, sizeof d);
     return 0;
@@ -214,7 +218,7 @@ static int parse_nums(struct parse *c, const dn_field *f, const struct path *p, 
         int code = parse_num(c, f, &at, json_array_get(v, i), &d[i]);
         if (code)
             return code;
-        if (i && !(d[i] < d[i - 1]))
+        if (i && !(d[i] < d[i - 1]) && !(f->flags & DN_F_ANY_ORDER))
             return fail(c, DN_H_RANGE, &at, "must be less than the element before it: the list descends");
     }
     *(dn_nums *)dst = (dn_nums){ d, (int)n };
@@ -269,6 +273,25 @@ static int parse_strs(struct parse *c, const dn_field *f, const struct path *p, 
     return 0;
 }
 
+static int parse_list(struct parse *c, const dn_field *f, const struct path *p, const json_t *v, void *dst)
+{
+    size_t n = list_len(c, f, p, v, "a list of objects");
+    if (!n)
+        return c->err->id;
+    char *item = dn_arena_alloc(c->arena, n * f->sub->size);
+    if (!item)
+        return fail_memory(c, p);
+    memset(item, 0, n * f->sub->size);
+    for (size_t i = 0; i < n; i++) {
+        struct path at = { .up = p, .index = (int)i };
+        int code = parse_object(c, f->sub, &at, json_array_get(v, i), item + i * f->sub->size);
+        if (code)
+            return code;
+    }
+    *(dn_items *)dst = (dn_items){ item, (int)n };
+    return 0;
+}
+
 static int parse_json(struct parse *c, const dn_field *f, const struct path *p, const json_t *v, void *dst)
 {
     (void)f;
@@ -283,12 +306,13 @@ static int parse_sub(struct parse *c, const dn_field *f, const struct path *p, c
     return parse_object(c, f->sub, p, v, dst);
 }
 
-/* DN_T_LIST and DN_T_BYTES are of responses only. */
+/* DN_T_BYTES is of responses only. */
 static parse_fn *const parsers[DN_T_COUNT] = {
     [DN_T_BOOL] = parse_bool, [DN_T_INT] = parse_int,    [DN_T_NUM] = parse_num,       [DN_T_STR] = parse_str,
     [DN_T_ENUM] = parse_enum, [DN_T_NAME] = parse_name,  [DN_T_PAIR] = parse_pair,     [DN_T_NUMS] = parse_nums,
     [DN_T_JSON] = parse_json, [DN_T_OBJECT] = parse_sub, [DN_T_LABELS] = parse_labels, [DN_T_STRS] = parse_strs,
     [DN_T_SIZE] = parse_int,  [DN_T_TIME] = parse_int,
+    [DN_T_LIST] = parse_list,
 };
 
 static int parse_value(struct parse *c, const dn_field *f, const struct path *p, const json_t *v, void *dst)

@@ -24,12 +24,12 @@ enum dn_type {
     DN_T_STR,    /* const char *; range: its length in bytes */
     DN_T_ENUM,   /* int: index in `choices` */
     DN_T_NAME,   /* const char *: one of `choices`, the table's own pointer */
-    DN_T_PAIR,   /* double[2]: first < second */
-    DN_T_NUMS,   /* dn_nums: a list of numbers, strictly descending; count_max of them */
+    DN_T_PAIR,   /* double[2]: first < second, unless DN_F_ANY_ORDER */
+    DN_T_NUMS,   /* dn_nums: a list of numbers, strictly descending unless DN_F_ANY_ORDER; count_max of them */
     DN_T_LABELS, /* dn_labels: a number, a name, or a list of those */
     DN_T_JSON,   /* const struct json_t *: an object passed through */
     DN_T_OBJECT, /* a struct in place, described by `sub` */
-    DN_T_LIST,   /* dn_items: structs described by `sub` (responses) */
+    DN_T_LIST,   /* dn_items: structs described by `sub`; count_max of them in a request */
     DN_T_STRS,   /* dn_strs: a list of strings (responses, configuration) */
     DN_T_BYTES,  /* dn_bytes, written as base64 (responses) */
     DN_T_SIZE,   /* int64_t: bytes; as text "512M", "1GiB" (configuration) */
@@ -73,7 +73,9 @@ enum dn_field_flags {
     DN_F_NULL = 2,     /* responses: absent is written as null instead of being left out */
     DN_F_ONLY = 4,     /* its default is the only value of this version, others are refused as not_supported */
     DN_F_DEVICES = 8,  /* devices: as text, an item that begins with a digit belongs to the one before (cpu:0,2) */
-    DN_F_NO_FILE = 16  /* configuration: not a key of the INI file */
+    DN_F_NO_FILE = 16, /* configuration: not a key of the INI file */
+    DN_F_ANY_ORDER = 32, /* pairs and lists of numbers: not only ascending pairs and descending lists */
+    DN_F_AUTO = 64       /* integers: the word auto stands for 0 */
 };
 
 struct dn_fields;

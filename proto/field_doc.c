@@ -15,7 +15,7 @@ static const struct {
     [DN_T_ENUM] = { "string", "one of" },
     [DN_T_NAME] = { "string", "one of" },
     [DN_T_PAIR] = { "array", "two numbers" },
-    [DN_T_NUMS] = { "array", "list of numbers, descending" },
+    [DN_T_NUMS] = { "array", "list of numbers" },
     [DN_T_LABELS] = { NULL, "number, name, or a list of those" },
     [DN_T_JSON] = { "object", "object" },
     [DN_T_OBJECT] = { NULL, "object" },
@@ -92,14 +92,20 @@ static void labels_schema(const dn_field *f, dn_buf *b)
 
 static void type_schema(const dn_field *f, dn_buf *b)
 {
-    if (f->type == DN_T_LABELS)
+    if (f->type == DN_T_LABELS) {
         labels_schema(f, b);
-    else if (f->type == DN_T_OBJECT)
+    } else if (f->flags & DN_F_AUTO) {
+        dn_buf_puts(b, "\"oneOf\":[{\"type\":\"integer\"");
+        range_schema(f, b, "minimum", "maximum");
+        dn_buf_puts(b, "},{\"const\":\"auto\"}]");
+        return;
+    } else if (f->type == DN_T_OBJECT) {
         ref_schema(f->sub, b);
-    else if (f->flags & DN_F_NULL)
+    } else if (f->flags & DN_F_NULL) {
         dn_buf_printf(b, "\"type\":[\"%s\",\"null\"]", types[f->type].schema);
-    else
+    } else {
         dn_buf_printf(b, "\"type\":\"%s\"", types[f->type].schema);
+    }
     switch (f->type) {
     case DN_T_INT:
     case DN_T_NUM:
@@ -186,6 +192,8 @@ static void range_words(const dn_field *f, dn_buf *b)
         dn_buf_puts(b, "..");
         dn_buf_json_number(b, f->max);
     }
+    if (f->type == DN_T_NUMS && !(f->flags & DN_F_ANY_ORDER))
+        dn_buf_puts(b, ", descending");
     if (f->count_max)
         dn_buf_printf(b, ", at most %d", f->count_max);
     if (f->unit)

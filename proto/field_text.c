@@ -57,6 +57,8 @@ static json_t *number(const char *text)
 
 static json_t *from_number(const dn_field *f, const char *text, dn_http_error *err)
 {
+    if (f->flags & DN_F_AUTO && !strcmp(text, "auto"))
+        return json_string(text);
     json_t *v = number(text);
     return v ? v : fail(f, text, f->type == DN_T_INT ? "an integer" : "a number", err);
 }

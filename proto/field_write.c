@@ -62,6 +62,44 @@ static void write_list(const dn_field *f, const void *src, dn_buf *b)
     dn_buf_puts(b, "]");
 }
 
+static void write_numbers(const double *v, int n, dn_buf *b)
+{
+    for (int i = 0; i < n; i++) {
+        dn_buf_puts(b, i ? "," : "[");
+        dn_buf_json_number(b, v[i]);
+    }
+    dn_buf_puts(b, n ? "]" : "[]");
+}
+
+static void write_pair(const dn_field *f, const void *src, dn_buf *b)
+{
+    (void)f;
+    write_numbers(src, 2, b);
+}
+
+static void write_nums(const dn_field *f, const void *src, dn_buf *b)
+{
+    const dn_nums *nums = src;
+    (void)f;
+    write_numbers(nums->v, nums->n, b);
+}
+
+/* As it was written: one label, or a list. */
+static void write_labels(const dn_field *f, const void *src, dn_buf *b)
+{
+    const dn_labels *labels = src;
+    (void)f;
+    dn_buf_puts(b, labels->list ? "[" : "");
+    for (int i = 0; i < labels->n; i++) {
+        dn_buf_puts(b, i ? "," : "");
+        if (labels->v[i].name)
+            dn_buf_json_string(b, labels->v[i].name);
+        else
+            dn_buf_printf(b, "%lld", (long long)labels->v[i].number);
+    }
+    dn_buf_puts(b, labels->list ? "]" : "");
+}
+
 static void write_strs(const dn_field *f, const void *src, dn_buf *b)
 {
     const dn_strs *strs = src;
@@ -87,6 +125,7 @@ static write_fn *const writers[DN_T_COUNT] = {
     [DN_T_BOOL] = write_bool, [DN_T_INT] = write_int,   [DN_T_NUM] = write_num,     [DN_T_STR] = write_str,
     [DN_T_ENUM] = write_enum, [DN_T_NAME] = write_str,  [DN_T_JSON] = write_json,   [DN_T_OBJECT] = write_object,
     [DN_T_LIST] = write_list, [DN_T_STRS] = write_strs, [DN_T_BYTES] = write_bytes,
+    [DN_T_PAIR] = write_pair, [DN_T_NUMS] = write_nums, [DN_T_LABELS] = write_labels,
 };
 
 static bool is_absent(const dn_field *f, const void *src, bool has)
@@ -98,6 +137,8 @@ static bool is_absent(const dn_field *f, const void *src, bool has)
         return !has || !*(const void *const *)src;
     case DN_T_BYTES:
         return !has || !((const dn_bytes *)src)->data;
+    case DN_T_LABELS:
+        return !has || !((const dn_labels *)src)->n;
     case DN_T_OBJECT:
         return !has || !*(const uint64_t *)src;
     default:

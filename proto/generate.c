@@ -173,3 +173,50 @@ json_t *dn_generate_merge(const json_t *defaults, json_t *request)
 {
     return defaults ? merge(defaults, request, true) : json_incref(request);
 }
+
+static bool needs_something(const dn_fields *t)
+{
+    for (int i = 0; i < t->n; i++) {
+        if (t->v[i].flags & DN_F_REQUIRED)
+            return true;
+    }
+    return false;
+}
+
+/* What is left out gets the table's default. Returns 0, or -1 when out of memory. */
+static int complete(const dn_fields *t, json_t *object)
+{
+    for (int i = 0; i < t->n; i++) {
+        const dn_field *f = &t->v[i];
+        json_t *value = json_object_get(object, f->name);
+        if (f->type == DN_T_OBJECT && !value && !needs_something(f->sub)) {
+            value = json_object();
+            if (!value || complete(f->sub, value)) {
+                json_decref(value);
+                return -1;
+            }
+            if (json_object_size(value) ? json_object_set_new(object, f->name, value) : (json_decref(value), 0))
+                return -1;
+        } else if (f->type == DN_T_OBJECT && value) {
+            if (complete(f->sub, value))
+                return -1;
+        } else if (!value && f->def) {
+            if (json_object_set_new(object, f->name, dn_field_from_text(f, f->def, NULL)))
+                return -1;
+        }
+    }
+    return 0;
+}
+
+json_t *dn_generate_complete(const json_t *request)
+{
+    json_t *out = json_deep_copy(request);
+    bool listed = json_object_get(request, "timesteps");
+    if (!out || complete(&dn_generate_fields, out)) {
+        json_decref(out);
+        return NULL;
+    }
+    if (listed && !json_object_get(request, "steps"))
+        json_object_del(out, "steps");
+    return out;
+}

@@ -41,6 +41,7 @@
     X(URI, "uri_too_long", 414, "invalid_request_error", "the path is too long")                                       \
     X(MEDIA, "unsupported_media_type", 415, "invalid_request_error", "a Content-Type that the path does not take")     \
     X(IMPOSSIBLE, "impossible", 422, "invalid_request_error", "understood, but impossible with this model or sampler") \
+    X(IDEMPOTENCY, "idempotency_mismatch", 422, "invalid_request_error", "an Idempotency-Key that came with another body") \
     X(QUEUE_FULL, "queue_full", 429, "rate_limit_error", "more work is waiting than is allowed to")                    \
     X(DEADLINE, "deadline", 429, "rate_limit_error", "deadline_ms cannot be met")                                      \
     X(HEADERS, "headers_too_large", 431, "invalid_request_error", "the headers are larger than allowed")               \
@@ -48,12 +49,13 @@
     X(BACKEND, "backend", 500, "server_error", "the device failed")                                                    \
     X(IO, "io", 500, "server_error", "reading or writing failed")                                                      \
     X(MODEL_FAILED, "model_failed", 500, "server_error", "the model could not be loaded")                              \
+    X(CRASH_LOOP, "crash_loop", 500, "server_error", "the daemon ended each time that it was begun")                   \
     X(INTERNAL, "internal", 500, "server_error", "a bug in denoised")                                                  \
     X(NOT_IMPLEMENTED, "not_implemented", 501, "server_error", "an endpoint of a later version")                       \
     X(DRAINING, "draining", 503, "server_error", "the daemon is stopping")                                             \
     X(NOT_READY, "not_ready", 503, "server_error", "the daemon is still loading its models")                           \
     X(MEMORY, "memory", 503, "server_error", "out of memory, or over the memory budget")                               \
-    X(DISK, "insufficient_storage", 507, "server_error", "below the disk reserve")
+    X(DISK, "disk_reserve", 507, "server_error", "below the disk reserve")
 /* clang-format on */
 
 enum dn_http_code {

@@ -105,6 +105,8 @@ static const dn_field request_v[DN_REQUEST_FIELDS] = {
     [DN_REQUEST_STATE] = { "state", DN_T_ENUM, AT(state), ALWAYS, .choices = dn_request_states, .help = "Where it stands." },
     [DN_REQUEST_MODEL] = { "model", DN_T_STR, AT(model), .help = "name@version." },
     [DN_REQUEST_NUMERICS] = { "numerics", DN_T_STR, AT(numerics), .help = "The same request gives the same bytes wherever this is the same." },
+    [DN_REQUEST_NUMERICS_BEFORE] = { "numerics_before", DN_T_STR, AT(numerics_before),
+        .help = "What it was accepted for: a restart elsewhere has begun it anew, and its bytes are those of numerics." },
     [DN_REQUEST_SEED] = { "seed", DN_T_INT, AT(seed), .help = "Given or drawn." },
     [DN_REQUEST_N] = { "n", DN_T_INT, AT(n), .help = "How many samples." },
     [DN_REQUEST_STEP] = { "step", DN_T_INT, AT(step), .help = "Finished sampler steps, of the slowest sample." },
@@ -237,8 +239,8 @@ const dn_fields dn_health_fields = TABLE("Health", "Alive, or ready.", health_v,
 #define AT(member) .offset = offsetof(dn_requests_query, member)
 static const dn_field requests_query_v[] = {
     [DN_REQUESTS_STATE] = { "state", DN_T_ENUM, AT(state), .choices = dn_request_states, .help = "Only those in this state." },
-    [DN_REQUESTS_LIMIT] = { "limit", DN_T_INT, AT(limit), .min = 1, .max = 1000, .def = "100", .help = "Most of them." },
-    [DN_REQUESTS_AFTER] = { "after", DN_T_STR, AT(after), .min = 1, .max = 64, .help = "The id that the page before ended with." },
+    [DN_REQUESTS_LIMIT] = { "limit", DN_T_INT, AT(limit), .min = 1, .max = 1000, .def = "100", .help = "Most of them; a page also ends at 64 KiB." },
+    [DN_REQUESTS_AFTER] = { "after", DN_T_STR, AT(after), .min = 1, .max = 64, .help = "`next` of the page before." },
 };
 #undef AT
 const dn_fields dn_requests_query_fields = TABLE("RequestsQuery", NULL, requests_query_v, dn_requests_query);
@@ -268,6 +270,13 @@ static void event_begin(dn_buf *b, int64_t id, const char *event)
 void dn_event_write(dn_buf *b, int64_t id, const char *event, const dn_fields *t, const void *data)
 {
     event_begin(b, id, event);
+    dn_fields_write(t, data, b);
+    dn_buf_puts(b, "\n\n");
+}
+
+void dn_event_write_id(dn_buf *b, const char *id, const char *event, const dn_fields *t, const void *data)
+{
+    dn_buf_printf(b, "id: %s\nevent: %s\ndata: ", id, event);
     dn_fields_write(t, data, b);
     dn_buf_puts(b, "\n\n");
 }

@@ -168,6 +168,38 @@ int dn_metrics_label(dn_metrics *m, enum dn_label_set set, const char *value)
     return i;
 }
 
+/* All series of a metric that has label `k` at index i. */
+static void forget(dn_metrics *m, enum dn_metric id, int k, int i)
+{
+    int n[LABELS_MAX], l[LABELS_MAX];
+    for (int a = 0; a < LABELS_MAX; a++)
+        n[a] = a == k ? 1 : set_count(m, metrics[id].label[a]);
+    for (int a = 0; a < n[0] * n[1] * n[2]; a++) {
+        l[0] = a % n[0];
+        l[1] = a / n[0] % n[1];
+        l[2] = a / n[0] / n[1];
+        l[k] = i;
+        struct cell *c = series(m, id, l);
+        memset(c, 0, series_cells(&metrics[id]) * sizeof *c);
+    }
+}
+
+void dn_metrics_reuse(dn_metrics *m, enum dn_label_set set, int i, const char *value)
+{
+    assert(i >= 0 && i < sets[set].max);
+    pthread_mutex_lock(&m->lock);
+    snprintf(m->set[set].value[i], sizeof m->set[set].value[i], "%s", value ? value : "");
+    if (set_count(m, set) <= i)
+        atomic_store_explicit(&m->set[set].n, i + 1, memory_order_release);
+    pthread_mutex_unlock(&m->lock);
+    for (int id = 0; id < DN_M_COUNT; id++) {
+        for (int k = 0; k < LABELS_MAX; k++) {
+            if (metrics[id].label[k] == set)
+                forget(m, id, k, i);
+        }
+    }
+}
+
 static void register_fixed(dn_metrics *m)
 {
     static const struct {
@@ -179,7 +211,7 @@ static void register_fixed(dn_metrics *m)
         { DN_L_REASON, { "rejected", "cancelled", "deadline", "memory", "non_finite", "backend", "other" } },
         { DN_L_ROWS, { "1", "2", "4", "8", "16", "32", "64", "+Inf" } },
         { DN_L_DEVICE_KIND, { "infer", "train" } },
-        { DN_L_MEMORY_KIND, { "limit", "weights", "forms", "arenas", "slots", "results" } },
+        { DN_L_MEMORY_KIND, { "limit", "weights", "forms", "arenas", "slots", "results", "training" } },
     };
     for (size_t i = 0; i < sizeof fixed / sizeof *fixed; i++)
         for (const char *const *v = fixed[i].value; *v; v++)

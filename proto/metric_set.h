@@ -18,7 +18,8 @@
     X(ROWS, "rows", 9)        \
     X(DEVICE_KIND, "kind", 3) \
     X(MEMORY_KIND, "kind", 8) \
-    X(VERSION, "version", 16)
+    X(VERSION, "version", 16)   \
+    X(JOB, "job", 17)
 
 enum dn_label_set {
 #define X(id, label, max) DN_L_##id,
@@ -48,6 +49,9 @@ enum dn_metric_type { DN_COUNTER, DN_GAUGE, DN_HISTOGRAM };
     X(IMAGES, COUNTER, "denoised_images_total", NONE, NONE, NONE, NONE, "", "Samples finished.") \
     X(DEVICE_SECONDS, COUNTER, "denoised_device_seconds_total", DEVICE_KIND, NONE, NONE, NONE, "s", "Time that devices were busy.") \
     X(MEMORY_BYTES, GAUGE, "denoised_memory_bytes", MEMORY_KIND, NONE, NONE, NONE, "B", "Memory held, by what for.") \
+    X(TRAIN_STEPS, COUNTER, "denoised_train_steps_total", JOB, NONE, NONE, NONE, "", "Optimizer steps of a job; the series exist while it runs.") \
+    X(TRAIN_LOSS, GAUGE, "denoised_train_loss", JOB, NONE, NONE, NONE, "", "Of its last optimizer step.") \
+    X(TRAIN_PREEMPTED, COUNTER, "denoised_train_preempted_seconds_total", NONE, NONE, NONE, NONE, "s", "Device time of samples while a training job could have run.") \
     X(MODEL_LOADED, GAUGE, "denoised_model_loaded", MODEL, VERSION, NONE, NONE, "", "1 while the model version is loaded.")
 /* clang-format on */
 
@@ -75,7 +79,8 @@ enum dn_memory_kind {
     DN_MEMORY_FORMS,
     DN_MEMORY_ARENAS,
     DN_MEMORY_SLOTS,
-    DN_MEMORY_RESULTS
+    DN_MEMORY_RESULTS,
+    DN_MEMORY_TRAINING
 };
 
 typedef struct dn_metrics dn_metrics;
@@ -87,6 +92,9 @@ void dn_metrics_free(dn_metrics *m);
 /* The index of a label value, registered if new: give it names that the daemon knows, not a client's words. A full set,
  * or a value longer than 64 bytes, gives the index of "other". */
 int dn_metrics_label(dn_metrics *m, enum dn_label_set set, const char *value);
+/* From now on index i of the set is this value, and its series begin anew; "" or NULL: they are not written until they are used
+ * again. On the thread that writes. */
+void dn_metrics_reuse(dn_metrics *m, enum dn_label_set set, int i, const char *value);
 /* The index of a batch's `rows` label: "1" "2" "4" "8" "16" "32" "64" "+Inf". */
 int dn_metrics_rows(int rows);
 /* Labels are indices, in the order of the table; 0 where the metric has none. An index out of range is a bug (assert).

@@ -1,4 +1,5 @@
 /* openapi.c - the OpenAPI 3.1 document: paths from the table of routes, schemas from the tables of fields. */
+#include "job.h"
 #include "proto.h"
 
 #include <ctype.h>
@@ -13,26 +14,39 @@ struct operation {
     const char *also_gives[4];
     int errors[12];
     const struct header *headers; /* up to one without a name */
+    const struct event *events;   /* of text/event-stream, up to one without a name */
 };
 
 struct header {
     const char *name, *help;
 };
 
+/* A server-sent event: its name, and the schema of its data. */
+struct event {
+    const char *name;
+    const dn_fields *data; /* NULL: ErrorBody */
+};
+
 /* clang-format off */
 static const struct header generate_headers[] = {
     { "Prefer", "respond-async: answer 202 at once; the request runs on whoever disconnects." },
+    { "Idempotency-Key", "For 24 hours the same key with the same body gets the same answer, and nothing is done twice." },
     { "Accept", "The envelope: JSON, text/event-stream, or the bare body, which must agree with output.format." },
     { NULL, NULL },
 };
+static const struct event request_events[] = {
+    { "queued", &dn_event_queued_fields }, { "progress", &dn_event_progress_fields }, { "preview", &dn_event_preview_fields },
+    { "image", &dn_image_fields }, { "done", &dn_event_done_fields }, { "error", NULL }, { NULL, NULL },
+};
+static const struct event status_events[] = { { "status", &dn_status_fields }, { NULL, NULL } };
 static const struct header events_headers[] = { { "Last-Event-ID", "Go on after this event." }, { NULL, NULL } };
 
 static const struct operation operations[DN_ROUTE_COUNT] = {
     [DN_ROUTE_GENERATE] = { .body = &dn_generate_fields, .answer = &dn_result_fields, .accepted = &dn_request_info_fields,
         .also_gives = { "text/event-stream", "image/png", "application/x-npy", "application/x-safetensors" },
         .errors = { DN_H_MODEL_NOT_FOUND, DN_H_NOT_ACCEPTABLE, DN_H_CANCELLED, DN_H_LENGTH, DN_H_TOO_LARGE, DN_H_MEDIA, DN_H_IMPOSSIBLE,
-                    DN_H_QUEUE_FULL, DN_H_INTERNAL, DN_H_DRAINING },
-        .headers = generate_headers },
+                    DN_H_QUEUE_FULL, DN_H_INTERNAL, DN_H_DRAINING, DN_H_DISK },
+        .headers = generate_headers, .events = request_events },
     [DN_ROUTE_DENOISE] = { .query = &dn_denoise_query_fields,
         .errors = { DN_H_MODEL_NOT_FOUND, DN_H_NOT_ACCEPTABLE, DN_H_CANCELLED, DN_H_LENGTH, DN_H_TOO_LARGE, DN_H_MEDIA, DN_H_IMPOSSIBLE,
                     DN_H_QUEUE_FULL, DN_H_INTERNAL, DN_H_DRAINING } },
@@ -41,14 +55,30 @@ static const struct operation operations[DN_ROUTE_COUNT] = {
     [DN_ROUTE_REQUEST_CANCEL] = { .answer = &dn_request_info_fields, .errors = { DN_H_NOT_FOUND, DN_H_EXPIRED } },
     [DN_ROUTE_REQUEST_IMAGE] = { .also_gives = { "application/x-npy", "application/x-safetensors" },
         .errors = { DN_H_NOT_FOUND, DN_H_CONFLICT, DN_H_EXPIRED } },
-    [DN_ROUTE_REQUEST_EVENTS] = { .errors = { DN_H_NOT_FOUND, DN_H_EXPIRED }, .headers = events_headers },
+    [DN_ROUTE_REQUEST_EVENTS] = { .errors = { DN_H_NOT_FOUND, DN_H_EXPIRED }, .headers = events_headers,
+        .events = request_events },
     [DN_ROUTE_MODELS] = { .answer = &dn_model_list_fields },
     [DN_ROUTE_MODEL] = { .answer = &dn_model_card_fields, .errors = { DN_H_MODEL_NOT_FOUND } },
     [DN_ROUTE_MODEL_LOAD] = { .query = &dn_load_query_fields, .answer = &dn_model_card_fields, .accepted = &dn_model_card_fields,
         .errors = { DN_H_MODEL_NOT_FOUND, DN_H_CONFLICT, DN_H_MODEL_FAILED, DN_H_MEMORY } },
     [DN_ROUTE_MODEL_UNLOAD] = { .query = &dn_unload_query_fields, .answer = &dn_model_card_fields, .accepted = &dn_model_card_fields,
         .errors = { DN_H_MODEL_NOT_FOUND, DN_H_CONFLICT } },
-    [DN_ROUTE_STATUS] = { .answer = &dn_status_fields, .also_gives = { "text/event-stream" } },
+    [DN_ROUTE_JOBS] = { .query = &dn_jobs_query_fields, .answer = &dn_job_list_fields },
+    [DN_ROUTE_JOBS_SUBMIT] = { .body = &dn_job_fields, .answer = &dn_job_info_fields,
+        .errors = { DN_H_NOT_FOUND, DN_H_LENGTH, DN_H_TOO_LARGE, DN_H_MEDIA, DN_H_IMPOSSIBLE, DN_H_MEMORY, DN_H_DRAINING } },
+    [DN_ROUTE_JOB] = { .answer = &dn_job_info_fields, .errors = { DN_H_NOT_FOUND } },
+    [DN_ROUTE_JOB_CHANGE] = { .body = &dn_job_patch_fields, .answer = &dn_job_info_fields,
+        .errors = { DN_H_NOT_FOUND, DN_H_CONFLICT, DN_H_LENGTH, DN_H_TOO_LARGE, DN_H_MEDIA } },
+    [DN_ROUTE_JOB_PAUSE] = { .answer = &dn_job_info_fields, .accepted = &dn_job_info_fields, .errors = { DN_H_NOT_FOUND, DN_H_CONFLICT } },
+    [DN_ROUTE_JOB_RESUME] = { .answer = &dn_job_info_fields, .accepted = &dn_job_info_fields, .errors = { DN_H_NOT_FOUND, DN_H_CONFLICT } },
+    [DN_ROUTE_JOB_CANCEL] = { .answer = &dn_job_info_fields, .accepted = &dn_job_info_fields, .errors = { DN_H_NOT_FOUND, DN_H_CONFLICT } },
+    [DN_ROUTE_JOB_CHECKPOINTS] = { .answer = &dn_job_checkpoint_list_fields, .errors = { DN_H_NOT_FOUND } },
+    [DN_ROUTE_JOB_SAVE] = { .answer = &dn_job_info_fields, .accepted = &dn_job_info_fields, .errors = { DN_H_NOT_FOUND, DN_H_CONFLICT } },
+    [DN_ROUTE_JOB_SAMPLES] = { .answer = &dn_job_sample_list_fields, .errors = { DN_H_NOT_FOUND } },
+    [DN_ROUTE_JOB_SAMPLE] = { .errors = { DN_H_NOT_FOUND } },
+    [DN_ROUTE_JOB_METRICS] = { .errors = { DN_H_NOT_FOUND } },
+    [DN_ROUTE_JOB_EVENTS] = { .errors = { DN_H_NOT_FOUND }, .headers = events_headers },
+    [DN_ROUTE_STATUS] = { .answer = &dn_status_fields, .also_gives = { "text/event-stream" }, .events = status_events },
     [DN_ROUTE_HEALTHZ] = { .answer = &dn_health_fields },
     [DN_ROUTE_READYZ] = { .answer = &dn_health_fields, .errors = { DN_H_NOT_READY } },
     [DN_ROUTE_DRAIN] = { .answer = &dn_health_fields },
@@ -56,10 +86,6 @@ static const struct operation operations[DN_ROUTE_COUNT] = {
 
 /* Refusals that every route can give. */
 static const int common_errors[] = { DN_H_INVALID, DN_H_UNAUTHORIZED, DN_H_FORBIDDEN, DN_H_TIMEOUT };
-
-/* Schemas that are the data of events only: nothing refers to them by table. */
-static const dn_fields *const event_schemas[] = { &dn_event_queued_fields, &dn_event_progress_fields, &dn_event_preview_fields,
-                                                  &dn_event_done_fields, &dn_error_fields };
 /* clang-format on */
 
 struct schemas {
@@ -96,6 +122,18 @@ static void write_lower(dn_buf *b, const char *word)
 
 static void write_ref(dn_buf *b, const char *name) { dn_buf_printf(b, "{\"$ref\":\"#/components/schemas/%s\"}", name); }
 
+/* "text/event-stream":{"schema":...,"x-events":{"name":schema of its data}} */
+static void write_stream(dn_buf *b, const struct event *e)
+{
+    dn_buf_puts(b, "\"text/event-stream\":{\"schema\":{\"type\":\"string\",\"description\":\"Server-sent events with id, event and "
+                   "data, one line of JSON. x-events has the schema of each event's data.\"},\"x-events\":{");
+    for (int i = 0; e[i].name; i++) {
+        dn_buf_printf(b, "%s\"%s\":", i ? "," : "", e[i].name);
+        write_ref(b, e[i].data ? e[i].data->name : "ErrorBody");
+    }
+    dn_buf_puts(b, "}}");
+}
+
 /* "media/type":{"schema":...} */
 static void write_media(dn_buf *b, const char *type, const dn_fields *t)
 {
@@ -107,6 +145,14 @@ static void write_media(dn_buf *b, const char *type, const dn_fields *t)
     else
         dn_buf_puts(b, "{}");
     dn_buf_puts(b, "}");
+}
+
+static void write_gives(dn_buf *b, const char *type, const dn_fields *t, const struct operation *o)
+{
+    if (o->events && !strcmp(type, "text/event-stream"))
+        write_stream(b, o->events);
+    else
+        write_media(b, type, t);
 }
 
 static void write_path_params(dn_buf *b, const char *path, int *n)
@@ -139,10 +185,10 @@ static void write_params(dn_buf *b, const dn_route *r, const struct operation *o
 static void write_answer(dn_buf *b, const dn_route *r, const struct operation *o)
 {
     dn_buf_puts(b, "\"200\":{\"description\":\"Done.\",\"content\":{");
-    write_media(b, r->gives, o->answer);
+    write_gives(b, r->gives, o->answer, o);
     for (int i = 0; i < 4 && o->also_gives[i]; i++) {
         dn_buf_puts(b, ",");
-        write_media(b, o->also_gives[i], NULL);
+        write_gives(b, o->also_gives[i], NULL, o);
     }
     dn_buf_puts(b, "}}");
     if (!o->accepted)
@@ -162,6 +208,15 @@ static void write_error(dn_buf *b, int id, int seen[], int *n)
     dn_buf_printf(b, ",\"%d\":{\"$ref\":\"#/components/responses/E%d\"}", status, status);
 }
 
+/* No body means {}, where that would do. */
+static bool needs_body(const struct operation *o)
+{
+    bool needs = !o->body;
+    for (int i = 0; !needs && i < o->body->n; i++)
+        needs = o->body->v[i].flags & DN_F_REQUIRED;
+    return needs;
+}
+
 static void write_operation(dn_buf *b, int route)
 {
     const dn_route *r = &dn_routes[route];
@@ -179,7 +234,7 @@ static void write_operation(dn_buf *b, int route)
     write_string(b, "summary", r->summary);
     write_params(b, r, o);
     if (r->takes) {
-        dn_buf_puts(b, ",\"requestBody\":{\"required\":true,\"content\":{");
+        dn_buf_printf(b, ",\"requestBody\":{\"required\":%s,\"content\":{", needs_body(o) ? "true" : "false");
         write_media(b, r->takes, o->body);
         dn_buf_puts(b, "}}");
     }
@@ -221,9 +276,9 @@ static void write_schemas(dn_buf *b)
         collect(&s, operations[i].body);
         collect(&s, operations[i].answer);
         collect(&s, operations[i].accepted);
+        for (const struct event *e = operations[i].events; e && e->name; e++)
+            collect(&s, e->data);
     }
-    for (size_t i = 0; i < sizeof event_schemas / sizeof *event_schemas; i++)
-        collect(&s, event_schemas[i]);
     for (int i = 0; i < s.n; i++) {
         dn_buf_printf(b, "\"%s\":", s.v[i]->name);
         dn_fields_schema(s.v[i], b);

@@ -127,6 +127,9 @@ int dn_generate_parse(dn_generate_request *out, dn_arena *a, struct json_t *json
  * another n) is dropped. `defaults` may be NULL. NULL only when out of memory. Parse what comes out of it; check a
  * model's defaults by merging them under {} when the model is loaded. */
 struct json_t *dn_generate_merge(const struct json_t *defaults, struct json_t *request);
+/* A new object: the request with every default of the table written out, so that it means the same to a later version.
+ * NULL only when out of memory. */
+struct json_t *dn_generate_complete(const struct json_t *request);
 
 /* ---- responses -------------------------------------------------------------------------------------------------- */
 
@@ -206,7 +209,7 @@ typedef struct dn_request_info {
     uint64_t has; /* bits: DN_REQUEST_... */
     const char *id;
     int state; /* enum dn_request_state */
-    const char *model, *numerics;
+    const char *model, *numerics, *numerics_before;
     int64_t seed, n, step, steps, position;
     double eta_ms;
     double created_at, finished_at; /* Unix seconds */
@@ -219,6 +222,7 @@ enum {
     DN_REQUEST_STATE,
     DN_REQUEST_MODEL,
     DN_REQUEST_NUMERICS,
+    DN_REQUEST_NUMERICS_BEFORE,
     DN_REQUEST_SEED,
     DN_REQUEST_N,
     DN_REQUEST_STEP,
@@ -351,6 +355,8 @@ extern const dn_fields dn_model_card_fields, dn_model_list_fields, dn_status_fie
 
 /* One server-sent event: "id: 7\nevent: progress\ndata: {...}\n\n". The data is one line. */
 void dn_event_write(dn_buf *b, int64_t id, const char *event, const dn_fields *t, const void *data);
+/* The same with an id that is no number: "2.1500". */
+void dn_event_write_id(dn_buf *b, const char *id, const char *event, const dn_fields *t, const void *data);
 /* The event `error`, whose data is the error object of http_error.h. */
 void dn_event_error_write(dn_buf *b, int64_t id, const dn_http_error *e);
 
@@ -373,6 +379,22 @@ void dn_event_error_write(dn_buf *b, int64_t id, const dn_http_error *e);
     X(MODEL_LOAD, "POST", "/models/{name}/load", DN_JSON_BODY_MAX, NULL, "application/json", "Load it")                \
     X(MODEL_UNLOAD, "POST", "/models/{name}/unload", DN_JSON_BODY_MAX, NULL, "application/json",                       \
       "Refuse new requests, let admitted ones finish, unload")                                                         \
+    X(JOBS, "GET", "/jobs", 0, NULL, "application/json", "Your training jobs, newest first")                            \
+    X(JOBS_SUBMIT, "POST", "/jobs", DN_JSON_BODY_MAX, "application/json", "application/json", "Submit a training job") \
+    X(JOB, "GET", "/jobs/{id}", 0, NULL, "application/json", "One job")                                                \
+    X(JOB_CHANGE, "PATCH", "/jobs/{id}", DN_JSON_BODY_MAX, "application/json", "application/json",                     \
+      "Change train_share or priority")                                                                                \
+    X(JOB_PAUSE, "POST", "/jobs/{id}/pause", DN_JSON_BODY_MAX, NULL, "application/json",                               \
+      "End the optimizer step, save, free the device")                                                                 \
+    X(JOB_RESUME, "POST", "/jobs/{id}/resume", DN_JSON_BODY_MAX, NULL, "application/json", "Go on with a paused job")  \
+    X(JOB_CANCEL, "POST", "/jobs/{id}/cancel", DN_JSON_BODY_MAX, NULL, "application/json", "End it for good")          \
+    X(JOB_CHECKPOINTS, "GET", "/jobs/{id}/checkpoints", 0, NULL, "application/json", "Its saved states")               \
+    X(JOB_SAVE, "POST", "/jobs/{id}/checkpoints", DN_JSON_BODY_MAX, NULL, "application/json", "Save now")              \
+    X(JOB_SAMPLES, "GET", "/jobs/{id}/samples", 0, NULL, "application/json", "Its previews, newest first")             \
+    X(JOB_SAMPLE, "GET", "/jobs/{id}/samples/{k}", 0, NULL, "image/png", "One preview")                                \
+    X(JOB_METRICS, "GET", "/jobs/{id}/metrics.csv", 0, NULL, "text/csv", "A line for each step and evaluation")        \
+    X(JOB_EVENTS, "GET", "/jobs/{id}/events", 0, NULL, "text/event-stream",                                            \
+      "Its events; goes on after Last-Event-ID")                                                                       \
     X(STATUS, "GET", "/status", 0, NULL, "application/json", "Devices, queue, models; an event stream twice a second") \
     X(METRICS, "GET", "/metrics", 0, NULL, "text/plain", "Prometheus metrics")                                         \
     X(HEALTHZ, "GET", "/healthz", 0, NULL, "application/json", "Alive")                                                \
@@ -404,6 +426,9 @@ typedef struct dn_route_hit {
     char arg[DN_ROUTE_ARGS_MAX][DN_ROUTE_ARG_LEN_MAX + 1]; /* what {..} matched */
     char allow[64];                                        /* for 405: "GET, DELETE" */
 } dn_route_hit;
+
+/* Names of models, datasets and jobs: [a-z0-9][a-z0-9._-]{0,63}. */
+bool dn_name_ok(const char *name);
 
 /* Find the route of a method and a path (decoded, without the query). HEAD counts as GET. Returns 0, DN_H_METHOD
  * (hit->allow is set), DN_H_NOT_IMPLEMENTED (an endpoint of a later version), DN_H_NOT_FOUND; *err says why. */

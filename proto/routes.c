@@ -16,12 +16,18 @@ const dn_route dn_routes[DN_ROUTE_COUNT] = {
 static const struct {
     const char *method, *path;
 } later[] = {
-    { NULL, "/blobs" }, { NULL, "/blobs/{id}" }, { NULL, "/jobs" }, { NULL, "/jobs/*" }, { NULL, "/datasets" },
+    { NULL, "/blobs" }, { NULL, "/blobs/{id}" }, { NULL, "/jobs/{id}/publish" }, { NULL, "/datasets" },
     { NULL, "/datasets/*" }, { NULL, "/usage" }, { NULL, "/v1/*" }, { NULL, "/v2/*" },
     { "PUT", "/models/{name}" }, { "DELETE", "/models/{name}" }, { NULL, "/models/{name}/alias" },
     { NULL, "/models/{name}/save" }, { NULL, "/models/{name}/checkpoint" },
 };
 /* clang-format on */
+
+bool dn_name_ok(const char *s)
+{
+    size_t n = strspn(s, "abcdefghijklmnopqrstuvwxyz0123456789._-");
+    return n && !s[n] && n <= DN_NAME_LEN_MAX && !strchr("._-", *s);
+}
 
 /* Does `path` match the pattern, segment by segment? Fills hit->arg (hit may be NULL). */
 static bool match(const char *pattern, const char *path, dn_route_hit *hit)

@@ -1,6 +1,10 @@
 /* app.c - what main.c sees of the modules that do the work: devices and their workers, endpoints, starting, draining,
  * stopping. */
 #include "app_parts.h"
+#include "datasets.h"
+#include "jobs.h"
+#include "disk.h"
+#include "idempotency.h"
 #include "models.h"
 #include "requests.h"
 #include "routes_app.h"
@@ -27,6 +31,19 @@ static const dn_endpoint endpoints[] = {
     { DN_ROUTE_MODEL, dn_route_model, DN_SCOPE_USE, NULL, 0 },
     { DN_ROUTE_MODEL_LOAD, dn_route_model_load, DN_SCOPE_ADMIN, NULL, 0 },
     { DN_ROUTE_MODEL_UNLOAD, dn_route_model_unload, DN_SCOPE_ADMIN, NULL, 0 },
+    { DN_ROUTE_JOBS, dn_route_jobs, DN_SCOPE_USE, NULL, 0 },
+    { DN_ROUTE_JOBS_SUBMIT, dn_route_jobs_submit, DN_SCOPE_USE, NULL, 0 },
+    { DN_ROUTE_JOB, dn_route_job, DN_SCOPE_USE, NULL, 0 },
+    { DN_ROUTE_JOB_CHANGE, dn_route_job_change, DN_SCOPE_USE, NULL, DN_WHILE_DRAINING },
+    { DN_ROUTE_JOB_PAUSE, dn_route_job_pause, DN_SCOPE_USE, NULL, DN_WHILE_DRAINING },
+    { DN_ROUTE_JOB_RESUME, dn_route_job_resume, DN_SCOPE_USE, NULL, 0 },
+    { DN_ROUTE_JOB_CANCEL, dn_route_job_cancel, DN_SCOPE_USE, NULL, DN_WHILE_DRAINING },
+    { DN_ROUTE_JOB_SAVE, dn_route_job_save, DN_SCOPE_USE, NULL, DN_WHILE_DRAINING },
+    { DN_ROUTE_JOB_CHECKPOINTS, dn_route_job_checkpoints, DN_SCOPE_USE, NULL, 0 },
+    { DN_ROUTE_JOB_SAMPLES, dn_route_job_samples, DN_SCOPE_USE, NULL, 0 },
+    { DN_ROUTE_JOB_SAMPLE, dn_route_job_sample, DN_SCOPE_USE, NULL, 0 },
+    { DN_ROUTE_JOB_METRICS, dn_route_job_metrics, DN_SCOPE_USE, NULL, 0 },
+    { DN_ROUTE_JOB_EVENTS, dn_route_job_events, DN_SCOPE_USE, NULL, 0 },
     { DN_ROUTE_STATUS, dn_route_status, DN_SCOPE_USE, "application/json text/event-stream", 0 },
 };
 /* clang-format on */
@@ -92,6 +109,7 @@ static int start_workers(dn_app *app, dn_error *err)
                                 .loop = app->server.loop,
                                 .index = i,
                                 .limits = { (int)c->max_rows, c->step_ms },
+                                .yield_ms = c->yield_ms,
                                 .events = &dn_requests_events,
                                 .arg = app };
         int rc = dn_worker_start(&app->place[i].worker, &o, err);
@@ -162,6 +180,10 @@ static void on_tick(uv_timer_t *timer)
     dn_requests_expire(app);
     dn_watch_tick(app);
     dn_requests_trim(app);
+    dn_jobs_tick(app);
+    dn_requests_resume(app);
+    dn_disk_tick(app);
+    dn_idem_tick(app);
 }
 
 static int start_timer(dn_app *app, dn_error *err)
@@ -193,9 +215,19 @@ int dn_app_start(dn_app **out, const dn_server *server, dn_error *err)
     if (!rc)
         rc = dn_requests_open(app, err);
     if (!rc)
+        rc = dn_disk_open(app, err);
+    if (!rc)
+        rc = dn_idem_open(app, err);
+    if (!rc)
         rc = start_timer(app, err);
     if (!rc)
         rc = dn_models_open(app, err);
+    if (!rc)
+        rc = dn_datasets_open(app, err);
+    if (!rc)
+        rc = dn_jobs_open(app, err);
+    if (!rc)
+        rc = dn_requests_recover(app, err);
     *out = app; /* dn_app_stop takes what there is */
     return rc;
 }
@@ -211,7 +243,7 @@ bool dn_app_ready(const dn_app *app, const char **why)
 void dn_app_measure(dn_app *app)
 {
     static const int kinds[DN_HOLD_COUNT] = { DN_MEMORY_WEIGHTS, DN_MEMORY_FORMS, DN_MEMORY_ARENAS, DN_MEMORY_SLOTS,
-                                              DN_MEMORY_RESULTS };
+                                              DN_MEMORY_RESULTS, DN_MEMORY_TRAINING };
     dn_metrics *m = app->server.metrics;
     int running, waiting;
     dn_requests_count(app, &running, &waiting);
@@ -224,7 +256,7 @@ void dn_app_measure(dn_app *app)
 
 void dn_app_idle(dn_app *app)
 {
-    if (!app->drained || dn_requests_active(app))
+    if (!app->drained || dn_requests_active(app) || dn_jobs_active(app))
         return;
     void (*drained)(void *) = app->drained;
     app->drained = NULL;
@@ -236,6 +268,7 @@ void dn_app_drain(dn_app *app, void (*done)(void *arg), void *arg)
     app->draining = true;
     app->drained = done;
     app->drained_arg = arg;
+    dn_jobs_drain(app);
     dn_app_idle(app);
 }
 
@@ -260,7 +293,14 @@ void dn_app_stop(dn_app *app)
     }
     while (dn_loop_messages(app->server.loop))
         ;
+    dn_store_stop(app->server.store);
+    while (dn_loop_messages(app->server.loop))
+        ;
     dn_watch_close(app);
+    dn_jobs_close(app);
+    dn_datasets_close(app);
+    dn_idem_close(app);
+    dn_disk_close(app);
     dn_models_close(app);
     dn_requests_close(app);
     close_places(app);

@@ -8,6 +8,7 @@
 #include "http.h"
 #include "lanes.h"
 #include "loop.h"
+#include "store.h"
 
 struct dn_config;  /* proto/daemon_config.h */
 struct dn_metrics; /* proto/metric_set.h */
@@ -18,13 +19,15 @@ typedef struct dn_server {
     struct dn_metrics *metrics;
     dn_loop *loop;
     dn_lane *fast, *slow;
+    dn_store *store; /* always there: without --state it is in memory */
 } dn_server;
 
 typedef struct dn_app dn_app;
 
 /* Check the configuration that only the app understands (devices, model folder) without starting: --check. */
 int dn_app_check(const struct dn_config *config, dn_error *err);
-/* Start threads and begin to load the start set; returns before it is loaded. */
+/* Start threads and begin to load the start set; returns before it is loaded. The store's thread does not run yet:
+ * modules read what they go on with (dn_store_db). */
 int dn_app_start(dn_app **out, const dn_server *server, dn_error *err);
 /* The app's endpoints; a static table. main.c adds metrics, healthz, readyz, openapi.json and admin/drain. */
 const dn_endpoint *dn_app_endpoints(size_t *n);

@@ -16,6 +16,10 @@ enum { DN_DEVICES_MAX = 16, DN_REQUEST_ID_LEN = 32 };
 typedef struct dn_models dn_models;
 typedef struct dn_requests dn_requests;
 typedef struct dn_watch dn_watch;
+typedef struct dn_jobs dn_jobs;
+struct dn_datasets;
+typedef struct dn_idem dn_idem;
+typedef struct dn_disk dn_disk;
 
 /* A device, and the last step that its worker told of. */
 typedef struct dn_place {
@@ -44,6 +48,10 @@ struct dn_app {
     dn_models *models;
     dn_requests *requests;
     dn_watch *watch; /* streams of /status */
+    dn_jobs *jobs;
+    struct dn_datasets *datasets;
+    dn_idem *idem;   /* idempotency.h */
+    dn_disk *disk;   /* disk.h */
     uv_timer_t *timer;
     dn_work trim; /* gives freed memory back when there is nothing to do */
     bool trimming;

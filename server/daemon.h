@@ -17,6 +17,7 @@ typedef struct dn_daemon {
     dn_metrics *metrics;
     dn_auth *auth; /* NULL: no tokens */
     int state_lock; /* state.h; 0: no --state */
+    dn_store *store;
     dn_http *http;
     dn_server server; /* what the app sees of all this */
     dn_app *app;

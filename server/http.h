@@ -79,6 +79,18 @@ dn_call_facts *dn_call_facts_of(dn_call *call);
  * function of this header. */
 void dn_call_on_gone(dn_call *call, void (*gone)(void *arg), void *arg);
 
+/* How a call ends: told once, just before its reply leaves (status 200 ...), or when it gets none (status 0: the client
+ * left, on_gone was told before). An event stream is no reply: it is told with status 0 when it is over. */
+typedef struct dn_ending {
+    int status;
+    const char *content_type; /* NULL: no body */
+    const void *data;         /* n bytes */
+    size_t n;
+} dn_ending;
+void dn_call_on_end(dn_call *call, void (*ended)(void *arg, dn_call *call, const dn_ending *ending), void *arg);
+/* The i-th header that dn_reply_header has added so far; false past the last. */
+bool dn_call_reply_header_at(const dn_call *call, int i, const char **name, const char **value);
+
 /* ---- replies --------------------------------------------------------------------------------------------- */
 
 /* Before the reply. The value is copied; one with a line break is a bug of ours. */
@@ -87,6 +99,9 @@ void dn_reply_header(dn_call *call, const char *name, const char *fmt, ...) __at
 void dn_reply(dn_call *call, int status, const char *content_type, const void *data, size_t n);
 /* `data` is the reply's; `release(data)` (free, say; NULL for static data) is called when it has left. */
 void dn_reply_take(dn_call *call, int status, const char *content_type, void *data, size_t n, void (*release)(void *));
+/* The same of bytes that are not the reply's alone: `release(arg)` is called, on the loop's thread, when they have left. */
+void dn_reply_lend(dn_call *call, int status, const char *content_type, const void *data, size_t n,
+                   void (*release)(void *), void *arg);
 /* A refusal as parsing and admission report it (proto/http_error.h), with its status. */
 void dn_reply_error(dn_call *call, const struct dn_http_error *err);
 /* The same, made on the spot: dn_reply_refuse(call, DN_H_NOT_FOUND, "id", "no request %s", id). `param` may be NULL. */

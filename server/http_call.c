@@ -155,13 +155,22 @@ enum MHD_Result dn_call_handle(void *cls, struct MHD_Connection *c, const char *
     return call->dead ? MHD_NO : MHD_YES;
 }
 
+void dn_call_tell_end(dn_call *call, const dn_ending *ending)
+{
+    void (*ended)(void *, dn_call *, const dn_ending *) = call->on_end;
+    call->on_end = NULL;
+    if (ended)
+        ended(call->on_end_arg, call, ending);
+}
+
 static void tell_gone(dn_call *call)
 {
-    if (call->finished)
-        return;
-    call->finished = true;
-    if (call->on_gone)
-        call->on_gone(call->on_gone_arg);
+    if (!call->finished) {
+        call->finished = true;
+        if (call->on_gone)
+            call->on_gone(call->on_gone_arg);
+    }
+    dn_call_tell_end(call, &(dn_ending){ 0 });
 }
 
 void dn_call_end(void *cls, struct MHD_Connection *c, void **context, enum MHD_RequestTerminationCode why)
@@ -261,6 +270,21 @@ const void *dn_call_body(const dn_call *call, size_t *n)
 {
     *n = call->body_len;
     return call->body ? call->body : "";
+}
+
+void dn_call_on_end(dn_call *call, void (*ended)(void *arg, dn_call *call, const dn_ending *ending), void *arg)
+{
+    call->on_end = ended;
+    call->on_end_arg = arg;
+}
+
+bool dn_call_reply_header_at(const dn_call *call, int i, const char **name, const char **value)
+{
+    if (i >= call->n_reply)
+        return false;
+    *name = call->reply[i].name;
+    *value = call->reply[i].value;
+    return true;
 }
 
 void dn_call_on_gone(dn_call *call, void (*gone)(void *arg), void *arg)

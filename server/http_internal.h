@@ -94,6 +94,8 @@ struct dn_call {
     bool replied, finished, suspended, dead; /* finished: the app has no more to say */
     void (*on_gone)(void *arg);
     void *on_gone_arg;
+    void (*on_end)(void *arg, dn_call *call, const dn_ending *ending);
+    void *on_end_arg;
     dn_call_facts facts;
     uint64_t start_ns;
 };
@@ -137,6 +139,8 @@ void dn_call_resume(dn_call *call);
 void dn_call_free_body(dn_call *call);
 /* Nothing more can be sent: end the exchange, as a reply would. */
 void dn_call_fail(dn_call *call);
+/* Once, whoever it was that asked for it. */
+void dn_call_tell_end(dn_call *call, const dn_ending *ending);
 /* The client is not there any more: tell the app now, end the exchange. */
 void dn_call_vanish(dn_call *call);
 

@@ -11,7 +11,7 @@ enum {
     REPLY_VALUE_MAX = 1024
 };
 
-static const char allowed_headers[] = "Authorization, Content-Type, Prefer, X-Request-Id, Last-Event-ID";
+static const char allowed_headers[] = "Authorization, Content-Type, Prefer, Idempotency-Key, X-Request-Id, Last-Event-ID";
 static const char exposed_headers[] = "Location, Retry-After, X-Request-Id, X-Model, X-Numerics, X-Seed";
 
 void dn_reply_header(dn_call *call, const char *name, const char *fmt, ...)
@@ -68,16 +68,16 @@ void dn_reply_send(dn_call *call, int status, struct MHD_Response *response)
 
 typedef struct source {
     dn_conn *conn; /* outlives the response */
-    char *data;
+    const char *data;
     size_t n;
     void (*release)(void *);
+    void *arg;
 } source;
 
 static void source_free(void *cls)
 {
     source *s = cls;
-    if (s->release)
-        s->release(s->data);
+    s->release(s->arg);
     free(s);
 }
 
@@ -91,13 +91,13 @@ static ssize_t source_read(void *cls, uint64_t at, char *buf, size_t max)
     return (ssize_t)n;
 }
 
-static struct MHD_Response *response_large(dn_call *call, void *data, size_t n, void (*release)(void *))
+static struct MHD_Response *response_large(const source *from)
 {
     source *s = malloc(sizeof *s);
     if (!s)
         return NULL;
-    *s = (source){ .conn = call->conn, .data = data, .n = n, .release = release };
-    struct MHD_Response *r = MHD_create_response_from_callback(n, BLOCK_BYTES, source_read, s, source_free);
+    *s = *from;
+    struct MHD_Response *r = MHD_create_response_from_callback(s->n, BLOCK_BYTES, source_read, s, source_free);
     if (!r)
         free(s);
     return r;
@@ -105,24 +105,30 @@ static struct MHD_Response *response_large(dn_call *call, void *data, size_t n, 
 
 static void keep(void *data) { (void)data; }
 
-static struct MHD_Response *response_of(dn_call *call, void *data, size_t n, void (*release)(void *))
+void dn_reply_lend(dn_call *call, int status, const char *content_type, const void *data, size_t n,
+                   void (*release)(void *), void *arg)
 {
-    if (n > DIRECT_BYTES_MAX)
-        return response_large(call, data, n, release);
-    return MHD_create_response_from_buffer_with_free_callback(n, data, release ? release : keep);
-}
-
-void dn_reply_take(dn_call *call, int status, const char *content_type, void *data, size_t n, void (*release)(void *))
-{
-    struct MHD_Response *response = call->finished ? NULL : response_of(call, data, n, release);
-    if (!response && release)
-        release(data);
+    source s = { call->conn, data, n, release ? release : keep, arg };
+    struct MHD_Response *response = NULL;
+    if (!call->finished)
+        dn_call_tell_end(call, &(dn_ending){ status, content_type, data, n });
+    if (!call->finished && n > DIRECT_BYTES_MAX)
+        response = response_large(&s);
+    else if (!call->finished)
+        response = MHD_create_response_from_buffer_with_free_callback_cls(n, (void *)(uintptr_t)data, s.release, arg);
+    if (!response)
+        s.release(arg);
     if (call->finished)
         return;
     call->finished = true;
     if (response && content_type)
         MHD_add_response_header(response, "Content-Type", content_type);
     dn_reply_send(call, status, response);
+}
+
+void dn_reply_take(dn_call *call, int status, const char *content_type, void *data, size_t n, void (*release)(void *))
+{
+    dn_reply_lend(call, status, content_type, data, n, release, data);
 }
 
 void dn_reply(dn_call *call, int status, const char *content_type, const void *data, size_t n)

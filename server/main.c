@@ -105,9 +105,17 @@ static int start_threads(dn_daemon *d, dn_error *err)
         rc = dn_lane_new(&d->slow, d->loop, "slow", LANE_SLOW_THREADS, LANE_SLOW_NICE, err);
     if (!rc && !(d->metrics = dn_metrics_new()))
         rc = dn_fail(err, DN_E_MEMORY, NULL, "no memory for the metrics");
-    d->server =
-        (dn_server){ .config = &d->config, .metrics = d->metrics, .loop = d->loop, .fast = d->fast, .slow = d->slow };
-    return rc ? rc : dn_app_start(&d->app, &d->server, err);
+    if (!rc)
+        rc = dn_store_open(&d->store, d->loop, d->config.state, err);
+    d->server = (dn_server){ .config = &d->config,
+                             .metrics = d->metrics,
+                             .loop = d->loop,
+                             .fast = d->fast,
+                             .slow = d->slow,
+                             .store = d->store };
+    if (!rc)
+        rc = dn_app_start(&d->app, &d->server, err);
+    return rc ? rc : dn_store_start(d->store, err);
 }
 
 static int start_http(dn_daemon *d, dn_error *err)
@@ -152,6 +160,7 @@ static void stop(dn_daemon *d)
         dn_lane_stop(d->slow);
     if (d->app)
         dn_app_stop(d->app);
+    dn_store_free(d->store);
     dn_lane_free(d->fast);
     dn_lane_free(d->slow);
     if (d->loop) {
@@ -180,6 +189,7 @@ static void announce(const dn_daemon *d)
 static int run(dn_daemon *d)
 {
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN); /* a file that may not grow is an error like a full disk */
     dn_log_start(d->config.log_format == DN_LOG_JSON);
     dn_error err = { 0 };
     int rc = start(d, &err);
@@ -225,6 +235,21 @@ static int print(void (*write)(dn_buf *), const dn_config *config)
     return good ? EXIT_SUCCESS : EXIT_FAILURE;
 }
 
+static int backup(const dn_config *c)
+{
+    dn_error err = { 0 };
+    int missing = 0;
+    int rc = c->state ? dn_store_backup(c->state, c->backup, &missing, &err)
+                      : dn_fail(&err, DN_E_INVALID, "state", "--backup needs --state: what to copy");
+    if (rc)
+        fprintf(stderr, "denoised: %s\n", err.message);
+    else if (missing)
+        printf("%s is complete but for %d files that were dropped meanwhile\n", c->backup, missing);
+    else
+        printf("%s is complete\n", c->backup);
+    return rc ? EXIT_FAILURE : EXIT_SUCCESS;
+}
+
 static void write_version(dn_buf *b) { dn_buf_puts(b, "denoised " DN_VERSION "\n"); }
 
 static int act(dn_daemon *d, enum dn_config_action action)
@@ -234,6 +259,8 @@ static int act(dn_daemon *d, enum dn_config_action action)
         return print(NULL, &d->config);
     case DN_ACTION_CHECK:
         return check(d);
+    case DN_ACTION_BACKUP:
+        return backup(&d->config);
     case DN_ACTION_HELP:
         return print(dn_config_help, NULL);
     case DN_ACTION_VERSION:

@@ -3,7 +3,6 @@
 
 #include "log.h"
 #include "requests.h"
-#include <ctype.h>
 #include <dirent.h>
 #include <errno.h>
 #include <stdlib.h>
@@ -13,17 +12,6 @@
 enum { MODELS_MAX = 1024, FOLDER_DEPTH_MAX = 3 };
 
 /* ---- scanning (once, before the loop serves) ---------------------------------------------------------------- */
-
-static bool name_ok(const char *s)
-{
-    if (!(islower((unsigned char)*s) || isdigit((unsigned char)*s)) || strlen(s) > DN_NAME_LEN_MAX)
-        return false;
-    for (; *s; s++) {
-        if (!islower((unsigned char)*s) && !isdigit((unsigned char)*s) && !strchr("._-", *s))
-            return false;
-    }
-    return true;
-}
 
 static bool is_weights(const char *name)
 {
@@ -63,7 +51,7 @@ static int add_known(dn_models *m, const char *root, const char *name, dn_error 
     if (asprintf(&dir, "%s/%s", root, name) < 0)
         return dn_fail(err, DN_E_MEMORY, "models", "no memory for the list of models");
     int64_t bytes = scan_folder(dir, FOLDER_DEPTH_MAX, &is_model);
-    if (!is_model || !name_ok(name) || m->n == MODELS_MAX) {
+    if (!is_model || !dn_name_ok(name) || m->n == MODELS_MAX) {
         if (is_model)
             dn_log(DN_LOG_WARN, "model_ignored", "%s: %s", name,
                    m->n == MODELS_MAX ? "too many models" : "a model's name matches [a-z0-9][a-z0-9._-]{0,63}");
@@ -167,6 +155,8 @@ int dn_models_open(dn_app *app, dn_error *err)
         dn_link_init(&k->nets);
         dn_link_init(&k->waiters);
         dn_link_init(&k->calls);
+        dn_link_init(&k->freed_nets);
+        k->app = app;
         k->label = dn_metrics_label(app->server.metrics, DN_L_MODEL, k->name);
     }
     return rc ? rc : load_start_set(app, err);
@@ -178,9 +168,7 @@ void dn_models_close(dn_app *app)
     for (int i = 0; m && i < m->n; i++) {
         DN_LINK_EACH(l, &m->known[i].nets)
         {
-            dn_net_use *u = DN_LINK_OF(l, dn_net_use, link);
-            dn_net_free(u->net);
-            free(u);
+            dn_net_use_free(DN_LINK_OF(l, dn_net_use, link));
         }
         dn_model_free(m->known[i].model);
         free(m->known[i].dir);

@@ -19,6 +19,7 @@ typedef struct dn_net_use {
     dn_net *net;                     /* NULL while it is made */
     bool ready;                      /* every worker has it */
     int n_away;                      /* adoptions under way */
+    dn_adoption *message[DN_DEVICES_MAX]; /* of the workers that have it: what gives it back needs no memory */
     bool lost;                       /* a worker could not take it */
     double price_ms[DN_DEVICES_MAX]; /* list price per row */
     dn_link waiters;
@@ -34,6 +35,8 @@ struct dn_known {
     bool start;       /* of the start set */
     bool stay;        /* of "all that fit": nothing is evicted for it */
     int64_t asked_ms; /* when its load was asked for */
+    int64_t begun_ms; /* when its load began */
+    dn_footprint need; /* what it will hold; weights are 0 until that is known */
     dn_model *model;  /* DN_MODEL_LOADED and UNLOADING; while loading, until all workers have it */
     const dn_model_info *info;
     int64_t weights, forms, arena; /* bytes, of held[] */
@@ -43,6 +46,10 @@ struct dn_known {
     bool dropped;  /* unloading: the workers have been asked */
     uint64_t used; /* order of the last use */
     int label;     /* of the metrics */
+    dn_work freeing;      /* the next three belong to the slow lane while it is under way */
+    dn_model *freed;
+    dn_link freed_nets;
+    dn_app *app;
 };
 
 /* Somebody who needs a network. */
@@ -83,6 +90,9 @@ int dn_models_await(dn_known *k, dn_call *call);
  * unloaded is gone. -1: it does not. */
 int dn_models_make_room(dn_app *app, int64_t bytes, const dn_known *keep);
 
+/* Until a model that is being loaded, or waits to be, will be there: at the pace of the loads so far. */
+double dn_models_wait_ms(const dn_app *app, const dn_known *k);
+
 /* A card of what is known; borrowed strings. `size` (DN_SIZES_MAX) and `version` are scratch that it points into. */
 typedef struct dn_card_scratch {
     dn_size size[DN_SIZES_MAX];
@@ -97,8 +107,10 @@ struct dn_models {
     dn_link loads;
     dn_known *loading; /* at its head, at work */
     int n_start;       /* of the start set, still to come */
+    double byte_ms;    /* how long a byte of a weight file takes to load, smoothed; 0: not known yet */
     uint64_t order, net_id;
 };
+void dn_net_use_free(dn_net_use *u);
 void dn_known_enqueue(dn_app *app, dn_known *k);
 dn_net_use *dn_known_make_net(dn_app *app, dn_known *k, int height, int width);
 void dn_known_settle(dn_app *app, dn_known *k); /* unloading and nobody left: go on with it */

@@ -1,6 +1,6 @@
 /* models_load.c - the queue of loads, networks on their way to the workers and back, freeing.
  *
- * A model's way: queue -> room is made -> slow lane reads, checks and packs -> adopted by every worker -> loaded ->
+ * A model's way: queue -> slow lane foresees what it will hold -> room is made -> slow lane reads, checks and packs -> adopted by every worker -> loaded ->
  * unloading: nobody holds it -> dropped by every worker -> freed on the slow lane -> available. */
 #include "models.h"
 
@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Reading a model, or making one more network of it. */
+/* Foreseeing what a model will hold, reading it, or making one more network of it. */
 typedef struct load {
     dn_work work;
     dn_app *app;
@@ -19,13 +19,9 @@ typedef struct load {
     dn_model *model;
     dn_net *net;
     dn_net_use *use; /* filled when done */
-    int64_t begun_ms;
+    dn_footprint need;
     dn_error err;
 } load;
-
-/* What a model and its forms are expected to take before it is read: Winograd's forms of 3x3 weights are four times as
- * large as the weights. */
-static int64_t estimate(const dn_known *k) { return 5 * k->file_bytes; }
 
 static void pump(dn_app *app);
 
@@ -51,12 +47,33 @@ static void hold_arenas(dn_app *app)
     app->budget.held[DN_HOLD_ARENAS] = most * app->n_places;
 }
 
+/* What it takes beside what is held already. */
+static int64_t lacks(const dn_app *app, const dn_known *k)
+{
+    int64_t arenas = (int64_t)k->need.arena * app->n_places - app->budget.held[DN_HOLD_ARENAS];
+    return (int64_t)(k->need.weights + k->need.forms) + (arenas > 0 ? arenas : 0);
+}
+
 static void set_holdings(dn_app *app, dn_known *k, int64_t weights, int64_t forms)
 {
     app->budget.held[DN_HOLD_WEIGHTS] += weights - k->weights;
     app->budget.held[DN_HOLD_FORMS] += forms - k->forms;
     k->weights = weights;
     k->forms = forms;
+}
+
+static void hold_foreseen(dn_app *app, dn_known *k)
+{
+    k->arena = (int64_t)k->need.arena;
+    set_holdings(app, k, (int64_t)k->need.weights, (int64_t)k->need.forms);
+    hold_arenas(app);
+}
+
+static void hold_nothing(dn_app *app, dn_known *k)
+{
+    k->arena = 0;
+    set_holdings(app, k, 0, 0);
+    hold_arenas(app);
 }
 
 /* ---- telling who waits -------------------------------------------------------------------------------------- */
@@ -169,7 +186,7 @@ static void load_failed(dn_app *app, dn_known *k)
 {
     dn_http_error err = { 0 };
     k->state = DN_MODEL_FAILED;
-    set_holdings(app, k, 0, 0);
+    hold_nothing(app, k);
     say(k, "model_failed", -1);
     dn_known_failed(k, &err);
     tell(&k->waiters, NULL, &err);
@@ -189,29 +206,81 @@ static void net_failed(dn_app *app, dn_net_use *u, const dn_error *why)
 
 /* ---- adoption ----------------------------------------------------------------------------------------------- */
 
-static int send_to_workers(dn_app *app, dn_net_use *u, bool drop)
+void dn_net_use_free(dn_net_use *u)
+{
+    for (int i = 0; i < DN_DEVICES_MAX; i++)
+        free(u->message[i]);
+    dn_net_free(u->net);
+    free(u);
+}
+
+static dn_sample_params probe_of(const dn_net_use *u)
 {
     const dn_model_info *info = u->known->info;
-    for (int i = 0; i < app->n_places; i++) {
-        dn_adoption *a = calloc(1, sizeof *a);
+    return (dn_sample_params){ .height = u->height,
+                               .width = u->width,
+                               .channels = info->channels,
+                               .out_channels = info->out_channels,
+                               .label_b = -1,
+                               .label = info->label_kind && info->null_label < 0 ? 0 : -1,
+                               .null_label = info->null_label,
+                               .temperature = 1 };
+}
+
+/* Every message is there before the first is sent. */
+static int make_messages(dn_net_use *u, int n)
+{
+    for (int i = 0; i < n; i++) {
+        dn_adoption *a = u->message[i] = calloc(1, sizeof *a);
         if (!a)
             return DN_E_MEMORY;
         *a = (dn_adoption){
-            .net_id = u->id, .net = u->net, .gflop_per_row = dn_net_gflop_per_row(u->net), .drop = drop, .owner = u
+            .net_id = u->id, .net = u->net, .gflop_per_row = dn_net_gflop_per_row(u->net), .probe = probe_of(u), .owner = u
         };
-        a->probe = (dn_sample_params){ .height = u->height,
-                                       .width = u->width,
-                                       .channels = info->channels,
-                                       .out_channels = info->out_channels,
-                                       .label_b = -1,
-                                       .label = info->label_kind && info->null_label < 0 ? 0 : -1,
-                                       .null_label = info->null_label,
-                                       .temperature = 1 };
+    }
+    return 0;
+}
+
+static void send_to_workers(dn_app *app, dn_net_use *u, bool drop)
+{
+    for (int i = 0; i < app->n_places; i++) {
+        dn_adoption *a = u->message[i];
+        if (!a)
+            continue;
+        u->message[i] = NULL;
+        a->drop = drop;
         u->n_away++;
         u->known->busy++;
         dn_worker_adopt(app->place[i].worker, a);
     }
-    return 0;
+}
+
+static void note_pace(dn_app *app, const dn_known *k)
+{
+    double pace = (double)(dn_now_ms() - k->begun_ms) / (double)(k->file_bytes ? k->file_bytes : 1);
+    double *byte_ms = &app->models->byte_ms;
+    *byte_ms = *byte_ms > 0 ? (*byte_ms + pace) / 2 : pace;
+}
+
+double dn_models_wait_ms(const dn_app *app, const dn_known *k)
+{
+    enum { TYPICAL_BYTES_PER_MS = 300000 }; /* until one has been loaded here */
+    const dn_models *m = app->models;
+    double byte_ms = m->byte_ms > 0 ? m->byte_ms : 1.0 / TYPICAL_BYTES_PER_MS, ms = 0;
+    if (m->loading) {
+        ms = byte_ms * (double)m->loading->file_bytes - (double)(dn_now_ms() - m->loading->begun_ms);
+        ms = ms > 0 ? ms : 0;
+    }
+    DN_LINK_EACH(l, &m->loads)
+    {
+        const dn_known *q = DN_LINK_OF(l, dn_known, load_link);
+        if (m->loading == k)
+            break;
+        ms += q == m->loading ? 0 : byte_ms * (double)q->file_bytes;
+        if (q == k)
+            break;
+    }
+    return ms;
 }
 
 static void adopted_by_all(dn_app *app, dn_net_use *u)
@@ -230,6 +299,7 @@ static void adopted_by_all(dn_app *app, dn_net_use *u)
     u->ready = true;
     if (k->state == DN_MODEL_LOADING) {
         k->state = DN_MODEL_LOADED;
+        note_pace(app, k);
         say(k, "model_loaded", (double)(dn_now_ms() - k->asked_ms));
         set_loaded_gauge(app, k);
         tell_loaded(app, k);
@@ -245,15 +315,17 @@ void dn_models_adopted(dn_app *app, dn_adoption *a)
     dn_known *k = u->known;
     k->busy--;
     u->n_away--;
+    app->place[dn_worker_index(a->worker)].bytes = a->device_bytes;
     if (!a->drop) {
+        u->message[dn_worker_index(a->worker)] = a;
         u->lost = u->lost || a->price_ms < 0;
         u->price_ms[dn_worker_index(a->worker)] = a->price_ms;
         if (!u->n_away)
             adopted_by_all(app, u);
     } else {
+        free(a);
         dn_known_settle(app, k);
     }
-    free(a);
 }
 
 /* ---- reading, on the slow lane ------------------------------------------------------------------------------ */
@@ -296,13 +368,14 @@ static void install(dn_app *app, load *l)
         net_failed(app, u, &err);
         return;
     }
-    if (!fits || send_to_workers(app, u, false)) {
-        dn_fail(&k->error, DN_E_MEMORY, NULL, "it takes %lld bytes, more than --memory leaves",
-                (long long)(k->info->bytes + forms + arena * app->n_places));
-        u->lost = true;
-        if (!u->n_away)
-            adopted_by_all(app, u);
+    if (fits && !make_messages(u, app->n_places)) {
+        send_to_workers(app, u, false);
+        return;
     }
+    dn_fail(&k->error, DN_E_MEMORY, NULL, "it takes %lld bytes, more than --memory leaves",
+            (long long)(k->info->bytes + forms + arena * app->n_places));
+    u->lost = true;
+    adopted_by_all(app, u);
 }
 
 static void load_done(dn_work *work)
@@ -325,6 +398,51 @@ static void load_done(dn_work *work)
     }
     free(l->dir);
     free(l);
+}
+
+static void foresee_work(dn_work *work)
+{
+    load *l = dn_container_of(work, load, work);
+    (void)dn_net_foresee(&l->need, l->device, l->dir, &l->err);
+}
+
+static void foresee_done(dn_work *work)
+{
+    load *l = dn_container_of(work, load, work);
+    dn_app *app = l->app;
+    dn_known *k = l->known;
+    k->busy--;
+    k->need = l->need;
+    k->error = l->err;
+    app->models->loading = NULL;
+    free(l->dir);
+    free(l);
+    if (k->error.code) {
+        dn_link_pop(&k->load_link);
+        load_failed(app, k);
+    } else {
+        pump(app);
+    }
+}
+
+/* Out of memory: DN_E_MEMORY. */
+static int foresee(dn_app *app, dn_known *k)
+{
+    load *l = calloc(1, sizeof *l);
+    char *dir = strdup(k->dir);
+    if (!l || !dir) {
+        free(l);
+        free(dir);
+        return DN_E_MEMORY;
+    }
+    *l = (load){ .work = { .work = foresee_work, .done = foresee_done },
+                 .app = app,
+                 .known = k,
+                 .dir = dir,
+                 .device = app->place[0].device };
+    k->busy++;
+    dn_lane_submit(app->server.slow, &l->work);
+    return 0;
 }
 
 /* `dir`: read the model too. NULL when out of memory. */
@@ -367,7 +485,8 @@ void dn_known_enqueue(dn_app *app, dn_known *k)
 {
     k->state = DN_MODEL_LOADING;
     k->error = (dn_error){ 0 };
-    k->asked_ms = dn_now_ms();
+    k->need = (dn_footprint){ 0 };
+    k->asked_ms = k->begun_ms = dn_now_ms();
     dn_link_push(&app->models->loads, &k->load_link);
     pump(app);
 }
@@ -378,24 +497,32 @@ static void pump(dn_app *app)
     if (m->loading || app->closing || dn_link_empty(&m->loads))
         return;
     dn_known *k = DN_LINK_OF(m->loads.next, dn_known, load_link);
-    bool fits = dn_budget_fits(&app->budget, estimate(k));
-    int room = fits ? 0 : k->stay ? -1 : dn_models_make_room(app, estimate(k), k);
-    if (room > 0)
-        return; /* what is being unloaded calls again */
-    dn_link_pop(&k->load_link);
     m->loading = k;
-    if (!room) {
-        set_holdings(app, k, estimate(k), 0);
+    k->begun_ms = dn_now_ms();
+    if (!k->need.weights && !foresee(app, k))
+        return; /* when that is known it calls again */
+    bool known = k->need.weights, fits = known && dn_budget_fits(&app->budget, lacks(app, k));
+    int room = fits || !known ? 0 : k->stay ? -1 : dn_models_make_room(app, lacks(app, k), k);
+    if (room > 0) {
+        m->loading = NULL;
+        return; /* what is being unloaded calls again */
+    }
+    dn_link_pop(&k->load_link);
+    if (!room && known) {
+        hold_foreseen(app, k);
         if (begin(app, k, k->dir, 0, 0))
             return;
-        set_holdings(app, k, 0, 0);
+        hold_nothing(app, k);
     }
-    if (k->stay) { /* of "all that fit", this one does not */
+    if (k->stay && known) { /* of "all that fit", this one does not */
         k->state = DN_MODEL_AVAILABLE;
         load_over(app, k);
         return;
     }
-    dn_fail(&k->error, DN_E_MEMORY, NULL, "about %lld bytes, more than --memory leaves", (long long)estimate(k));
+    if (room)
+        dn_fail(&k->error, DN_E_MEMORY, NULL, "it takes %lld bytes, more than --memory leaves", (long long)lacks(app, k));
+    else
+        dn_fail(&k->error, DN_E_MEMORY, NULL, "no memory to load it");
     load_failed(app, k);
 }
 
@@ -413,43 +540,30 @@ int dn_models_load(dn_app *app, dn_known *k, dn_http_error *err)
 
 /* ---- unloading ---------------------------------------------------------------------------------------------- */
 
-typedef struct unload {
-    dn_work work;
-    dn_app *app;
-    dn_known *known;
-    dn_model *model;
-    dn_link nets;
-} unload;
-
 static void free_nets(dn_link *nets)
 {
     while (!dn_link_empty(nets)) {
         dn_net_use *u = DN_LINK_OF(nets->next, dn_net_use, link);
         dn_link_pop(&u->link);
-        dn_net_free(u->net);
-        free(u);
+        dn_net_use_free(u);
     }
 }
 
-static void unload_work(dn_work *work)
+static void freeing_work(dn_work *work)
 {
-    unload *u = dn_container_of(work, unload, work);
-    free_nets(&u->nets);
-    dn_model_free(u->model);
+    dn_known *k = dn_container_of(work, dn_known, freeing);
+    free_nets(&k->freed_nets);
+    dn_model_free(k->freed);
     malloc_trim(0); /* its pages go back now, not with the next large free */
 }
 
-static void unload_done(dn_work *work)
+static void freeing_done(dn_work *work)
 {
-    unload *u = dn_container_of(work, unload, work);
-    dn_app *app = u->app;
-    dn_known *k = u->known;
-    free(u);
+    dn_known *k = dn_container_of(work, dn_known, freeing);
+    dn_app *app = k->app;
     k->busy--;
     k->dropped = false;
-    k->arena = 0;
-    set_holdings(app, k, 0, 0);
-    hold_arenas(app);
+    hold_nothing(app, k);
     k->state = k->error.code ? DN_MODEL_FAILED : DN_MODEL_AVAILABLE;
     say(k, k->error.code ? "model_failed" : "model_unloaded", -1);
     set_loaded_gauge(app, k);
@@ -459,20 +573,17 @@ static void unload_done(dn_work *work)
 /* Every worker has given it back. */
 static void free_model(dn_app *app, dn_known *k)
 {
-    unload *u = calloc(1, sizeof *u);
-    if (!u)
-        return; /* it stays `unloading`; the next release tries again */
-    *u = (unload){ .work = { .work = unload_work, .done = unload_done }, .app = app, .known = k, .model = k->model };
-    dn_link_init(&u->nets);
     DN_LINK_EACH(l, &k->nets)
     {
         dn_link_pop(l);
-        dn_link_push(&u->nets, l);
+        dn_link_push(&k->freed_nets, l);
     }
+    k->freed = k->model;
+    k->freeing = (dn_work){ .work = freeing_work, .done = freeing_done };
     k->model = NULL;
     k->info = NULL;
     k->busy++;
-    dn_lane_submit(app->server.slow, &u->work);
+    dn_lane_submit(app->server.slow, &k->freeing);
 }
 
 void dn_known_settle(dn_app *app, dn_known *k)
@@ -484,7 +595,7 @@ void dn_known_settle(dn_app *app, dn_known *k)
         return;
     }
     k->dropped = true;
-    DN_LINK_EACH(l, &k->nets) { (void)send_to_workers(app, DN_LINK_OF(l, dn_net_use, link), true); }
+    DN_LINK_EACH(l, &k->nets) { send_to_workers(app, DN_LINK_OF(l, dn_net_use, link), true); }
     if (!k->busy)
         free_model(app, k);
 }

@@ -18,9 +18,11 @@ double dn_forecast_finish_ms(const dn_forecast *f, const dn_figures *figures)
     return wall_ms(figures, f->own_ms + f->before_ms);
 }
 
+double dn_backlog_ms(const dn_figures *f) { return wall_ms(f, f->backlog_ms); }
+
 double dn_queue_excess_ms(const dn_figures *f, double own_ms, double queue_max_ms)
 {
-    double backlog = wall_ms(f, f->backlog_ms), excess = backlog + wall_ms(f, own_ms) - queue_max_ms;
+    double backlog = dn_backlog_ms(f), excess = backlog + wall_ms(f, own_ms) - queue_max_ms;
     if (backlog <= 0 || excess <= 0)
         return 0;
     return excess < backlog ? excess : backlog; /* a request larger than the whole queue waits until it is empty */

@@ -26,13 +26,14 @@ typedef struct dn_forecast {
 void dn_forecast_add(dn_forecast *f, double left_ms);
 double dn_forecast_finish_ms(const dn_forecast *f, const dn_figures *figures); /* from now, wall clock */
 
+double dn_backlog_ms(const dn_figures *f); /* the wall milliseconds that what was admitted will take */
 /* 0: the queue has room for `own_ms`; else the wall milliseconds after which it will have. An idle device takes
  * anything. */
 double dn_queue_excess_ms(const dn_figures *f, double own_ms, double queue_max_ms);
 /* What a client is told to wait: whole seconds, at least 1. */
 int dn_retry_after_s(double ms);
 
-enum dn_holding { DN_HOLD_WEIGHTS, DN_HOLD_FORMS, DN_HOLD_ARENAS, DN_HOLD_SLOTS, DN_HOLD_RESULTS, DN_HOLD_COUNT };
+enum dn_holding { DN_HOLD_WEIGHTS, DN_HOLD_FORMS, DN_HOLD_ARENAS, DN_HOLD_SLOTS, DN_HOLD_RESULTS, DN_HOLD_TRAINING, DN_HOLD_COUNT };
 
 typedef struct dn_budget {
     int64_t limit;

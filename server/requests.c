@@ -16,7 +16,7 @@ struct dn_requests {
     dn_link all, alive; /* oldest first */
     dn_link by_id[BUCKETS], by_run[BUCKETS];
     uint64_t last_run;
-    int active, kept, cancelled; /* cancelled ones have nothing to fetch: few of the kept may be */
+    int active, parked, kept, cancelled; /* cancelled ones have nothing to fetch: few of the kept may be */
     int64_t kept_bytes;
     /* ids of what is no longer kept, a ring */
     unsigned char gone[GONE_MAX][DN_REQUEST_ID_LEN / 2];
@@ -93,10 +93,13 @@ bool dn_request_forgotten(dn_app *app, const char *id)
 
 static void remember_gone(dn_requests *rs, const char *id)
 {
-    id_bytes(rs->gone[rs->gone_at], id);
+    if (!id_bytes(rs->gone[rs->gone_at], id))
+        return;
     rs->gone_at = (rs->gone_at + 1) % GONE_MAX;
     rs->n_gone += rs->n_gone < GONE_MAX;
 }
+
+void dn_request_remember_gone(dn_app *app, const char *id) { remember_gone(app->requests, id); }
 
 /* ---- new and free ------------------------------------------------------------------------------------------- */
 
@@ -123,22 +126,19 @@ static void call_gone(void *arg)
         dn_request_cancel(r);
 }
 
-dn_request *dn_request_new(dn_app *app, dn_call *call)
+/* With the id whose bytes `b` are. NULL when out of memory. */
+static dn_request *request_make(dn_app *app, const char *id, const unsigned char *b)
 {
     dn_requests *rs = app->requests;
     dn_request *r = calloc(1, sizeof *r);
-    unsigned char b[DN_REQUEST_ID_LEN / 2];
-    if (!r || !(r->arena = dn_arena_new(DN_REQUEST_BYTES_MAX)) || draw_id(r->id, b)) {
-        if (r)
-            dn_arena_free(r->arena);
+    if (!r || !(r->arena = dn_arena_new(DN_REQUEST_BYTES_MAX))) {
         free(r);
         return NULL;
     }
+    memcpy(r->id, id, sizeof r->id);
     r->app = app;
-    r->call = call;
     r->run = ++rs->last_run;
     r->weight = 1;
-    strncpy(r->tenant, dn_call_tenant(call), sizeof r->tenant - 1);
     r->arrived_ms = dn_clock_ms();
     r->created_at = unix_now();
     dn_link_init(&r->watchers);
@@ -147,11 +147,46 @@ dn_request *dn_request_new(dn_app *app, dn_call *call)
     dn_link_push(id_bucket(rs, b), &r->by_id);
     dn_link_push(&rs->by_run[r->run % BUCKETS], &r->by_run);
     rs->active++;
+    return r;
+}
+
+dn_request *dn_request_new(dn_app *app, dn_call *call)
+{
+    char id[DN_REQUEST_ID_LEN + 1];
+    unsigned char b[DN_REQUEST_ID_LEN / 2];
+    dn_request *r = draw_id(id, b) ? NULL : request_make(app, id, b);
+    if (!r)
+        return NULL;
+    r->call = call;
+    strncpy(r->tenant, dn_call_tenant(call), sizeof r->tenant - 1);
     dn_call_on_gone(call, call_gone, r);
     return r;
 }
 
+dn_request *dn_request_again(dn_app *app, const char *id)
+{
+    unsigned char b[DN_REQUEST_ID_LEN / 2];
+    return id_bytes(b, id) ? request_make(app, id, b) : NULL;
+}
+
+void dn_request_park(dn_request *r)
+{
+    r->row.parked = true;
+    r->app->requests->parked++;
+    r->app->requests->active--;
+}
+
+void dn_request_unpark(dn_request *r)
+{
+    r->app->requests->active += r->row.parked;
+    r->app->requests->parked -= r->row.parked;
+    r->row.parked = false;
+}
+
+int dn_requests_parked(const dn_app *app) { return app->requests->parked; }
+
 static int n_encoded(const dn_request *r) { return dn_request_needs_pictures(r) ? r->n : 1; }
+int dn_request_results(const dn_request *r) { return n_encoded(r); }
 
 void dn_request_forget_asked(dn_request *r)
 {
@@ -174,6 +209,43 @@ static void free_pictures(dn_request *r)
     r->picture = NULL;
 }
 
+/* The last of an encoded result's holders, itself and answers, frees its bytes. */
+struct dn_shared {
+    void *data;
+    int holders;
+};
+
+static void shared_drop(void *arg)
+{
+    struct dn_shared *s = arg;
+    if (--s->holders)
+        return;
+    free(s->data);
+    free(s);
+}
+
+void dn_encoded_reply(dn_encoded *e, dn_call *call, const char *type)
+{
+    if (!e->shared && (e->shared = malloc(sizeof *e->shared)))
+        *e->shared = (struct dn_shared){ e->data, 1 };
+    if (!e->shared) {
+        dn_reply_refuse(call, DN_H_MEMORY, NULL, "no memory for the answer");
+        return;
+    }
+    e->shared->holders++;
+    dn_reply_lend(call, 200, type, e->data, e->n, shared_drop, e->shared);
+}
+
+void dn_encoded_drop(dn_encoded *e)
+{
+    if (e->shared)
+        shared_drop(e->shared);
+    else
+        free(e->data);
+    e->shared = NULL;
+    e->data = NULL;
+}
+
 static void request_free(dn_request *r)
 {
     dn_requests *rs = r->app->requests;
@@ -183,8 +255,9 @@ static void request_free(dn_request *r)
     dn_link_pop(&r->by_run);
     dn_request_forget_asked(r);
     free_pictures(r);
+    dn_run_free(r->row.run);
     for (int k = 0; r->encoded && k < n_encoded(r); k++)
-        free(r->encoded[k].data);
+        dn_encoded_drop(&r->encoded[k]);
     free(r->encoded);
     free(r->body);
     dn_request_log_free(r);
@@ -237,7 +310,7 @@ static int64_t kept_size(const dn_request *r)
 {
     int64_t bytes = sizeof *r;
     for (int k = 0; r->encoded && k < n_encoded(r); k++)
-        bytes += sizeof *r->encoded + r->encoded[k].n;
+        bytes += sizeof *r->encoded + (r->row.file_bytes ? 0 : r->encoded[k].n);
     for (int i = 0; i < r->n_log; i++)
         bytes += sizeof *r->log + r->log[i].n;
     return bytes;
@@ -259,7 +332,15 @@ static void keep(dn_request *r)
     hold_result(r, kept_size(r));
     rs->kept++;
     rs->cancelled += r->state == DN_STATE_CANCELLED;
-    rs->kept_bytes += r->result_bytes;
+    rs->kept_bytes += r->result_bytes + r->row.file_bytes;
+}
+
+void dn_request_kept_again(dn_request *r)
+{
+    r->ended = true;
+    dn_link_pop(&r->alive);
+    r->app->requests->active--;
+    keep(r);
 }
 
 static void drop_kept(dn_request *r)
@@ -267,7 +348,8 @@ static void drop_kept(dn_request *r)
     dn_requests *rs = r->app->requests;
     rs->kept--;
     rs->cancelled -= r->state == DN_STATE_CANCELLED;
-    rs->kept_bytes -= r->result_bytes;
+    rs->kept_bytes -= r->result_bytes + r->row.file_bytes;
+    dn_request_store_drop(r);
     request_free(r);
 }
 
@@ -302,7 +384,7 @@ bool dn_requests_shed(dn_app *app, int64_t bytes)
         dn_request *r = DN_LINK_OF(l, dn_request, link);
         if (!app->requests->kept || dn_budget_fits(&app->budget, bytes))
             break;
-        if (r->ended)
+        if (r->ended && !r->row.file_bytes) /* what is on the disk holds next to no memory */
             drop_kept(r);
     }
     return dn_budget_fits(&app->budget, bytes);
@@ -379,8 +461,10 @@ static void answer(dn_request *r)
         dn_reply_header(call, "X-Numerics", "%s", r->numerics);
         if (!r->denoise)
             dn_reply_header(call, "X-Seed", "%lld", (long long)r->seed);
+        dn_encoded_reply(&r->encoded[0], call, dn_format_type(r->format));
+        return;
     }
-    dn_reply_take(call, 200, r->body_type, r->body, r->body_n, free);
+    dn_reply_take(call, 200, "application/json", r->body, r->body_n, free);
     r->body = NULL;
 }
 
@@ -393,7 +477,7 @@ static void end(dn_request *r, enum dn_request_state state)
     r->ended = true;
     dn_link_pop(&r->alive);
     r->state = state;
-    r->finished_at = unix_now();
+    r->finished_at = r->row.saved ? r->finished_at : unix_now();
     rs->active--;
     if (state == DN_STATE_SUCCEEDED)
         dn_metrics_observe(app->server.metrics, DN_M_REQUEST_DURATION_SECONDS, 0,
@@ -416,9 +500,40 @@ static void end(dn_request *r, enum dn_request_state state)
     dn_app_idle(app);
 }
 
+/* The daemon stops before it is done: its row stays, and it is begun again after the next start. */
+static void leave(dn_request *r)
+{
+    dn_app *app = r->app;
+    dn_known *known = r->holds ? r->known : NULL;
+    dn_line line;
+    dn_line_begin(&line, DN_LOG_INFO, "request_left");
+    dn_line_str(&line, "id", r->id);
+    dn_line_end(&line);
+    app->requests->active--;
+    request_free(r);
+    if (known)
+        dn_known_release(app, known);
+    dn_app_idle(app);
+}
+
+/* It ends like this, as soon as the store has it. */
+static void finish(dn_request *r, enum dn_request_state state)
+{
+    dn_request_unpark(r);
+    if (r->row.leaving && !r->row.saved)
+        leave(r);
+    else if (!dn_request_store_end(r, state))
+        end(r, r->row.saved ? (enum dn_request_state)r->row.end_state : state);
+}
+
 void dn_request_refuse(dn_request *r, const dn_http_error *err, double retry_ms)
 {
     r->failure = *err;
+    if (!r->call && r->row.there) { /* accepted: it fails */
+        dn_request_advance(r);
+        return;
+    }
+    dn_request_store_drop(r);
     if (r->call)
         r->async = false; /* its 202 has not gone out: nothing is kept of it */
     if (r->call && retry_ms > 0)
@@ -443,10 +558,10 @@ void dn_request_advance(dn_request *r)
 {
     if (r->ended || r->on_device || r->waiting || r->jobs)
         return;
-    if (!r->failure.id && r->cancelling)
+    if (!r->failure.id && r->cancelling && !r->row.saving)
         dn_http_fail(&r->failure, DN_H_CANCELLED, NULL, NULL);
     if (r->failure.id) {
-        end(r, r->failure.id == DN_H_CANCELLED ? DN_STATE_CANCELLED : DN_STATE_FAILED);
+        finish(r, r->failure.id == DN_H_CANCELLED ? DN_STATE_CANCELLED : DN_STATE_FAILED);
         return;
     }
     if (dn_request_needs_body(r) && !r->body_made) {
@@ -454,16 +569,10 @@ void dn_request_advance(dn_request *r)
         if (!dn_request_encode_body(r))
             return;
         dn_http_fail(&r->failure, DN_H_MEMORY, NULL, "no memory for the answer");
-        end(r, DN_STATE_FAILED);
+        finish(r, DN_STATE_FAILED);
         return;
     }
-    if (r->answer == DN_ANSWER_BARE && r->call) {
-        r->body = r->encoded[0].data;
-        r->body_n = r->encoded[0].n;
-        r->body_type = dn_format_type(r->format);
-        r->encoded[0].data = NULL;
-    }
-    end(r, DN_STATE_SUCCEEDED);
+    finish(r, DN_STATE_SUCCEEDED);
 }
 
 /* The first that has not ended nor been cancelled (of a model, if not NULL). What is done to it may free any other. */
@@ -486,7 +595,14 @@ void dn_requests_cancel_all(dn_app *app, const dn_known *k)
 
 void dn_requests_abort(dn_app *app)
 {
+    dn_requests_store_leave(app);
     for (dn_request *r; (r = first_alive(app, NULL));) {
+        if (r->row.there && !r->call) {
+            r->row.leaving = !r->row.saving;
+            dn_request_event_leave(r);
+            dn_request_cancel(r);
+            continue;
+        }
         if (!r->failure.id)
             dn_http_fail(&r->failure, DN_H_DRAINING, NULL, NULL);
         if (r->call) {
@@ -497,90 +613,4 @@ void dn_requests_abort(dn_app *app)
         dn_request_event_end(r);
         dn_request_cancel(r);
     }
-}
-
-/* ---- as others see it --------------------------------------------------------------------------------------- */
-
-const char *dn_format_type(int format)
-{
-    static const char *const types[] = { [DN_FORMAT_PNG] = "image/png",
-                                         [DN_FORMAT_NPY] = "application/x-npy",
-                                         [DN_FORMAT_SAFETENSORS] = "application/x-safetensors" };
-    return types[format];
-}
-
-/* Requests that stand before it. */
-static int position(dn_request *r)
-{
-    int n = 0;
-    for (dn_request *q = dn_requests_next(r->app, NULL); q && q != r; q = dn_requests_next(r->app, q))
-        n += q->state == DN_STATE_QUEUED;
-    return n;
-}
-
-double dn_request_eta_ms(const dn_request *r)
-{
-    if (!r->place)
-        return 0;
-    dn_forecast f = { .own_ms = r->left_ms };
-    for (dn_request *q = dn_requests_next(r->app, NULL); q; q = dn_requests_next(r->app, q)) {
-        if (q != r && q->place == r->place && q->on_device)
-            dn_forecast_add(&f, q->left_ms);
-    }
-    return dn_forecast_finish_ms(&f, &r->place->figures);
-}
-
-static void image_infos(dn_request *r, dn_request_info *info, dn_info_scratch *s)
-{
-    int n = n_encoded(r);
-    for (int k = 0; k < n; k++) {
-        snprintf(s->urls[k], sizeof s->urls[k], "/requests/%s/images/%d", r->id, k);
-        s->images[k] = (dn_image){ DN_HAS_ALL,
-                                   .index = k,
-                                   .seed = r->seed + k,
-                                   .url = s->urls[k],
-                                   .content_type = dn_format_type(r->format),
-                                   .sha256 = *r->encoded[k].sha256 ? r->encoded[k].sha256 : NULL };
-    }
-    info->images = (dn_items){ s->images, n };
-}
-
-void dn_request_info_of(dn_request *r, dn_request_info *info, dn_info_scratch *scratch)
-{
-    bool live = !r->ended;
-    *info = (dn_request_info){ .has = DN_HAS_ALL,
-                               .id = r->id,
-                               .state = r->state,
-                               .model = *r->model ? r->model : NULL,
-                               .numerics = *r->numerics ? r->numerics : NULL,
-                               .seed = r->seed,
-                               .n = r->n,
-                               .step = r->step,
-                               .steps = r->steps,
-                               .created_at = r->created_at,
-                               .finished_at = r->finished_at,
-                               .timing = r->timing };
-    uint64_t without = live ? DN_BIT(DN_REQUEST_FINISHED_AT) : DN_BIT(DN_REQUEST_POSITION) | DN_BIT(DN_REQUEST_ETA_MS);
-    if (live && r->state == DN_STATE_QUEUED)
-        info->position = position(r);
-    else
-        without |= DN_BIT(DN_REQUEST_POSITION);
-    if (live && r->place)
-        info->eta_ms = dn_request_eta_ms(r);
-    else
-        without |= DN_BIT(DN_REQUEST_ETA_MS);
-    if (!r->place) /* not resolved yet */
-        without |= DN_BIT(DN_REQUEST_SEED) | DN_BIT(DN_REQUEST_N) | DN_BIT(DN_REQUEST_STEP) | DN_BIT(DN_REQUEST_STEPS);
-    if (r->ended && r->state == DN_STATE_SUCCEEDED && r->encoded && (r->async || r->keep_on))
-        image_infos(r, info, scratch);
-    else
-        without |= DN_BIT(DN_REQUEST_IMAGES);
-    if (!r->ended || r->state != DN_STATE_SUCCEEDED)
-        without |= DN_BIT(DN_REQUEST_TIMING);
-    if (r->ended && r->failure.id)
-        info->error = (dn_error_body){ DN_HAS_ALL, r->failure.type, r->failure.code,
-                                       *r->failure.param ? r->failure.param : NULL, r->failure.message };
-    else
-        without |= DN_BIT(DN_REQUEST_ERROR);
-    info->has &= ~without;
 }

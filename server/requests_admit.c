@@ -3,9 +3,11 @@
  *
  * A request whose model is not there waits for it first; it is resolved, priced and admitted when it has come. */
 #include "requests.h"
+#include "disk.h"
 #include "requests_rows.h"
 
 #include <jansson.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,7 +15,6 @@
 enum {
     SAMPLE_BYTES = 512, /* host memory of one sample's parameters and accounts, at most */
     WAITING_MAX = 512,  /* requests that wait for models: they have no price yet, so their number is bounded */
-    LOAD_RETRY_MS = 1000,
 };
 
 /* A request in the engine's terms: what all its samples share, and what they do not. */
@@ -72,9 +73,14 @@ static int decide_answer(dn_request *r, dn_http_error *err)
         return dn_http_fail(err, DN_H_NOT_ACCEPTABLE, r->in.stream ? "stream" : NULL, "%s cannot be answered as %s",
                             r->in.stream ? "an event stream" : "an asynchronous request", r->accept);
     if (r->in.stream || (events && r->accept_given)) {
+        if (r->keyed)
+            return dn_http_fail(err, DN_H_CONTRADICTION, "Idempotency-Key", "an event stream is no answer to be kept");
         r->answer = DN_ANSWER_EVENTS;
         r->async = false;
     } else if (r->async) {
+        rc = dn_disk_check(r->app, 0, err);
+        if (rc)
+            return rc;
         r->answer = DN_ANSWER_LATER;
     }
     r->keep_on = r->in.on_disconnect == DN_ON_DISCONNECT_CONTINUE;
@@ -137,6 +143,20 @@ static double scale_of(const dn_generate_request *in)
     return given ? in->guidance.cfg.scale : 1;
 }
 
+/* What shapes guidance shapes nothing when there is none. Of the request itself: a model's defaults may have it. */
+static int check_shaping(const dn_generate_request *in, dn_http_error *err)
+{
+    const dn_cfg *cfg = &in->guidance.cfg;
+    bool given = in->has & DN_BIT(DN_GENERATE_GUIDANCE) && in->guidance.has & DN_BIT(DN_GUIDANCE_CFG);
+    const char *param = cfg->rescale != 0                                   ? "guidance.cfg.rescale"
+                        : cfg->schedule != DN_CFG_CONSTANT                  ? "guidance.cfg.schedule"
+                        : cfg->interval[0] != 0 || cfg->interval[1] != 1    ? "guidance.cfg.interval"
+                                                                            : NULL;
+    if (!given || cfg->scale != 1 || !param)
+        return 0;
+    return dn_http_fail(err, DN_H_IMPOSSIBLE, param, "%s has no effect: guidance.cfg.scale is 1", param);
+}
+
 /* The sampler's table, from the checkpoint's scheduler with the request's keys over it. */
 static int resolve_table(dn_request *r, plan *p, dn_http_error *err)
 {
@@ -173,7 +193,7 @@ static int resolve_table(dn_request *r, plan *p, dn_http_error *err)
 /* The model's own defaults lie under the request. */
 static int merge_defaults(dn_request *r, dn_http_error *err)
 {
-    if (!r->known->info->defaults)
+    if (!r->known->info->defaults || r->row.resolved)
         return 0;
     struct json_t *merged = dn_generate_merge(r->known->info->defaults, r->json);
     if (!merged)
@@ -185,7 +205,9 @@ static int merge_defaults(dn_request *r, dn_http_error *err)
 
 static int resolve_generate(dn_request *r, plan *p, dn_http_error *err)
 {
-    int rc = merge_defaults(r, err);
+    int rc = check_shaping(&r->in, err);
+    if (!rc)
+        rc = merge_defaults(r, err);
     if (!rc)
         rc = decide_answer(r, err);
     if (rc)
@@ -249,6 +271,28 @@ static int resolve_denoise(dn_request *r, plan *p, dn_http_error *err)
     return 0;
 }
 
+/* The part of a numerics id that names the weights. */
+static size_t weights_part(const char *numerics, const char **at)
+{
+    *at = strstr(numerics, "/w");
+    return *at ? strcspn(*at + 1, "/") + 1 : 0;
+}
+
+/* An accepted request that is begun again, perhaps elsewhere: other weights are not what was asked for; another way to
+ * compute is, with other bytes, and that is said. */
+static int take_numerics(dn_request *r, const char *numerics, dn_http_error *err)
+{
+    const char *was, *is;
+    size_t n_was = weights_part(r->numerics, &was), n_is = weights_part(numerics, &is);
+    if (*r->numerics && (n_was != n_is || (n_is && memcmp(was, is, n_is))))
+        return dn_http_fail(err, DN_H_CONFLICT, "model", "%s has other weights than when the request was accepted",
+                            r->model);
+    if (*r->numerics && strcmp(r->numerics, numerics) && !*r->row.numerics_before)
+        memcpy(r->row.numerics_before, r->numerics, sizeof r->numerics);
+    snprintf(r->numerics, sizeof r->numerics, "%s", numerics);
+    return 0;
+}
+
 static int resolve(dn_request *r, const dn_net_use *use, plan *p, dn_http_error *err)
 {
     const dn_model_info *i = r->known->info;
@@ -259,7 +303,9 @@ static int resolve(dn_request *r, const dn_net_use *use, plan *p, dn_http_error 
     r->range[0] = i->range[0];
     r->range[1] = i->range[1];
     snprintf(r->model, sizeof r->model, "%s@1", r->known->name);
-    snprintf(r->numerics, sizeof r->numerics, "%s", dn_net_numerics(use->net));
+    int rc = take_numerics(r, dn_net_numerics(use->net), err);
+    if (rc)
+        return rc;
     return r->denoise ? resolve_denoise(r, p, err) : resolve_generate(r, p, err);
 }
 
@@ -387,15 +433,18 @@ static int admit_memory(dn_request *r, const plan *p, dn_http_error *err, double
     return 0;
 }
 
+/* Its 202 has gone out: it waits, it is not refused for want of room. */
+static bool is_accepted(const dn_request *r) { return r->row.there && !r->call; }
+
 static int admit(dn_request *r, const dn_net_use *use, const plan *p, dn_http_error *err, double *retry_ms)
 {
     const dn_config *c = r->app->server.config;
     double finish = choose_place(r, use, p->rows), own = p->rows * r->price_ms;
     double excess = dn_queue_excess_ms(&r->place->figures, own, (double)c->max_queue_ms);
-    if (excess > 0) {
+    if (excess > 0 && !is_accepted(r)) {
         *retry_ms = excess;
-        return dn_http_fail(err, DN_H_QUEUE_FULL, NULL, "%.0f ms of work wait already, --max-queue-ms is %lld",
-                            r->place->figures.backlog_ms, (long long)c->max_queue_ms);
+        return dn_http_fail(err, DN_H_QUEUE_FULL, NULL, "about %.0f ms of work wait already, --max-queue-ms is %lld",
+                            dn_backlog_ms(&r->place->figures), (long long)c->max_queue_ms);
     }
     double deadline = r->denoise ? 0 : (double)r->in.deadline_ms;
     double elapsed = dn_clock_ms() - r->arrived_ms;
@@ -409,50 +458,6 @@ static int admit(dn_request *r, const dn_net_use *use, const plan *p, dn_http_er
     return admit_memory(r, p, err, retry_ms);
 }
 
-static void reply_accepted(dn_request *r)
-{
-    dn_request_info info;
-    dn_info_scratch scratch;
-    dn_buf b;
-    size_t n;
-    dn_call *call = r->call;
-    if (!call)
-        return;
-    r->call = NULL;
-    dn_request_info_of(r, &info, &scratch);
-    dn_buf_init(&b, 64 << 10);
-    dn_fields_write(&dn_request_info_fields, &info, &b);
-    char *text = dn_buf_take(&b, &n);
-    dn_call_facts_of(call)->model = r->known->name;
-    dn_reply_header(call, "Location", "/requests/%s", r->id);
-    dn_reply_take(call, 202, "application/json", text, text ? n : 0, free);
-}
-
-/* It is taken. The run is the worker's from here. */
-static void start(dn_request *r, int64_t rows, dn_run *run)
-{
-    dn_app *app = r->app;
-    r->rows_left = rows;
-    r->left_ms = rows * r->price_ms;
-    r->place->figures.backlog_ms += r->left_ms;
-    app->budget.held[DN_HOLD_SLOTS] += r->slot_bytes;
-    app->budget.held[DN_HOLD_RESULTS] += r->result_bytes;
-    r->on_device = true;
-    dn_request_forget_asked(r);
-    if (r->answer == DN_ANSWER_LATER) {
-        reply_accepted(r);
-    } else if (r->answer == DN_ANSWER_EVENTS && r->call) {
-        dn_call_facts_of(r->call)->model = r->known->name;
-        r->stream = dn_stream_open(r->call);
-        r->call = NULL; /* without a stream the call has been refused */
-        r->cancelling = !r->stream;
-    }
-    dn_request_event_queued(r);
-    dn_worker_run(r->place->worker, run);
-    if (r->cancelling)
-        (void)dn_worker_cancel(r->place->worker, r->run);
-}
-
 static void go(dn_request *r, dn_net_use *use)
 {
     plan p = { 0 };
@@ -464,12 +469,14 @@ static void go(dn_request *r, dn_net_use *use)
         rc = admit(r, use, &p, &err, &retry_ms);
     if (!rc && !(run = make_run(r, use, &p))) {
         rc = dn_http_fail(&err, DN_H_MEMORY, NULL, "no memory for its samples");
-        r->result_bytes = 0;
+        r->slot_bytes = r->result_bytes = 0;
     }
-    if (rc)
+    if (rc == DN_H_MEMORY && is_accepted(r))
+        dn_request_park(r);
+    else if (rc)
         dn_request_refuse(r, &err, retry_ms);
     else
-        start(r, p.rows, run);
+        dn_request_start(r, p.rows, run);
     plan_fini(&p);
 }
 
@@ -525,15 +532,21 @@ static void wait_for_model(dn_request *r)
     dn_http_error err = { 0 };
     double retry_ms = 0;
     int rc = r->denoise ? 0 : decide_answer(r, &err);
-    if (!rc && too_many_wait(r->app)) {
-        retry_ms = LOAD_RETRY_MS;
+    if (!rc && !is_accepted(r) && too_many_wait(r->app)) {
+        retry_ms = fmax(dn_models_wait_ms(r->app, r->known), 1); /* then they have gone */
         rc = dn_http_fail(&err, DN_H_QUEUE_FULL, NULL, "%d requests wait for models already", WAITING_MAX);
     }
     if (rc) {
         dn_request_stop_waiting(r);
         dn_request_refuse(r, &err, retry_ms);
-    } else if (r->answer == DN_ANSWER_LATER) {
-        reply_accepted(r);
+    } else if (r->answer == DN_ANSWER_LATER && !r->row.there) {
+        if (!dn_requests_durable(r->app))
+            dn_request_accept(r);
+        else if (dn_request_store_accept(r)) {
+            dn_http_fail(&err, DN_H_MEMORY, NULL, "no memory to keep the request");
+            dn_request_stop_waiting(r);
+            dn_request_refuse(r, &err, 0);
+        }
     }
 }
 
@@ -542,13 +555,15 @@ void dn_request_begin(dn_request *r)
     dn_http_error err = { 0 };
     dn_net_use *use = NULL;
     const char *name = r->in.model;
+    dn_request_unpark(r);
     r->waiter.ready = net_ready;
     r->waiter.height = r->denoise ? r->rows->height : (int)r->in.height;
     r->waiter.width = r->denoise ? r->rows->width : (int)r->in.width;
-    int rc = dn_models_find(&r->known, r->app->models, name, &err);
+    int rc = r->holds ? 0 : dn_models_find(&r->known, r->app->models, name, &err);
     if (!rc) {
+        if (!r->holds)
+            dn_known_hold(r->app, r->known);
         r->holds = true;
-        dn_known_hold(r->app, r->known);
         rc = dn_models_want(r->app, r->known, &r->waiter, &use, &err);
     }
     if (rc)

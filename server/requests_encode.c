@@ -316,7 +316,6 @@ static void body_done(dn_work *work)
     r->timing.encode_ms = w->timing.encode_ms;
     r->body = w->body;
     r->body_n = w->body_n;
-    r->body_type = "application/json";
     if (w->err.code && !r->failure.id)
         dn_http_fail_engine(&r->failure, dn_error_name(w->err.code), w->err.param, w->err.message);
     if (w->picture) {

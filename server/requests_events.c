@@ -51,6 +51,16 @@ static void keep(dn_request *r, int64_t id, int key, char *text, size_t n)
     r->log[r->n_log++] = (dn_logged){ id, key, text, n };
 }
 
+void dn_request_event_again(dn_request *r, int64_t id, const char *text, size_t n)
+{
+    char *copy = malloc(n + 1);
+    if (!copy)
+        return;
+    memcpy(copy, text, n);
+    copy[n] = 0;
+    keep(r, id, -1, copy, n);
+}
+
 /* To all that listen and into the log; takes the text. `own` (borrowed, may be NULL) is what the requester gets
  * instead. */
 static void publish(dn_request *r, int64_t id, int key, char *text, size_t n, const char *own, size_t own_n)
@@ -184,10 +194,9 @@ static void reply_info(dn_request *r, dn_call *call)
         dn_reply_refuse(call, DN_H_MEMORY, NULL, "no memory for the answer");
 }
 
-void dn_request_event_end(dn_request *r)
+/* Streams end; calls that wait for the end get `unfinished`, or without it what has become of the request. */
+static void close_all(dn_request *r, const dn_http_error *unfinished)
 {
-    if (r->eventful)
-        publish_end(r);
     r->eventful = false;
     if (r->stream)
         dn_stream_close(r->stream);
@@ -197,10 +206,26 @@ void dn_request_event_end(dn_request *r)
         dn_link_pop(&w->link);
         if (w->stream)
             dn_stream_close(w->stream);
+        else if (unfinished)
+            dn_reply_error(w->call, unfinished);
         else
             reply_info(r, w->call);
         free(w);
     }
+}
+
+void dn_request_event_end(dn_request *r)
+{
+    if (r->eventful)
+        publish_end(r);
+    close_all(r, NULL);
+}
+
+void dn_request_event_leave(dn_request *r)
+{
+    dn_http_error err;
+    dn_http_fail(&err, DN_H_DRAINING, NULL, NULL);
+    close_all(r, &err);
 }
 
 static void watcher_gone(void *arg)

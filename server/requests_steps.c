@@ -1,4 +1,5 @@
 /* requests_steps.c - what workers tell: steps that were run, pictures, runs that come back. */
+#include "jobs.h"
 #include "requests.h"
 
 #include <stdlib.h>
@@ -34,6 +35,8 @@ static void on_share(dn_request *r, const dn_share *share)
     r->left_ms = r->rows_left * r->price_ms;
     bool moved = share->step > r->step;
     r->step = share->step;
+    if (r->row.there && !r->row.moved) /* any batch will do */
+        dn_request_store_moved(r);
     if (moved)
         dn_request_event_progress(r);
 }
@@ -57,6 +60,7 @@ static void on_step(void *arg, dn_step *step)
     }
     dn_figures_step(&p->figures, list_ms, step->ms);
     free(step);
+    dn_requests_resume(app);
 }
 
 static void on_preview(dn_request *r, dn_picture *picture)
@@ -76,6 +80,10 @@ static void on_preview(dn_request *r, dn_picture *picture)
 static void on_picture(void *arg, dn_picture *picture)
 {
     dn_app *app = arg;
+    if (picture->run & DN_PREVIEW_BIT) {
+        dn_job_preview_picture(app, picture);
+        return;
+    }
     dn_request *r = dn_request_by_run(app, picture->run);
     if (!r) {
         free(picture);
@@ -110,6 +118,10 @@ static void take_timing(dn_request *r, const dn_run *run)
 static void on_gone(void *arg, dn_run *run)
 {
     dn_app *app = arg;
+    if (run->id & DN_PREVIEW_BIT) {
+        dn_job_preview_gone(app, run);
+        return;
+    }
     dn_request *r = dn_request_by_run(app, run->id);
     r->on_device = false;
     r->place->figures.backlog_ms -= r->rows_left * r->price_ms;
@@ -129,8 +141,18 @@ static void on_gone(void *arg, dn_run *run)
         r->cancelling = true;
     dn_run_free(run);
     dn_request_advance(r);
+    dn_requests_resume(app);
 }
 
-static void on_adopted(void *arg, dn_adoption *adoption) { dn_models_adopted(arg, adoption); }
+static void on_adopted(void *arg, dn_adoption *adoption)
+{
+    if (adoption->net_id & DN_PREVIEW_BIT)
+        dn_job_preview_adopted(adoption);
+    else
+        dn_models_adopted(arg, adoption);
+}
 
-const dn_worker_events dn_requests_events = { on_step, on_picture, on_gone, on_adopted };
+static void on_trained(void *arg, dn_train_news *news) { dn_job_news(arg, news); }
+static void on_train_gone(void *arg, dn_training *training) { dn_job_back(arg, training); }
+
+const dn_worker_events dn_requests_events = { on_step, on_picture, on_gone, on_adopted, on_trained, on_train_gone };

@@ -1,4 +1,5 @@
 /* route_generate.c - POST /generate: the body into a request. */
+#include "idempotency.h"
 #include "requests.h"
 #include "routes_app.h"
 
@@ -36,7 +37,7 @@ static int parse(dn_request *r, dn_call *call, dn_http_error *err)
     return 0;
 }
 
-void dn_route_generate(dn_call *call)
+static void generate(dn_call *call)
 {
     dn_http_error err = { 0 };
     dn_request *r = dn_request_new(dn_call_app(call), call);
@@ -47,9 +48,12 @@ void dn_route_generate(dn_call *call)
     const char *accept = dn_call_gives(call);
     r->async = prefers_async(call);
     r->accept_given = dn_call_accept_given(call);
+    r->keyed = dn_call_header(call, "Idempotency-Key") != NULL;
     strncpy(r->accept, accept ? accept : "", sizeof r->accept - 1);
     if (parse(r, call, &err))
         dn_request_refuse(r, &err, 0);
     else
         dn_request_begin(r);
 }
+
+void dn_route_generate(dn_call *call) { dn_idem_handle(dn_call_app(call), call, generate); }

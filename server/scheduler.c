@@ -210,3 +210,22 @@ int dn_sched_pick(dn_sched *s, const dn_sched_limits *limits, dn_sched_sample **
     }
     return n;
 }
+
+/* ---- training's share --------------------------------------------------------------------------------------- */
+
+bool dn_share_owed(dn_sched_share *s, double now_ms, bool samples_wait, bool job_runs)
+{
+    bool contended = samples_wait && job_runs;
+    if (!contended || !s->contended || now_ms - s->since_ms >= DN_SHARE_PERIOD_MS) {
+        s->since_ms = now_ms;
+        s->train_ms = s->infer_ms = 0;
+    }
+    s->contended = contended;
+    return contended && s->train_ms < s->share * (s->train_ms + s->infer_ms);
+}
+
+void dn_share_charge(dn_sched_share *s, bool training, double ms)
+{
+    if (s->contended)
+        *(training ? &s->train_ms : &s->infer_ms) += ms;
+}

@@ -86,4 +86,19 @@ void dn_sched_unwait(dn_sched_sample *x); /* cancelled; harmless when it is not 
 /* The next batch: at most `max` samples of one queue, taken out of their lists and charged. 0 when none waits. */
 int dn_sched_pick(dn_sched *s, const dn_sched_limits *limits, dn_sched_sample **out, int max);
 
+/* Training's share of a device: while samples wait, at least `share` of the contention period's device time is training's. The
+ * period begins when both have work, ends when one has none, and starts anew after DN_SHARE_PERIOD_MS, so that nothing is
+ * saved up or owed for long. */
+enum { DN_SHARE_PERIOD_MS = 10000 };
+typedef struct dn_sched_share {
+    double share; /* 0..1 */
+    bool contended;
+    double since_ms, train_ms, infer_ms; /* of this period */
+} dn_sched_share;
+
+/* Whose turn is it at a boundary: is training owed a segment before the next batch? */
+bool dn_share_owed(dn_sched_share *s, double now_ms, bool samples_wait, bool job_runs);
+/* `ms` of the device went to training, or to samples. */
+void dn_share_charge(dn_sched_share *s, bool training, double ms);
+
 #endif

@@ -7,6 +7,7 @@
 #define DN_SERVER_WORKER_H
 
 #include <denoised/device.h>
+#include <denoised/trainer.h>
 #include "loop.h"
 #include "msg.h"
 #include "scheduler.h"
@@ -100,9 +101,56 @@ typedef struct dn_adoption {
     double gflop_per_row;
     dn_sample_params probe; /* adopt: a sample of the network for the device's first trial; its table is dn_worker's */
     double price_ms;        /* answer: list price per row, estimated until its first run */
+    size_t device_bytes;    /* answer: what the device holds now */
     bool drop;
     void *owner; /* the sender's */
 } dn_adoption;
+
+/* ---- training ---------------------------------------------------------------------------------------------- */
+
+/* What is done at the end of an optimizer step, before the next; a set. */
+enum dn_train_duty {
+    DN_DUTY_EVAL = 1,       /* the held-out loss */
+    DN_DUTY_PREVIEW = 2,    /* a copy of the EMA */
+    DN_DUTY_CHECKPOINT = 4, /* a copy of everything */
+    DN_DUTY_STOP = 8        /* give the job back */
+};
+
+enum dn_train_end { DN_TRAIN_DONE, DN_TRAIN_STOPPED, DN_TRAIN_FAILED };
+
+/* A job on its device. It runs in segments: whenever no sample waits, and when its share is owed to it. */
+typedef struct dn_training {
+    dn_msg msg;
+    dn_worker *worker;
+    uint64_t id;         /* the loop's, never used twice */
+    dn_trainer *trainer; /* the worker alone touches it */
+    double share;
+    int64_t steps;       /* of the whole job: then it is evaluated if it ever was, saved, and comes back */
+    /* every so many steps, 0: never; a checkpoint also after so many milliseconds */
+    int64_t eval_every, preview_every, checkpoint_every, checkpoint_ms;
+
+    /* the worker's answer */
+    enum dn_train_end end;
+    dn_error error; /* of DN_TRAIN_FAILED */
+
+    /* the worker's own */
+    unsigned due; /* of this boundary: enum dn_train_duty */
+    unsigned asked;
+    double saved_ms;
+} dn_training;
+
+/* A step has ended, or a duty of its end is done. The receiver frees it with free(), and the snapshot. */
+typedef struct dn_train_news {
+    dn_msg msg;
+    dn_worker *worker;
+    uint64_t training;
+    unsigned duty; /* 0: the step; else one of DN_DUTY_EVAL, PREVIEW, CHECKPOINT */
+    int64_t step;
+    dn_train_report report;
+    dn_eval_report eval;
+    dn_snapshot *snapshot;
+    double preempted_ms; /* since the last news: owed to samples while the job could have run */
+} dn_train_news;
 
 /* Called on the loop's thread; each owns what it is given. */
 typedef struct dn_worker_events {
@@ -110,6 +158,8 @@ typedef struct dn_worker_events {
     void (*picture)(void *arg, dn_picture *picture);
     void (*gone)(void *arg, dn_run *run);
     void (*adopted)(void *arg, dn_adoption *adoption);
+    void (*trained)(void *arg, dn_train_news *news);
+    void (*train_gone)(void *arg, dn_training *training);
 } dn_worker_events;
 
 typedef struct dn_worker_options {
@@ -117,6 +167,7 @@ typedef struct dn_worker_options {
     dn_loop *loop;
     int index;
     dn_sched_limits limits;
+    double yield_ms; /* of a training segment, at the most */
     const dn_worker_events *events;
     void *arg;
 } dn_worker_options;
@@ -134,5 +185,10 @@ void dn_worker_adopt(dn_worker *w, dn_adoption *adoption);
 /* At the next boundary the run comes back, DN_RUN_CANCELLED; nothing happens when it is on its way back already. 0 or
  * DN_E_MEMORY. */
 int dn_worker_cancel(dn_worker *w, uint64_t run);
+/* One job at a time: the one before must have come back. */
+void dn_worker_train(dn_worker *w, dn_training *training);
+/* At the end of the present optimizer step do this as well. 0 or DN_E_MEMORY; nothing happens when the job is on its way back. */
+int dn_worker_train_ask(dn_worker *w, uint64_t training, unsigned duties);
+int dn_worker_train_share(dn_worker *w, uint64_t training, double share);
 
 #endif

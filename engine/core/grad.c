@@ -273,6 +273,7 @@ static void walk_back(tape *t, int n_ops)
 void dn_grad(dn_program *p, dn_val y, dn_val dy, const dn_val *wrt, int n, dn_val *grad)
 {
     int n_values = p->n_values, n_ops = p->n_ops;
+    p->first_backward = p->first_backward ? p->first_backward : n_ops;
     tape t = { p, malloc(sizeof(dn_val) * (size_t)(n_values + 1)), calloc((size_t)n_values + 1, 1) };
     for (int i = 0; i < n; i++)
         grad[i] = DN_NONE;

@@ -36,6 +36,14 @@ char *dn_heap_string(struct dn_heap_chunk **a, const char *s)
     return copy ? memcpy(copy, s, n) : NULL;
 }
 
+size_t dn_heap_bytes(const struct dn_heap_chunk *a)
+{
+    size_t n = 0;
+    for (; a; a = a->next)
+        n += sizeof *a + a->size;
+    return n;
+}
+
 void dn_heap_free(struct dn_heap_chunk *a)
 {
     while (a) {

@@ -28,7 +28,7 @@ dn_val dn_op_add(dn_program *p, enum dn_op_kind kind, const dn_val *in, int n_in
             return dn_program_fail(p, DN_E_INTERNAL, "%s: input %d is missing", dn_op_name(kind), i);
     if (n_in > arity[kind].in_max || dn_grow(&p->op, p->n_ops, &p->ops_cap, sizeof *p->op))
         return dn_program_fail(p, DN_E_MEMORY, "%s: too many inputs, or out of memory", dn_op_name(kind));
-    dn_op op = { .kind = kind, .n_in = n_in, .n_out = arity[kind].outs, .scope = keep_scope(p) };
+    dn_op op = { .kind = kind, .n_in = n_in, .n_out = arity[kind].outs, .scope = keep_scope(p), .mark = p->mark };
     for (int i = 0; i < DN_IN_MAX; i++)
         op.in[i] = i < n_in ? in[i] : DN_NONE;
     for (int i = 0; i < DN_OUT_MAX; i++)
@@ -359,7 +359,7 @@ dn_val dn_copy_adjoint(dn_program *p, const dn_op *op, int i, dn_val g)
 {
     static const enum dn_copy_hint back[] = {
         [DN_COPY_RESHAPE] = DN_COPY_RESHAPE, [DN_COPY_CONCAT] = DN_COPY_SLICE,  [DN_COPY_SLICE] = DN_COPY_GENERAL,
-        [DN_COPY_UPSAMPLE2] = DN_COPY_POOL2, [DN_COPY_POOL2] = DN_COPY_GENERAL,
+        [DN_COPY_UPSAMPLE2] = DN_COPY_POOL2, [DN_COPY_POOL2] = DN_COPY_UPSAMPLE2,
     };
     dn_copy_part part = reversed(&op->attr.copy.part[i]);
     dn_shape shape = *dn_shape_of(p, op->in[i]);
@@ -478,4 +478,19 @@ dn_val dn_detach(dn_program *p, dn_val x)
         return DN_NONE;
     dn_out out = { *dn_shape_of(p, x), joint_kind(p, &x, 1), p->value[x].dtype };
     return dn_op_add(p, DN_OP_DETACH, &x, 1, NULL, &out);
+}
+
+void dn_accumulate(dn_program *p, int block, int param, dn_val g)
+{
+    if (g == DN_NONE || p->error.code)
+        return;
+    if (block < 0 || block >= p->n_blocks || !p->block[block].state || param < 0 || param >= p->block[block].n_params) {
+        dn_program_fail(p, DN_E_INTERNAL, "accumulate: no such place in a state block");
+        return;
+    }
+    dn_val place = p->block[block].param[param].val;
+    const dn_value *value = &p->value[g];
+    if (value->kind != DN_BATCH || value->dtype != DN_F32 || !dn_shape_equal(&value->shape, dn_shape_of(p, place)))
+        mismatch(p, "accumulate");
+    dn_op_add(p, DN_OP_ACCUMULATE, (dn_val[]){ place, g }, 2, NULL, NULL);
 }

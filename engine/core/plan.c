@@ -61,29 +61,19 @@ static int by_size(const void *a, const void *b)
     return x->bytes != y->bytes ? (x->bytes < y->bytes ? 1 : -1) : x->place - y->place;
 }
 
-static int by_offset(const void *a, const void *b)
+/* Put s at the lowest offset at which it meets no span of `placed` (by offset) that lives at the same time. */
+static void first_fit(span *s, span *placed, int n)
 {
-    const span *const *x = a, *const *y = b;
-    return (*x)->offset != (*y)->offset ? ((*x)->offset < (*y)->offset ? -1 : 1) : (*x)->place - (*y)->place;
-}
-
-/* The lowest offset at which s[i] meets no span of s[0..i) that lives at the same time. `met` has room for i pointers.
- */
-static int64_t first_fit(const span *s, int i, const span **met)
-{
-    int n = 0;
-    for (int j = 0; j < i; j++)
-        if (s[j].life.first <= s[i].life.last && s[i].life.first <= s[j].life.last)
-            met[n++] = &s[j];
-    qsort(met, (size_t)n, sizeof *met, by_offset);
     int64_t at = 0;
-    for (int j = 0; j < n; j++) {
-        if (met[j]->offset - at >= s[i].bytes)
-            break;
-        if (met[j]->offset + met[j]->bytes > at)
-            at = met[j]->offset + met[j]->bytes;
-    }
-    return at;
+    for (int j = 0; j < n && placed[j].offset - at < s->bytes; j++)
+        if (placed[j].life.first <= s->life.last && s->life.first <= placed[j].life.last &&
+            placed[j].offset + placed[j].bytes > at)
+            at = placed[j].offset + placed[j].bytes;
+    s->offset = at;
+    int to = n;
+    for (; to > 0 && placed[to - 1].offset > at; to--)
+        placed[to] = placed[to - 1];
+    placed[to] = *s;
 }
 
 /* Places inside others follow their outer place. An inner place's rows are as far apart as the outer one's. */
@@ -117,21 +107,24 @@ static int plan(dn_lowered *l, bool apart, dn_error *err)
     size_t n_max = (size_t)l->n_places + 1;
     span *s = malloc(sizeof *s * n_max);
     dn_life *lives = malloc(sizeof *lives * n_max);
-    const span **met = malloc(sizeof *met * n_max);
-    int rc = s && lives && met ? 0 : dn_fail(err, DN_E_MEMORY, NULL, "out of memory while planning a program");
+    span *placed = malloc(sizeof *placed * n_max);
+    int rc = s && lives && placed ? 0 : dn_fail(err, DN_E_MEMORY, NULL, "out of memory while planning a program");
     if (!rc) {
         dn_plan_lives(l, lives);
         int n = collect(l, lives, s);
         int64_t peak = 0;
         for (int i = 0; i < n; i++) {
-            s[i].offset = apart ? peak : first_fit(s, i, met);
+            if (apart)
+                s[i].offset = peak;
+            else
+                first_fit(&s[i], placed, i);
             peak = s[i].offset + s[i].bytes > peak ? s[i].offset + s[i].bytes : peak;
             l->place[s[i].place].offset = s[i].offset;
         }
         l->arena_bytes = (size_t)peak;
         place_inner(l);
     }
-    free(met);
+    free(placed);
     free(lives);
     free(s);
     return rc;

@@ -37,14 +37,22 @@ size_t dn_dtype_size(enum dn_dtype t)
     return size[t];
 }
 
-dn_program *dn_program_new(void) { return calloc(1, sizeof(dn_program)); }
+dn_program *dn_program_new(void)
+{
+    dn_program *p = calloc(1, sizeof *p);
+    if (p)
+        p->mark = -1;
+    return p;
+}
 
 void dn_program_free(dn_program *p)
 {
     if (!p)
         return;
-    for (int i = 0; i < p->n_blocks; i++)
+    for (int i = 0; i < p->n_blocks; i++) {
         free(p->block[i].param);
+        free(p->block[i].slot);
+    }
     dn_heap_free(p->mem);
     free(p->value);
     free(p->op);
@@ -123,13 +131,39 @@ int dn_block_add(dn_program *p, const char *name)
     return p->n_blocks++;
 }
 
-/* The value of a parameter that is registered already, or DN_NONE. */
-static dn_val param_value(const dn_program *p, int block, const char *name)
+/* The slot of a name: where it is, or where it would go (FNV-1a, linear probing). */
+static int slot_of(const dn_block *b, const char *name)
 {
-    for (int v = 0; v < p->n_values; v++)
-        if (p->value[v].kind == DN_PARAM && p->value[v].block == block && !strcmp(p->value[v].name, name))
-            return v;
-    return DN_NONE;
+    uint32_t hash = 2166136261u;
+    for (const char *c = name; *c; c++)
+        hash = (hash ^ (unsigned char)*c) * 16777619u;
+    uint32_t last = (uint32_t)b->n_slots - 1, i = hash & last;
+    while (b->slot[i] && strcmp(b->param[b->slot[i] - 1].name, name))
+        i = (i + 1) & last;
+    return (int)i;
+}
+
+int dn_block_find(const dn_block *b, const char *name) { return b->n_slots ? b->slot[slot_of(b, name)] - 1 : -1; }
+
+/* Append a parameter whose name is new. Returns 0, or -1 when memory is out. */
+static int append_param(dn_block *b, const dn_param *q)
+{
+    if (dn_grow(&b->param, b->n_params, &b->cap, sizeof *b->param))
+        return -1;
+    if (b->n_slots <= 2 * (b->n_params + 1)) {
+        int n = b->n_slots ? 4 * b->n_slots : 64;
+        int *grown = calloc((size_t)n, sizeof *grown);
+        if (!grown)
+            return -1;
+        free(b->slot);
+        b->slot = grown;
+        b->n_slots = n;
+        for (int i = 0; i < b->n_params; i++)
+            b->slot[slot_of(b, b->param[i].name)] = i + 1;
+    }
+    b->slot[slot_of(b, q->name)] = b->n_params + 1;
+    b->param[b->n_params++] = *q;
+    return 0;
 }
 
 dn_val dn_param_add(dn_program *p, int block, const char *name, dn_shape shape, enum dn_param_form form, bool decay)
@@ -140,23 +174,41 @@ dn_val dn_param_add(dn_program *p, int block, const char *name, dn_shape shape, 
     int n = snprintf(q.name, sizeof q.name, "%s%s%s", p->scope, *p->scope ? "." : "", name);
     if (n >= (int)sizeof q.name)
         return dn_program_fail(p, DN_E_LIMIT, "parameter names are too long");
-    dn_val v = param_value(p, block, q.name);
-    if (v != DN_NONE) {
-        if (!dn_shape_equal(&p->value[v].shape, &shape))
-            return dn_program_fail(p, DN_E_INTERNAL, "parameter %s is registered twice with different shapes", q.name);
-        return v;
-    }
-    v = dn_value_add(p, shape, DN_PARAM, DN_F32, -1);
     dn_block *b = &p->block[block];
-    if (v == DN_NONE || dn_grow(&b->param, b->n_params, &b->cap, sizeof *b->param))
-        return dn_program_fail(p, DN_E_MEMORY, "out of memory");
+    int known = dn_block_find(b, q.name);
+    if (known >= 0) {
+        if (!dn_shape_equal(&b->param[known].shape, &shape))
+            return dn_program_fail(p, DN_E_INTERNAL, "parameter %s is registered twice with different shapes", q.name);
+        return b->param[known].val;
+    }
     q.offset = b->count;
+    q.val = dn_value_add(p, shape, DN_PARAM, DN_F32, -1);
+    if (q.val == DN_NONE || append_param(b, &q))
+        return dn_program_fail(p, DN_E_MEMORY, "out of memory");
     b->count += (dn_shape_count(&shape) + DN_PARAM_ALIGN - 1) / DN_PARAM_ALIGN * DN_PARAM_ALIGN;
-    p->value[v].block = block;
-    p->value[v].param = b->n_params;
-    p->value[v].name = keep_name(p, q.name);
-    b->param[b->n_params++] = q;
-    return v;
+    p->value[q.val].block = block;
+    p->value[q.val].param = b->n_params - 1;
+    p->value[q.val].name = keep_name(p, q.name);
+    return q.val;
+}
+
+int dn_block_mirror(dn_program *p, int block, const char *name)
+{
+    int mirror = dn_block_add(p, name);
+    if (mirror < 0)
+        return -1;
+    p->block[mirror].state = true;
+    for (int i = 0; i < p->block[block].n_params; i++) {
+        dn_param q = p->block[block].param[i];
+        q.val = dn_value_add(p, q.shape, DN_PARAM, DN_F32, -1);
+        if (q.val == DN_NONE || append_param(&p->block[mirror], &q))
+            return dn_program_fail(p, DN_E_MEMORY, "out of memory");
+        p->value[q.val].block = mirror;
+        p->value[q.val].param = i;
+        p->value[q.val].name = p->value[p->block[block].param[i].val].name;
+    }
+    p->block[mirror].count = p->block[block].count;
+    return mirror;
 }
 
 void dn_output(dn_program *p, const char *name, dn_val v)
@@ -185,14 +237,27 @@ const dn_shape *dn_shape_of(const dn_program *p, dn_val v)
     return v == DN_NONE ? &none : &p->value[v].shape;
 }
 
-/* Which values does an output depend on? needed has n_values bytes. */
+int dn_mark_begin(dn_program *p)
+{
+    if (p->error.code)
+        return -1;
+    if (p->mark >= 0)
+        return dn_program_fail(p, DN_E_INTERNAL, "a marked block of layers inside another");
+    return p->n_marks == DN_MARKS_MAX ? -1 : (p->mark = p->n_marks++);
+}
+
+void dn_mark_end(dn_program *p) { p->mark = -1; }
+
+/* ---- pruning ---- */
+
+/* Which values does an output or an ACCUMULATE depend on? needed has n_values bytes. */
 static void mark_needed(const dn_program *p, char *needed)
 {
     for (int v = 0; v < p->n_values; v++)
         needed[v] = p->value[v].output;
     for (int i = p->n_ops - 1; i >= 0; i--) {
         const dn_op *op = &p->op[i];
-        bool any = false;
+        bool any = op->kind == DN_OP_ACCUMULATE;
         for (int j = 0; j < op->n_out; j++)
             any |= op->out[j] != DN_NONE && needed[op->out[j]];
         for (int j = 0; any && j < op->n_in; j++)
@@ -213,24 +278,79 @@ static bool drop_outputs(dn_op *op, const char *needed)
     return any;
 }
 
-void dn_program_prune(dn_program *p)
+void dn_rewrite_add(dn_rewrite *r, const dn_op *op)
 {
-    char *needed = p->error.code ? NULL : calloc((size_t)p->n_values + 1, 1);
-    if (!needed) {
-        dn_program_fail(p, DN_E_MEMORY, "out of memory");
+    if (r->p->error.code)
+        return;
+    if (dn_grow(&r->op, r->n, &r->cap, sizeof *r->op)) {
+        dn_program_fail(r->p, DN_E_MEMORY, "out of memory");
         return;
     }
-    mark_needed(p, needed);
-    int kept = 0;
+    r->op[r->n++] = *op;
+}
+
+void dn_rewrite_finish(dn_rewrite *r, int first_backward)
+{
+    dn_program *p = r->p;
+    if (p->error.code) {
+        free(r->op);
+        return;
+    }
+    free(p->op);
+    p->op = r->op;
+    p->n_ops = r->n;
+    p->ops_cap = r->cap;
+    p->first_backward = first_backward;
     for (int i = 0; i < p->n_ops; i++)
-        if (drop_outputs(&p->op[i], needed))
-            p->op[kept++] = p->op[i];
-    p->n_ops = kept;
-    for (int i = 0; i < kept; i++)
         for (int j = 0; j < p->op[i].n_out; j++)
             if (p->op[i].out[j] != DN_NONE)
                 p->value[p->op[i].out[j]].op = i;
+}
+
+/* Every ACCUMULATE, by the op that makes what it adds: first[op], then next[] in the program's order. */
+static void list_accumulates(const dn_program *p, int *first, int *next)
+{
+    for (int i = 0; i < p->n_ops; i++)
+        first[i] = next[i] = -1;
+    for (int i = p->n_ops - 1; i >= 0; i--) {
+        if (p->op[i].kind != DN_OP_ACCUMULATE)
+            continue;
+        int maker = p->value[p->op[i].in[1]].op;
+        next[i] = first[maker];
+        first[maker] = i;
+    }
+}
+
+static void write_pruned(dn_program *p, const char *needed, const int *first, const int *next)
+{
+    dn_rewrite r = { .p = p };
+    int backward = 0;
+    for (int i = 0; i < p->n_ops; i++) {
+        if (i == p->first_backward)
+            backward = r.n;
+        if (drop_outputs(&p->op[i], needed))
+            dn_rewrite_add(&r, &p->op[i]);
+        for (int k = first[i]; k >= 0; k = next[k])
+            dn_rewrite_add(&r, &p->op[k]);
+    }
+    dn_rewrite_finish(&r, backward);
+}
+
+void dn_program_prune(dn_program *p)
+{
+    char *needed = p->error.code ? NULL : calloc((size_t)p->n_values + 1, 1);
+    int *first = p->error.code ? NULL : calloc((size_t)p->n_ops + 1, sizeof *first);
+    int *next = p->error.code ? NULL : calloc((size_t)p->n_ops + 1, sizeof *next);
+    if (needed && first && next) {
+        mark_needed(p, needed);
+        list_accumulates(p, first, next);
+        write_pruned(p, needed, first, next);
+    } else {
+        dn_program_fail(p, DN_E_MEMORY, "out of memory");
+    }
     free(needed);
+    free(first);
+    free(next);
 }
 
 static void print_value(const dn_program *p, FILE *f, dn_val v)

@@ -1,12 +1,12 @@
 /* program.h - a recorded program: a flat list of coarse operations over values.
  *
  * Model code runs once, through the builders below, and records what it would compute. The program is then
- * differentiated (dn_grad), pruned (dn_program_prune), lowered by a backend (backend.h), planned into an arena
- * (plan.h) and from then on only run.
+ * differentiated (dn_grad), rewritten to keep less for the backward part (passes.c), pruned (dn_program_prune), lowered
+ * by a backend (backend.h), planned into an arena (plan.h) and from then on only run.
  *
  * A value is a dn_val: an index into program->value, or DN_NONE. A ROW value has one copy for each row of the batch
  * and its shape is that of ONE row; a BATCH value has one copy per run (a sum over rows: a parameter's gradient); a
- * PARAM is read from a parameter block. The logical layout is dense C order, channels last: an image row is
+ * PARAM is read from a parameter block, or is a place of a state block, to which the program adds. The logical layout is dense C order, channels last: an image row is
  * [H,W,C], tokens are [L,C], a vector is [C].
  *
  * Errors are sticky: after the first failure builders do nothing and return DN_NONE; look once, at program->error.
@@ -22,7 +22,7 @@
 typedef int dn_val;
 #define DN_NONE (-1)
 
-enum { DN_RANK_MAX = 6, DN_IN_MAX = 8, DN_OUT_MAX = 3, DN_NAME_MAX = 128, DN_BLOCKS_MAX = 4 };
+enum { DN_RANK_MAX = 6, DN_IN_MAX = 8, DN_OUT_MAX = 3, DN_NAME_MAX = 128, DN_BLOCKS_MAX = 4, DN_MARKS_MAX = 256 };
 
 enum dn_kind { DN_ROW, DN_BATCH, DN_PARAM };
 enum dn_dtype { DN_F32, DN_F16, DN_BF16, DN_I32, DN_U8 };
@@ -70,7 +70,8 @@ size_t dn_dtype_size(enum dn_dtype t);
     X(VQ, "vq", 2, 2, 2, 1)                   /* x [...,D], codebook [n,D] -> nearest code, its index I32 [...] */     \
     X(VQ_DW, "vq_dw", 3, 3, 1, 0)             /* index, dy, codebook -> BATCH [n,D] */                                 \
     X(CAST, "cast", 1, 1, 1, 1)                                                                                        \
-    X(DETACH, "detach", 1, 1, 1, 0)           /* the value, with no gradient */
+    X(DETACH, "detach", 1, 1, 1, 0)           /* the value, with no gradient */                                        \
+    X(ACCUMULATE, "accumulate", 2, 2, 0, 0)   /* place of a state block, BATCH of its shape: the place += it */
 
 enum dn_op_kind {
 #define X(code, name, in_min, in_max, outs, grad) DN_OP_##code,
@@ -131,6 +132,7 @@ typedef struct dn_op {
     int n_in, n_out;
     dn_attr attr;
     const char *scope; /* the layer's name, for traces */
+    int mark;          /* the marked block of layers that it belongs to, or -1 */
 } dn_op;
 
 /* How a checkpoint (PyTorch order) holds a parameter that we hold channels-last. */
@@ -146,6 +148,7 @@ typedef struct dn_param {
     enum dn_param_form form;
     bool decay;             /* weight decay applies: not to norms and biases */
     int64_t offset;         /* in elements from the block's start, a multiple of 16 */
+    dn_val val;             /* its value in the program */
 } dn_param;
 
 /* The layout of one parameter block, in registration order. Owned by its program. */
@@ -154,7 +157,10 @@ typedef struct dn_block {
     dn_param *param;
     int n_params, cap;
     int64_t count; /* elements of the whole block, padding included (padding is zero) */
-    bool trains;   /* its values change from run to run: no form of them is kept. Set before lowering */
+    bool state;    /* writable memory that the caller binds in dn_run.block and keeps between runs: gradients */
+    bool trains;   /* its weights change between runs: no packed forms are kept */
+    int *slot;     /* open addressing by name: the number of a parameter + 1, or 0 */
+    int n_slots;   /* a power of two, more than twice n_params */
 } dn_block;
 
 typedef struct dn_program {
@@ -164,6 +170,8 @@ typedef struct dn_program {
     int n_ops, ops_cap;
     dn_block block[DN_BLOCKS_MAX];
     int n_blocks;
+    int first_backward; /* the first op that dn_grad appended; 0: not differentiated. The passes and prune keep it true */
+    int mark, n_marks;  /* the mark that is open, or -1; how many there are */
     dn_error error; /* sticky; code 0 while all is well */
     char scope[DN_NAME_MAX];
     struct dn_heap_chunk *mem; /* names, copy parts */
@@ -185,6 +193,10 @@ void dn_scope_pop(dn_program *p, int mark);
 dn_val dn_input(dn_program *p, const char *name, enum dn_dtype t, dn_shape row_shape);
 int dn_block_add(dn_program *p, const char *name); /* returns the block's number, or -1 */
 dn_val dn_param_add(dn_program *p, int block, const char *name, dn_shape shape, enum dn_param_form form, bool decay);
+/* A state block with the same parameters at the same offsets as `block` has now, so that gradient, moments and average are
+ * flat loops beside the weights. Returns its number, or -1. */
+int dn_block_mirror(dn_program *p, int block, const char *name);
+int dn_block_find(const dn_block *b, const char *name); /* the number of a parameter, or -1 */
 void dn_output(dn_program *p, const char *name, dn_val v);
 dn_val dn_find(const dn_program *p, const char *name); /* an input or output; DN_NONE if there is none */
 const dn_shape *dn_shape_of(const dn_program *p, dn_val v);
@@ -221,12 +233,57 @@ dn_val dn_cross_entropy(dn_program *p, dn_val logits, dn_val label);
 dn_val dn_vq(dn_program *p, dn_val x, dn_val codebook, dn_val *index /* NULL is fine */);
 dn_val dn_cast(dn_program *p, dn_val x, enum dn_dtype t);
 dn_val dn_detach(dn_program *p, dn_val x);
+/* Add the BATCH value g to parameter `param` of the state block. It runs right after what makes g (dn_program_prune moves it
+ * there), so that g lives no longer. Nothing for DN_NONE. */
+void dn_accumulate(dn_program *p, int block, int param, dn_val g);
+
+/* Mark a block of layers that dn_program_recompute may run again; marks do not nest. Returns its number, or -1 (no mark:
+ * there are DN_MARKS_MAX already, or a failure). */
+int dn_mark_begin(dn_program *p);
+void dn_mark_end(dn_program *p);
 
 /* Append the ops that compute grad[i] = d(sum over y * dy)/d(wrt[i]). dy has y's shape; DN_NONE means ones. A ROW's
  * gradient is a ROW, a PARAM's a BATCH (summed over rows). grad[i] is DN_NONE if wrt[i] does not reach y. */
 void dn_grad(dn_program *p, dn_val y, dn_val dy, const dn_val *wrt, int n, dn_val *grad);
 
-/* Remove every op from which no output comes, and every output of an op that nobody reads. Values keep their numbers. */
+/* Remove every op from which no output and no ACCUMULATE comes, and every output of an op that nobody reads; move each
+ * ACCUMULATE up to what makes its value. Values keep their numbers. */
 void dn_program_prune(dn_program *p);
+
+/* ---- less memory for training: after dn_grad, in this order, then prune (passes.c) ---- */
+
+/* A bit for each mark. */
+typedef struct dn_marks {
+    uint64_t bit[DN_MARKS_MAX / 64];
+} dn_marks;
+static inline bool dn_marks_has(const dn_marks *m, int i) { return m->bit[i / 64] >> i % 64 & 1; }
+static inline void dn_marks_set(dn_marks *m, int i, bool on)
+{
+    uint64_t bit = (uint64_t)1 << i % 64;
+    m->bit[i / 64] = on ? m->bit[i / 64] | bit : m->bit[i / 64] & ~bit;
+}
+
+/* Gradient checkpointing (Chen et al. 2016): what the chosen blocks made for themselves alone is not kept but computed again
+ * right before the backward part first reads it, from the same inputs. No bit of any result changes. */
+void dn_program_recompute(dn_program *p, const dn_marks *chosen);
+
+/* Keep what the backward part reads of the forward part as 16 bit (DN_F16, DN_BF16): narrowed after its last forward
+ * reader, widened before its backward readers. What a norm, a function, a modulation or dropout made of one map is not kept
+ * at all but made again from that map. Statistics, vectors, inputs, outputs and what the loss itself reads stay as they are.
+ * No bit of the forward part changes, gradients do. With recomputing a block starts from its narrowed inputs. */
+void dn_program_store16(dn_program *p, enum dn_dtype t);
+
+/* What recomputing a marked block would save and cost, for one row. */
+typedef struct dn_mark_cost {
+    int64_t bytes; /* kept for the backward part now */
+    double flop;   /* to compute it again */
+} dn_mark_cost;
+/* cost has p->n_marks entries; dn_program_recompute has not been called. Returns 0 or DN_E_MEMORY. */
+int dn_program_mark_costs(dn_program *p, dn_mark_cost *cost);
+
+/* Floating-point operations for one row, by the formulas for multiplying matrices; everything else counts a few for each
+ * element. */
+double dn_op_flop(const dn_program *p, const dn_op *op);
+double dn_program_flop(const dn_program *p);
 
 #endif

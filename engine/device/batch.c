@@ -23,18 +23,17 @@ struct dn_batch {
     dn_row row[];
 };
 
+/* `bytes` are what dn_net_arena_bytes says. What the old one holds is nobody's: it goes first. */
 static int grow_arena(dn_device *d, size_t bytes, dn_error *err)
 {
-    enum { HUGE = 2 << 20 };
     if (bytes <= d->arena_bytes)
         return 0;
-    bytes = (bytes + HUGE - 1) / HUGE * HUGE;
-    char *p = aligned_alloc(HUGE, bytes);
-    if (!p)
+    dn_device_trim(d, 0);
+    d->arena = aligned_alloc(dn_arena_align(bytes), bytes);
+    if (!d->arena)
         return dn_fail(err, DN_E_MEMORY, NULL, "out of memory for an arena of %zu bytes", bytes);
-    (void)madvise(p, bytes, MADV_HUGEPAGE); /* only a hint */
-    free(d->arena);
-    d->arena = p;
+    if (bytes >= DN_HUGE_PAGE)
+        (void)madvise(d->arena, bytes, MADV_HUGEPAGE); /* only a hint */
     d->arena_bytes = bytes;
     return 0;
 }
@@ -83,7 +82,7 @@ static void put_pair(const dn_run *run, int place, int row, int a, int b)
 }
 
 /* A learned time embedding at a fractional timestep lies between two rows of its table. */
-static void put_time(const dn_ports *to, int rows, const dn_run *run, int row, float t)
+void dn_ports_put_time(const dn_ports *to, int rows, const dn_run *run, int row, float t)
 {
     int below;
     if (!rows) {
@@ -96,15 +95,19 @@ static void put_time(const dn_ports *to, int rows, const dn_run *run, int row, f
     put_float(run, to->time_w, row, t - (float)below);
 }
 
+void dn_ports_put_label(const dn_ports *to, const dn_run *run, int row, int a, int b, float w)
+{
+    put_pair(run, to->label, row, a, b);
+    put_float(run, to->label_w, row, w);
+    put_float(run, to->label_value, row, (float)a + w * (float)(b - a));
+}
+
 static void put_label(const dn_ports *to, const dn_run *run, int row, const dn_row *r)
 {
     const dn_sample *s = r->sample;
     bool conditional = r->kind != DN_ROW_UNCOND;
-    int a = conditional ? s->label : s->null_label, b = conditional ? s->label_b : s->null_label;
-    float w = conditional ? s->label_w : 0;
-    put_pair(run, to->label, row, a, b);
-    put_float(run, to->label_w, row, w);
-    put_float(run, to->label_value, row, (float)a + w * (float)(b - a));
+    dn_ports_put_label(to, run, row, conditional ? s->label : s->null_label, conditional ? s->label_b : s->null_label,
+                       conditional ? s->label_w : 0);
     if (to->label_vector < 0)
         return;
     float *vector = dn_place_at(run, to->label_vector, row);
@@ -124,7 +127,7 @@ static void gather(const dn_batch *b, int first, const dn_run *run, const dn_por
         float *x = dn_place_at(run, to->x, row);
         for (int64_t i = 0; i < s->slot.n; i++)
             x[i] = e->c_in * s->slot.x[i];
-        put_time(to, (int)b->net->model->arch_info.time_rows, run, row, e->timestep);
+        dn_ports_put_time(to, (int)b->net->model->arch_info.time_rows, run, row, e->timestep);
         put_label(to, run, row, r);
     }
 }

@@ -85,6 +85,15 @@ void dn_device_close(dn_device *d)
     free(d);
 }
 
+void dn_device_trim(dn_device *d, size_t bytes)
+{
+    if (d->busy || d->arena_bytes <= bytes)
+        return;
+    free(d->arena);
+    d->arena = NULL;
+    d->arena_bytes = 0;
+}
+
 const char *dn_device_name(const dn_device *d) { return d->spec; }
 const char *dn_device_backend(const dn_device *d) { return d->backend->name; }
 int dn_device_threads(const dn_device *d) { return dn_pool_threads(d->pool); }

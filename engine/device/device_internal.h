@@ -27,6 +27,15 @@ typedef struct dn_ports {
     int x, t, time, time_w, label, label_w, label_value, label_vector, out;
 } dn_ports;
 
+dn_ports dn_ports_find(const dn_lowered *l);
+/* The timestep of a row; `rows`: of the table of a learned time embedding, else 0. */
+void dn_ports_put_time(const dn_ports *to, int rows, const dn_run *run, int row, float t);
+/* Label a, or (1-w)*E[a] + w*E[b]; nothing where the network takes none. */
+void dn_ports_put_label(const dn_ports *to, const dn_run *run, int row, int a, int b, float w);
+
+/* Bump when a kernel's result bits may change: it is part of the numerics id. */
+enum { DN_KERNEL_VERSION = 2 };
+
 struct dn_net {
     const dn_model *model;
     dn_program *program;
@@ -61,5 +70,14 @@ struct dn_sample {
     int entry, step;
     unsigned rows_done;   /* of the current entry: a bit set of dn_row_kind */
 };
+
+/* An arena is whole huge pages where it is worth one, else whole lines. */
+enum { DN_HUGE_PAGE = 2 << 20 };
+static inline size_t dn_arena_align(size_t bytes) { return bytes >= DN_HUGE_PAGE ? DN_HUGE_PAGE : 64; }
+static inline size_t dn_arena_room(size_t bytes)
+{
+    size_t align = dn_arena_align(bytes);
+    return (bytes + align - 1) / align * align;
+}
 
 #endif

@@ -5,41 +5,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Bump when a kernel's result bits may change: it is part of the numerics id. */
-enum { KERNEL_VERSION = 1 };
-
-static double op_flop(const dn_program *p, const dn_op *op)
-{
-    const dn_shape *x = dn_shape_of(p, op->in[0]), *y = dn_shape_of(p, op->out[0]);
-    switch (op->kind) {
-    case DN_OP_CONV2D: {
-        const int64_t *w = dn_shape_of(p, op->in[1])->dim;
-        return 2.0 * (double)dn_shape_count(y) * (double)(w[0] * w[1] * w[2]);
-    }
-    case DN_OP_MATMUL:
-        return 2.0 * (double)dn_shape_count(y) * (double)x->dim[x->rank - 1];
-    case DN_OP_ATTENTION:
-        return 4.0 * (double)dn_shape_count(y) * (double)dn_shape_of(p, op->in[1])->dim[0];
-    default:
-        return (double)dn_shape_count(y);
-    }
-}
-
-static double program_gflop(const dn_program *p)
-{
-    double sum = 0;
-    for (int i = 0; i < p->n_ops; i++)
-        sum += p->op[i].out[0] == DN_NONE ? 0 : op_flop(p, &p->op[i]);
-    return sum * 1e-9;
-}
-
 static int place_of(const dn_lowered *l, const char *name)
 {
     dn_val v = dn_find(l->program, name);
     return v == DN_NONE ? -1 : l->value_place[v];
 }
 
-static dn_ports find_ports(const dn_lowered *l)
+dn_ports dn_ports_find(const dn_lowered *l)
 {
     return (dn_ports){
         .x = place_of(l, "x"),           .t = place_of(l, "t"),
@@ -60,7 +32,7 @@ static int prepare_inspection(dn_net *n, dn_error *err)
     int rc = dn_lower(&n->check, &dn_backend_ref, n->program, n->lowered->rows_max, err);
     rc = rc ? rc : dn_plan_apart(n->check, err);
     if (!rc)
-        n->check_ports = find_ports(n->check);
+        n->check_ports = dn_ports_find(n->check);
     return rc;
 }
 
@@ -81,6 +53,15 @@ static int streams_of(const dn_device *d, const dn_lowered *l)
     return l->arena_bytes * (size_t)threads <= affordable ? threads : 1;
 }
 
+static int lower(dn_lowered **out, const dn_device *d, const dn_program *p, int rows_max, dn_error *err)
+{
+    if (rows_max < 1 && !p->error.code)
+        rows_max = d->backend->rows_default(p);
+    return dn_lower(out, d->backend, p, rows_max, err);
+}
+
+static size_t arena_of(const dn_lowered *l, int streams) { return dn_arena_room(l->arena_bytes * (size_t)streams); }
+
 int dn_net_new(dn_net **out, const dn_device *d, dn_model *m, int height, int width, int rows_max, dn_error *err)
 {
     dn_net *n = calloc(1, sizeof *n);
@@ -93,19 +74,17 @@ int dn_net_new(dn_net **out, const dn_device *d, dn_model *m, int height, int wi
     n->model = m;
     n->height = height;
     n->width = width;
-    if (rows_max < 1 && !n->program->error.code)
-        rows_max = d->backend->rows_default(n->program);
-    int rc = dn_lower(&n->lowered, d->backend, n->program, rows_max, err);
+    int rc = lower(&n->lowered, d, n->program, rows_max, err);
     rc = rc ? rc : pack_forms(n, m, err);
     rc = rc ? rc : prepare_inspection(n, err);
     if (rc) {
         dn_net_free(n);
         return rc;
     }
-    n->gflop_per_row = program_gflop(n->program);
+    n->gflop_per_row = dn_program_flop(n->program) * 1e-9;
     n->streams = streams_of(d, n->lowered);
-    n->ports = find_ports(n->lowered);
-    snprintf(n->numerics, sizeof n->numerics, "%s/k%d/w%.16s/fp32", d->backend->name, KERNEL_VERSION, m->info.hash);
+    n->ports = dn_ports_find(n->lowered);
+    snprintf(n->numerics, sizeof n->numerics, "%s/k%d/w%.16s/fp32", d->backend->name, DN_KERNEL_VERSION, m->info.hash);
     *out = n;
     return 0;
 }
@@ -121,7 +100,28 @@ void dn_net_free(dn_net *n)
     free(n);
 }
 
-size_t dn_net_arena_bytes(const dn_net *n) { return n->lowered->arena_bytes * (size_t)n->streams; }
+int dn_net_foresee(dn_footprint *out, const dn_device *d, const char *dir, dn_error *err)
+{
+    const char *component;
+    dn_model *m = NULL;
+    dn_lowered *l = NULL;
+    int rc = dn_model_open(&m, dir, &component, err);
+    if (rc)
+        return rc;
+    dn_program *p = dn_model_program(m, m->info.height, m->info.width);
+    rc = p ? lower(&l, d, p, 0, err) : dn_fail(err, DN_E_MEMORY, NULL, "out of memory");
+    if (!rc) {
+        *out = (dn_footprint){ .weights = sizeof *m->weights * (size_t)p->block[0].count, .arena = arena_of(l, streams_of(d, l)) };
+        for (int i = 0; i < l->n_forms; i++)
+            out->forms += dn_form_room(&l->form[i]);
+    }
+    dn_lowered_free(l);
+    dn_program_free(p);
+    dn_model_free(m);
+    return rc;
+}
+
+size_t dn_net_arena_bytes(const dn_net *n) { return arena_of(n->lowered, n->streams); }
 size_t dn_net_form_bytes(const dn_net *n) { return n->form_bytes; }
 double dn_net_gflop_per_row(const dn_net *n) { return n->gflop_per_row; }
 const char *dn_net_numerics(const dn_net *n) { return n->numerics; }

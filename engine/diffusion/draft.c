@@ -27,24 +27,24 @@ dn_draft dn_draft_vp(const dn_plan *p, double timestep, double alpha, double sig
 {
     dn_draft d = draft(p, timestep, alpha, sigma);
     switch ((enum dn_prediction)dn_int(p->c, prediction_type)) {
-    case DN_PREDICT_EPSILON:
+    case DN_PREDICTION_EPSILON:
         d.c_s = 1 / alpha;
         d.c_x = 1;
         d.c_o = -sigma;
         d.eps.a[DN_B_OUT] = 1;
         break;
-    case DN_PREDICT_V:
+    case DN_PREDICTION_V:
         d.c_x = alpha;
         d.c_o = -sigma;
         d.eps.a[DN_B_X] = sigma;
         d.eps.a[DN_B_OUT] = alpha;
         break;
-    case DN_PREDICT_SAMPLE:
+    case DN_PREDICTION_SAMPLE:
         d.c_o = 1;
         d.eps.a[DN_B_X] = 1 / sigma;
         d.eps.a[DN_B_OUT] = -alpha / sigma;
         break;
-    case DN_PREDICT_FLOW: /* alpha = 1 - sigma, out = noise - x0 */
+    case DN_PREDICTION_FLOW: /* alpha = 1 - sigma, out = noise - x0 */
         d.c_x = 1;
         d.c_o = -sigma;
         d.eps.a[DN_B_X] = 1;
@@ -195,7 +195,7 @@ static int check_params(const dn_plan_params *p, dn_error *err)
 static int check_settings(dn_plan *p, enum dn_sampler_kind kind)
 {
     const dn_settings *c = p->c;
-    bool flow = dn_is_flow(c), flow_prediction = dn_int(c, prediction_type) == DN_PREDICT_FLOW;
+    bool flow = dn_is_flow(c), flow_prediction = dn_int(c, prediction_type) == DN_PREDICTION_FLOW;
     if (p->p->eta != 0 && kind != DN_SAMPLER_DDIM)
         return p->status =
                    dn_fail(p->err, DN_E_IMPOSSIBLE, "eta", "only ddim takes an eta, not %s", dn_sampler_name(kind));
@@ -203,7 +203,7 @@ static int check_settings(dn_plan *p, enum dn_sampler_kind kind)
         return dn_plan_fail(p, K_prediction_type, "must be flow_prediction exactly when use_flow_sigmas is true");
     if (!isnan(dn_num(c, mu)) && !dn_is(c, use_dynamic_shifting))
         return dn_plan_fail(p, K_mu, "needs use_dynamic_shifting");
-    if (dn_int(c, timestep_type) == DN_TIMESTEP_CONTINUOUS && dn_int(c, prediction_type) != DN_PREDICT_V)
+    if (dn_int(c, timestep_type) == DN_TIMESTEP_CONTINUOUS && dn_int(c, prediction_type) != DN_PREDICTION_V)
         return dn_plan_fail(p, K_timestep_type, "continuous is for v_prediction only");
     if (dn_is(c, use_dynamic_shifting) && !flow)
         return dn_plan_fail(p, K_use_dynamic_shifting, "needs use_flow_sigmas");

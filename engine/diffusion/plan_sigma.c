@@ -26,7 +26,7 @@ static void churn(dn_plan *p, dn_draft *d, double sigma, double to)
     if (!(sigma >= dn_num(c, s_tmin) && sigma <= dn_num(c, s_tmax)) || gamma <= 0)
         return;
     double k = dn_num(c, s_noise) * sqrt(hat * hat - sigma * sigma), move = (to - hat) / hat;
-    if (dn_int(c, prediction_type) == DN_PREDICT_EPSILON)
+    if (dn_int(c, prediction_type) == DN_PREDICTION_EPSILON)
         d->c_o = -hat; /* x0 = x - sigma_hat * out; the v formula keeps sigma */
     d->x = dn_term(DN_B_X, 1 + move);
     d->x.a[DN_B_X0] = -move;

@@ -29,8 +29,8 @@ static const names beta_schedules[] = {
     { "sigmoid", DN_BETA_SIGMOID }, { "laplace", DN_BETA_LAPLACE }, { "exp", DN_BETA_EXP }, { "sqrt", DN_BETA_SQRT },
     { "quadratic", DN_BETA_SCALED_LINEAR }, { "cosine", DN_BETA_COSINE }, { NULL } };
 static const names predictions[] = {
-    { "epsilon", DN_PREDICT_EPSILON }, { "v_prediction", DN_PREDICT_V }, { "sample", DN_PREDICT_SAMPLE },
-    { "original_sample", DN_PREDICT_SAMPLE }, { "flow_prediction", DN_PREDICT_FLOW }, { NULL } };
+    { "epsilon", DN_PREDICTION_EPSILON }, { "v_prediction", DN_PREDICTION_V }, { "sample", DN_PREDICTION_SAMPLE },
+    { "original_sample", DN_PREDICTION_SAMPLE }, { "flow_prediction", DN_PREDICTION_FLOW }, { NULL } };
 static const names spacings[] = {
     { "leading", DN_SPACING_LEADING }, { "trailing", DN_SPACING_TRAILING }, { "linspace", DN_SPACING_LINSPACE }, { NULL } };
 static const names variances[] = {
@@ -92,7 +92,7 @@ static const struct {
     { DN_CLASS_LCM, K_clip_sample, 0 },
     { DN_CLASS_UNIPC, K_solver_type, DN_SOLVER_BH2 },
     { DN_CLASS_PNDM, K_set_alpha_to_one, 0 },
-    { DN_CLASS_FLOW, K_prediction_type, DN_PREDICT_FLOW }, /* its only one */
+    { DN_CLASS_FLOW, K_prediction_type, DN_PREDICTION_FLOW }, /* its only one */
 };
 
 /* What a sampler's name says beyond its class; K_COUNT: nothing more. */

@@ -18,7 +18,7 @@ enum dn_class {
 enum dn_beta_schedule {
     DN_BETA_LINEAR, DN_BETA_SCALED_LINEAR, DN_BETA_COSINE, DN_BETA_SIGMOID, DN_BETA_LAPLACE, DN_BETA_EXP, DN_BETA_SQRT
 };
-enum dn_prediction { DN_PREDICT_EPSILON, DN_PREDICT_V, DN_PREDICT_SAMPLE, DN_PREDICT_FLOW };
+enum dn_prediction { DN_PREDICTION_EPSILON, DN_PREDICTION_V, DN_PREDICTION_SAMPLE, DN_PREDICTION_FLOW };
 enum dn_spacing { DN_SPACING_LEADING, DN_SPACING_TRAILING, DN_SPACING_LINSPACE };
 enum dn_variance {
     DN_VAR_FIXED_SMALL, DN_VAR_FIXED_SMALL_LOG, DN_VAR_FIXED_LARGE, DN_VAR_FIXED_LARGE_LOG, DN_VAR_LEARNED,
@@ -49,7 +49,7 @@ enum dn_timestep_type { DN_TIMESTEP_DISCRETE, DN_TIMESTEP_CONTINUOUS };
     X(beta_schedule,            BETA_SCHEDULE, 0,      0,      DN_BETA_LINEAR, C_BETAS)   \
     X(trained_betas,            LIST,          0,      0.9999, 0,      C_BETAS)           \
     X(rescale_betas_zero_snr,   BOOL,          0,      1,      0,      C_BETAS & ~(C_(HEUN) | C_(PNDM))) \
-    X(prediction_type,          PREDICTION,    0,      0,      DN_PREDICT_EPSILON, C_BETAS) \
+    X(prediction_type,          PREDICTION,    0,      0,      DN_PREDICTION_EPSILON, C_BETAS) \
     X(timestep_spacing,         SPACING,       0,      0,      DN_SPACING_LEADING, C_BETAS & ~C_(LCM)) \
     X(steps_offset,             INT,           0,      9999,   0,      C_BETAS & ~C_(LCM)) \
     X(clip_sample,              BOOL,          0,      1,      1,      C_DISCRETE | C_(HEUN)) \

@@ -104,7 +104,6 @@ static float quantile_magnitude(const float *v, int64_t n, float q)
     return w < 0.5f ? a + w * (b - a) : b - (b - a) * (1 - w);
 }
 
-/* NaN passes: it must be counted later. */
 static void clamp(float *v, int64_t n, float limit)
 {
     for (int64_t i = 0; i < n; i++)
@@ -162,11 +161,20 @@ static void add_learned_noise(float *dst, const dn_slot *s, const dn_entry *e, i
     }
 }
 
-static int64_t count_non_finite(const float *v, int n)
+static int64_t count_non_finite(const float *v, int64_t n)
 {
-    int32_t bad = 0;
-    for (int i = 0; i < n; i++)
+    int64_t bad = 0;
+    for (int64_t i = 0; i < n; i++)
         bad += (dn_f_bits(v[i]) & 0x7f800000) == 0x7f800000;
+    return bad;
+}
+
+static int64_t count_non_finite_outputs(const dn_slot *s, const dn_entry *e)
+{
+    int64_t bad = 0;
+    for (int k = 0; k < DN_ROWS_MAX; k++)
+        if (e->rows & 1 << k)
+            bad += count_non_finite(s->out[k], k == DN_ROW_GRAD ? s->n : s->n / s->channels * s->out_channels);
     return bad;
 }
 
@@ -175,14 +183,15 @@ int64_t dn_update(const dn_slot *s, const dn_entry *e)
     const float *basis[DN_BASIS] = { [DN_B_X] = s->x, [DN_B_X0] = s->x0, [DN_B_Z] = s->z, [DN_B_Z2] = s->z2 };
     for (int k = 0; k < DN_HISTORY_MAX; k++)
         basis[DN_B_H0 + k] = s->h[k];
+    int64_t bad = 0;
     if (!(e->flags & DN_NO_FORWARD)) {
+        bad = count_non_finite_outputs(s, e);
         basis[DN_B_OUT] = combine(s, e);
         if (e->flags & DN_RESCALE)
             rescale(s, e);
         predict(s, e, basis[DN_B_OUT]);
     }
     bool learned = e->flags & (DN_SIGMA_LEARNED | DN_SIGMA_RAW) && e->z_scale != 0;
-    int64_t bad = 0;
     for (int64_t from = 0; from < s->n; from += BLOCK) {
         float y[BLOCK], h[DN_WRITES_MAX][BLOCK];
         int n = s->n - from < BLOCK ? (int)(s->n - from) : BLOCK;

@@ -21,7 +21,8 @@ typedef struct dn_slot {
 
 /* Does the entry read z / z2 (a coefficient that is not zero, in x' or a write)? */
 bool dn_entry_uses(const dn_entry *e, enum dn_basis b);
-/* Execute the entry. Returns the number of non-finite values in x'. */
+/* Execute the entry. Returns the number of non-finite values in the outputs of its rows and in x': clipping makes a
+ * number of an infinite output, but not a sample of a spoilt one. */
 int64_t dn_update(const dn_slot *s, const dn_entry *e);
 
 /* diffusers' torch CPU generator (reference/diffusers.md 1.9): mt19937 and torch.randn's exact algorithm. */

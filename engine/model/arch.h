@@ -17,6 +17,7 @@ typedef struct dn_arch_info {
     int size_multiple;           /* height and width must be multiples of it */
     enum dn_label_kind label_kind;
     int64_t label_rows, label_dim;
+    double dropout;              /* of training; only in programs that have the input "rng" I32 [4] */
     int64_t time_rows;           /* learned time embedding: rows of its table (inputs "time" I32 [2], "time_w" [1]), else 0 */
 } dn_arch_info;
 

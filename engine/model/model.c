@@ -24,14 +24,11 @@ static bool exists(const char *dir, const char *file)
 /* ---- which network ---- */
 
 /* The component of model_index.json that denoises: "unet". Leaves *component NULL for a bare component folder. */
-static int find_component(dn_model *m, const char *dir, const char **component, dn_error *err)
+static int read_index(dn_model *m, const char **component, dn_error *err)
 {
     *component = NULL;
-    if (!exists(dir, "model_index.json"))
+    if (!m->index)
         return 0;
-    int rc = dn_json_load(&m->index, dir, "model_index.json", CONFIG_BYTES_MAX, err);
-    if (rc)
-        return rc;
     m->info.pipeline = json_string_value(json_object_get(m->index, "_class_name"));
     if (!m->info.pipeline)
         m->info.pipeline = "";
@@ -45,20 +42,14 @@ static int find_component(dn_model *m, const char *dir, const char **component, 
     return 0;
 }
 
-static int read_architecture(dn_model *m, const char *dir, const char *component, dn_error *err)
+static int read_architecture(dn_model *m, const char *file, dn_error *err)
 {
-    char file[64] = "config.json";
-    if (component && exists(dir, component))
-        snprintf(file, sizeof file, "%s/config.json", component);
-    int rc = dn_json_load(&m->config_json, dir, file, CONFIG_BYTES_MAX, err);
-    if (rc)
-        return rc;
     const char *class_name = json_string_value(json_object_get(m->config_json, "_class_name"));
     m->arch = class_name ? dn_arch_find(class_name) : NULL;
     if (!m->arch)
         return dn_fail(err, DN_E_UNSUPPORTED, "_class_name", "%s: architecture \"%.80s\" is not supported", file,
                        class_name ? class_name : "");
-    rc = m->arch->parse(&m->config, m->config_json, err);
+    int rc = m->arch->parse(&m->config, m->config_json, err);
     if (rc)
         return rc;
     m->arch->describe(m->config, &m->arch_info);
@@ -77,19 +68,32 @@ static int read_architecture(dn_model *m, const char *dir, const char *component
     return 0;
 }
 
-static int read_scheduler(dn_model *m, const char *dir, dn_error *err)
+static int read_scheduler(dn_model *m, dn_error *err)
 {
-    const char *file = exists(dir, "scheduler") ? "scheduler/scheduler_config.json" : "scheduler_config.json";
-    json_t *json = NULL;
-    bool bare = !m->index && !exists(dir, file); /* a component alone: diffusers' usual scheduler */
-    int rc = bare ? 0 : dn_json_load(&json, dir, file, CONFIG_BYTES_MAX, err);
-    if (bare)
-        json = json_pack("{ss}", "_class_name", "DDPMScheduler");
+    if (!m->scheduler_json) /* a component alone: diffusers' usual scheduler */
+        m->scheduler_json = json_pack("{ss}", "_class_name", "DDPMScheduler");
     dn_scheduler_config *c = NULL;
-    rc = rc ? rc : dn_scheduler_config_new(&c, json, err);
-    json_decref(json);
+    int rc = dn_scheduler_config_new(&c, m->scheduler_json, err);
     m->info.scheduler = c;
     return rc;
+}
+
+int dn_model_reschedule(dn_model *m, const json_t *keys, dn_error *err)
+{
+    json_t *json = json_copy(m->scheduler_json);
+    dn_scheduler_config *c = dn_scheduler_config_copy(m->info.scheduler);
+    int rc = json && c && !json_object_update(json, (json_t *)keys) ? dn_scheduler_config_overlay(c, keys, err)
+                                                                    : dn_fail(err, DN_E_MEMORY, NULL, "out of memory");
+    if (rc) {
+        json_decref(json);
+        dn_scheduler_config_free(c);
+        return rc;
+    }
+    json_decref(m->scheduler_json);
+    dn_scheduler_config_free((dn_scheduler_config *)m->info.scheduler);
+    m->scheduler_json = json;
+    m->info.scheduler = c;
+    return 0;
 }
 
 /* ---- denoised.json ---- */
@@ -144,7 +148,7 @@ static int read_sizes(dn_model *m, const json_t *v, dn_error *err)
         for (int k = 0; k < 2; k++) {
             json_int_t d = json_integer_value(json_array_get(size, (size_t)k));
             if (json_array_size(size) != 2 || d < 1 || d > 8192 || d % m->info.size_multiple)
-                return bad_extra(err, "sizes", "a list of [height, width], each a multiple of the network's");
+                return bad_extra(err, "sizes", "a list of [height, width] of at most 8192, each a multiple of the network's");
             m->info.sizes[i][k] = (int)d;
         }
     }
@@ -181,17 +185,14 @@ static int read_extra(dn_model *m, const char *key, const json_t *v, dn_error *e
     return dn_fail(err, DN_E_UNSUPPORTED, key, "denoised.json: key \"%.60s\" is not supported", key);
 }
 
-static int read_extras(dn_model *m, const char *dir, dn_error *err)
+static int read_extras(dn_model *m, dn_error *err)
 {
-    if (!exists(dir, "denoised.json"))
-        return 0;
-    int rc = dn_json_load(&m->extra, dir, "denoised.json", CONFIG_BYTES_MAX, err);
     const char *key;
     json_t *v;
-    if (!rc)
-        json_object_foreach(m->extra, key, v)
-            if ((rc = read_extra(m, key, v, err)))
-                break;
+    int rc = 0;
+    json_object_foreach(m->extra, key, v)
+        if ((rc = read_extra(m, key, v, err)))
+            break;
     return rc;
 }
 
@@ -209,6 +210,59 @@ static int settle_size(dn_model *m, dn_error *err)
     return 0;
 }
 
+static dn_model *new_model(dn_error *err)
+{
+    dn_model *m = calloc(1, sizeof *m);
+    if (!m)
+        dn_fail(err, DN_E_MEMORY, NULL, "out of memory");
+    else
+        m->info = (dn_model_info){ .pipeline = "", .description = "", .null_label = -1, .range = { -1, 1 } };
+    return m;
+}
+
+int dn_model_describe(dn_model **out, const json_t *index, const json_t *config, const json_t *scheduler, const json_t *extra,
+                      dn_error *err)
+{
+    dn_model *m = new_model(err);
+    if (!m)
+        return DN_E_MEMORY;
+    m->index = json_deep_copy(index);
+    m->config_json = json_deep_copy(config);
+    m->scheduler_json = json_deep_copy(scheduler);
+    m->extra = json_deep_copy(extra);
+    const char *component;
+    int rc = read_index(m, &component, err);
+    rc = rc ? rc : read_architecture(m, "config.json", err);
+    rc = rc ? rc : read_scheduler(m, err);
+    rc = rc ? rc : read_extras(m, err);
+    rc = rc ? rc : settle_size(m, err);
+    if (rc)
+        dn_model_free(m);
+    else
+        *out = m;
+    return rc;
+}
+
+/* The JSON files of a folder, and what they say. `component` is NULL for a bare component folder. */
+static int read_folder(dn_model *m, const char *dir, const char **component, dn_error *err)
+{
+    char file[64] = "config.json";
+    const char *scheduler = exists(dir, "scheduler") ? "scheduler/scheduler_config.json" : "scheduler_config.json";
+    int rc = exists(dir, "model_index.json") ? dn_json_load(&m->index, dir, "model_index.json", CONFIG_BYTES_MAX, err) : 0;
+    rc = rc ? rc : read_index(m, component, err);
+    if (!rc && *component && exists(dir, *component))
+        snprintf(file, sizeof file, "%s/config.json", *component);
+    rc = rc ? rc : dn_json_load(&m->config_json, dir, file, CONFIG_BYTES_MAX, err);
+    rc = rc ? rc : read_architecture(m, file, err);
+    if (!rc && (m->index || exists(dir, scheduler)))
+        rc = dn_json_load(&m->scheduler_json, dir, scheduler, CONFIG_BYTES_MAX, err);
+    rc = rc ? rc : read_scheduler(m, err);
+    if (!rc && exists(dir, "denoised.json"))
+        rc = dn_json_load(&m->extra, dir, "denoised.json", CONFIG_BYTES_MAX, err);
+    rc = rc ? rc : read_extras(m, err);
+    return rc ? rc : settle_size(m, err);
+}
+
 /* ---- weights ---- */
 
 dn_program *dn_model_program(const dn_model *m, int height, int width)
@@ -222,8 +276,7 @@ dn_program *dn_model_program(const dn_model *m, int height, int width)
     return p;
 }
 
-/* The checkpoint's shape of a parameter. */
-static dn_shape file_shape(const dn_param *q)
+dn_shape dn_param_file_shape(const dn_param *q)
 {
     const int64_t *d = q->shape.dim;
     switch (q->form) {
@@ -273,11 +326,25 @@ static void store(float *dst, const float *src, const dn_param *q)
         memcpy(dst, src, sizeof *dst * (size_t)dn_shape_count(&q->shape));
 }
 
+void dn_param_to_file(float *dst, const float *src, const dn_param *q)
+{
+    const int64_t *d = q->shape.dim;
+    if (q->form == DN_PARAM_LINEAR)
+        transpose(dst, src, d[0], d[1]);
+    else if (q->form == DN_PARAM_CONV) /* [kh*kw, C, K] -> [K, C, kh*kw] */
+        for (int64_t t = 0; t < d[0] * d[1]; t++)
+            for (int64_t c = 0; c < d[2]; c++)
+                for (int64_t k = 0; k < d[3]; k++)
+                    dst[(k * d[2] + c) * d[0] * d[1] + t] = src[(t * d[2] + c) * d[3] + k];
+    else
+        memcpy(dst, src, sizeof *dst * (size_t)dn_shape_count(&q->shape));
+}
+
 static int check_param(const dn_checkpoint *c, const dn_param *q, dn_error *err)
 {
     const dn_tensor *t = dn_checkpoint_find(c, q->name);
     char want[80], got[80];
-    dn_shape shape = file_shape(q);
+    dn_shape shape = dn_param_file_shape(q);
     print_dims(want, sizeof want, shape.dim, shape.rank);
     if (!t)
         return dn_fail(err, DN_E_FORMAT, q->name, "the checkpoint has no tensor %s [%s]", q->name, want);
@@ -298,10 +365,8 @@ static int check_params(const dn_checkpoint *c, const dn_block *b, dn_error *err
 
 static bool known_param(const dn_block *b, const char *name)
 {
-    for (int i = 0; i < b->n_params; i++)
-        if (!strcmp(b->param[i].name, name))
-            return true;
-    return !strcmp(name, "time_proj.W"); /* NCSN++ files carry time_proj.weight twice */
+    /* NCSN++ files carry time_proj.weight twice */
+    return dn_block_find(b, name) >= 0 || !strcmp(name, "time_proj.W");
 }
 
 static int check_superfluous(const dn_checkpoint *c, const dn_block *b, dn_error *err)
@@ -325,22 +390,29 @@ static int64_t largest_param(const dn_block *b)
     return most;
 }
 
+int dn_model_weights_new(dn_model *m, const dn_block *b, dn_error *err)
+{
+    m->info.bytes = sizeof *m->weights * (size_t)b->count;
+    m->weights = aligned_alloc(64, m->info.bytes);
+    if (!m->weights)
+        return dn_fail(err, DN_E_MEMORY, NULL, "out of memory for %lld weights", (long long)b->count);
+    memset(m->weights, 0, m->info.bytes);
+    for (int i = 0; i < b->n_params; i++)
+        m->info.parameters += dn_shape_count(&b->param[i].shape);
+    return 0;
+}
+
 static int fill_block(dn_model *m, const dn_checkpoint *c, const dn_block *b, dn_error *err)
 {
     float *scratch = malloc(sizeof *scratch * (size_t)largest_param(b));
-    m->weights = aligned_alloc(64, sizeof *m->weights * (size_t)b->count);
-    int rc = scratch && m->weights ? 0 : dn_fail(err, DN_E_MEMORY, NULL, "out of memory for %lld weights", (long long)b->count);
-    if (!rc)
-        memset(m->weights, 0, sizeof *m->weights * (size_t)b->count);
+    int rc = scratch ? dn_model_weights_new(m, b, err) : dn_fail(err, DN_E_MEMORY, NULL, "out of memory");
     for (int i = 0; i < b->n_params && !rc; i++) {
         const dn_param *q = &b->param[i];
         rc = dn_checkpoint_read(c, dn_checkpoint_find(c, q->name), scratch, err);
         if (!rc)
             store(m->weights + q->offset, scratch, q);
-        m->info.parameters += dn_shape_count(&q->shape);
     }
     free(scratch);
-    m->info.bytes = sizeof *m->weights * (size_t)b->count;
     return rc;
 }
 
@@ -357,25 +429,31 @@ static int load_weights(dn_model *m, const char *dir, const char *component, dn_
     rc = rc ? rc : check_superfluous(c, &p->block[0], err);
     rc = rc ? rc : check_params(c, &p->block[0], err);
     rc = rc ? rc : fill_block(m, c, &p->block[0], err);
-    if (!rc)
-        dn_sha256_hex(m->info.hash, m->weights, m->info.bytes);
+    if (!rc && dn_sha256_hex(m->info.hash, m->weights, m->info.bytes))
+        rc = dn_fail(err, DN_E_BACKEND, NULL, "the weights could not be hashed");
     dn_checkpoint_close(c);
     dn_program_free(p);
     return rc;
 }
 
+int dn_model_open(dn_model **out, const char *dir, const char **component, dn_error *err)
+{
+    dn_model *m = new_model(err);
+    if (!m)
+        return DN_E_MEMORY;
+    int rc = read_folder(m, dir, component, err);
+    if (rc)
+        dn_model_free(m);
+    else
+        *out = m;
+    return rc;
+}
+
 int dn_model_load(dn_model **out, const char *dir, dn_error *err)
 {
-    dn_model *m = calloc(1, sizeof *m);
-    if (!m)
-        return dn_fail(err, DN_E_MEMORY, NULL, "out of memory");
-    m->info = (dn_model_info){ .pipeline = "", .description = "", .null_label = -1, .range = { -1, 1 } };
     const char *component;
-    int rc = find_component(m, dir, &component, err);
-    rc = rc ? rc : read_architecture(m, dir, component, err);
-    rc = rc ? rc : read_scheduler(m, dir, err);
-    rc = rc ? rc : read_extras(m, dir, err);
-    rc = rc ? rc : settle_size(m, err);
+    dn_model *m = NULL;
+    int rc = dn_model_open(&m, dir, &component, err);
     rc = rc ? rc : load_weights(m, dir, component, err);
     if (rc)
         dn_model_free(m);
@@ -397,6 +475,7 @@ void dn_model_free(dn_model *m)
     free(m->config);
     dn_scheduler_config_free((dn_scheduler_config *)m->info.scheduler);
     json_decref(m->extra);
+    json_decref(m->scheduler_json);
     json_decref(m->config_json);
     json_decref(m->index);
     free(m);
@@ -427,12 +506,10 @@ bool dn_model_size_ok(const dn_model *m, int height, int width)
 static const void *find_form(const dn_model *m, const dn_form *f)
 {
     for (int i = 0; i < m->n_forms; i++)
-        if (m->form[i].param == f->param && !strcmp(m->form[i].key, f->key))
+        if (dn_form_same(&m->form[i].form, f))
             return m->form[i].data;
     return NULL;
 }
-
-static size_t form_room(const dn_form *f) { return (f->bytes + 63) / 64 * 64; }
 
 /* Memory for packed weights, the model's. Huge pages where it is worth one: they are read in order, once a run. */
 static char *new_form_block(dn_model *m, size_t bytes)
@@ -455,7 +532,7 @@ int dn_model_forms(dn_model *m, const dn_lowered *l, const void **out, size_t *m
     int missing = 0;
     for (int i = 0; i < l->n_forms; i++) {
         out[i] = find_form(m, &l->form[i]);
-        bytes += out[i] ? 0 : form_room(&l->form[i]);
+        bytes += out[i] ? 0 : dn_form_room(&l->form[i]);
         missing += !out[i];
     }
     if (!missing)
@@ -469,11 +546,10 @@ int dn_model_forms(dn_model *m, const dn_lowered *l, const void **out, size_t *m
         const dn_form *f = &l->form[i];
         if (out[i])
             continue;
-        const dn_param *q = &l->program->block[f->block].param[f->param];
-        f->pack(at, m->weights + q->offset, &q->shape);
-        m->form[m->n_forms++] = (dn_packed){ f->param, f->key, at };
+        dn_form_make(at, f, l->program, m->weights);
+        m->form[m->n_forms++] = (dn_packed){ *f, at };
         out[i] = at;
-        at += form_room(f);
+        at += dn_form_room(f);
     }
     *made += bytes;
     return 0;

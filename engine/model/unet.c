@@ -127,6 +127,7 @@ static void describe(const void *config_, dn_arch_info *info)
         info->label_kind = DN_LABEL_EMBED;
     info->label_dim = time_width(c);
     info->time_rows = c->time_type == LEARNED ? c->train_steps : 0;
+    info->dropout = c->dropout;
 }
 
 /* ---- the network ---- */
@@ -197,7 +198,7 @@ static dn_val resnet(net *n, int i, const char *list, dn_val x, int64_t channels
     char name[32];
     snprintf(name, sizeof name, "%s.%d", list, i);
     dn_resnet r = { .channels = channels, .groups = c->groups, .eps = c->eps, .act = act_ops[c->act],
-                    .scale_shift = c->time_shift, .output_scale_factor = scale, .resample = resample };
+                    .scale_shift = c->time_shift, .output_scale_factor = scale, .resample = resample, .dropout = c->dropout };
     return dn_nn_resnet(&n->nn, name, &r, x, n->act_emb);
 }
 
@@ -229,13 +230,17 @@ static dn_val down_block(net *n, int i, dn_val x)
     int64_t channels = c->channels.value[i];
     int mark = dn_scope_push(n->nn.p, "down_blocks.%d", i);
     for (int j = 0; j < c->layers; j++) {
+        dn_mark_begin(n->nn.p);
         x = resnet(n, j, "resnets", x, channels, 1, DN_SAME);
         if (type == ATTENTION)
             x = attention(n, j, x, channels, c->groups, 1);
+        dn_mark_end(n->nn.p);
         push_skip(n, x);
     }
     if (i < c->channels.n - 1) {
+        dn_mark_begin(n->nn.p);
         x = downsample(n, type, x, channels);
+        dn_mark_end(n->nn.p);
         push_skip(n, x);
     }
     dn_scope_pop(n->nn.p, mark);
@@ -250,10 +255,14 @@ static dn_val mid_block(net *n, dn_val x)
     int64_t channels = c->channels.value[c->channels.n - 1];
     int groups = c->attn_groups ? c->attn_groups : c->time_shift ? -1 : c->groups;
     int mark = dn_scope_push(n->nn.p, "mid_block");
+    dn_mark_begin(n->nn.p);
     x = resnet(n, 0, "resnets", x, channels, c->mid_scale, DN_SAME);
     if (c->attention)
         x = attention(n, 0, x, channels, groups, c->mid_scale);
+    dn_mark_end(n->nn.p);
+    dn_mark_begin(n->nn.p);
     x = resnet(n, 1, "resnets", x, channels, c->mid_scale, DN_SAME);
+    dn_mark_end(n->nn.p);
     dn_scope_pop(n->nn.p, mark);
     return x;
 }
@@ -272,13 +281,18 @@ static dn_val up_block(net *n, int i, dn_val x)
     int64_t channels = c->channels.value[c->channels.n - 1 - i];
     int mark = dn_scope_push(n->nn.p, "up_blocks.%d", i);
     for (int j = 0; j < c->layers + 1; j++) {
+        dn_mark_begin(n->nn.p);
         x = dn_concat(n->nn.p, (dn_val[]){ x, n->skip[--n->n_skips] }, 2);
         x = resnet(n, j, "resnets", x, channels, 1, DN_SAME);
         if (type == ATTENTION)
             x = attention(n, j, x, channels, c->groups, 1);
+        dn_mark_end(n->nn.p);
     }
-    if (i < c->channels.n - 1)
+    if (i < c->channels.n - 1) {
+        dn_mark_begin(n->nn.p);
         x = upsample(n, type, x, channels);
+        dn_mark_end(n->nn.p);
+    }
     dn_scope_pop(n->nn.p, mark);
     return x;
 }
@@ -286,7 +300,7 @@ static dn_val up_block(net *n, int i, dn_val x)
 static void build(const void *config_, dn_program *p, int block, int height, int width)
 {
     const config *c = config_;
-    net n = { .c = c, .nn = { p, block }, .t = DN_NONE };
+    net n = { .c = c, .nn = { p, block, dn_find(p, "rng") }, .t = DN_NONE };
     int multiple = 1 << (c->channels.n - 1);
     if (height % multiple || width % multiple) {
         dn_program_fail(p, DN_E_IMPOSSIBLE, "height and width must be multiples of %d, got %d x %d", multiple, height, width);
@@ -305,8 +319,10 @@ static void build(const void *config_, dn_program *p, int block, int height, int
     x = mid_block(&n, x);
     for (int i = 0; i < c->channels.n; i++)
         x = up_block(&n, i, x);
+    dn_mark_begin(p);
     x = dn_unary(p, DN_SILU, dn_nn_group_norm(&n.nn, "conv_norm_out", x, c->groups, c->eps));
     x = dn_nn_conv(&n.nn, "conv_out", x, c->out_channels, 3, 1, 1);
+    dn_mark_end(p);
     if (c->time_type == FOURIER)
         x = dn_binary(p, DN_DIV, x, n.t);
     dn_output(p, "out", x);

@@ -66,6 +66,11 @@ static dn_val resample(dn_nn *m, enum dn_resample how, dn_val x)
     return how == DN_UP ? dn_upsample2(m->p, x) : how == DN_DOWN ? dn_avg_pool2(m->p, x) : x;
 }
 
+static dn_val dropout(dn_nn *m, dn_val x, double rate)
+{
+    return rate > 0 && m->rng != DN_NONE ? dn_dropout(m->p, x, m->rng, rate, m->n_dropouts++) : x;
+}
+
 static dn_val divide(dn_nn *m, dn_val x, double by) { return by == 1 ? x : dn_affine(m->p, x, 1 / by, 0); }
 
 /* norm2 with the time embedding: norm(h + e), or norm(h) * (1 + scale) + shift, [scale, shift] = e. */
@@ -90,7 +95,8 @@ dn_val dn_nn_resnet(dn_nn *m, const char *name, const dn_resnet *c, dn_val x, dn
     x = resample(m, c->resample, x);
     h = dn_nn_conv(m, "conv1", h, c->channels, 3, 1, 1);
     h = norm_with_time(m, c, h, act_emb);
-    h = dn_nn_conv(m, "conv2", dn_unary(m->p, c->act, h), c->channels, 3, 1, 1);
+    h = dropout(m, dn_unary(m->p, c->act, h), c->dropout);
+    h = dn_nn_conv(m, "conv2", h, c->channels, 3, 1, 1);
     if (channels_of(m, x) != c->channels)
         x = dn_nn_conv(m, "conv_shortcut", x, c->channels, 1, 1, 0);
     x = divide(m, dn_binary(m->p, DN_ADD, x, h), c->output_scale_factor);

@@ -10,6 +10,8 @@
 typedef struct dn_nn {
     dn_program *p;
     int block;
+    dn_val rng;     /* I32 [4] where dropout applies; DN_NONE: nowhere */
+    int n_dropouts; /* so far: each draws from a stream of its own */
 } dn_nn;
 
 /* x [...,C] -> [...,n] */
@@ -35,6 +37,7 @@ typedef struct dn_resnet {
     bool scale_shift;          /* the time embedding scales and shifts norm2's output (ADM), else it is added before */
     double output_scale_factor;
     enum dn_resample resample;
+    double dropout;            /* before conv2, in training */
 } dn_resnet;
 /* x [H,W,C], act_emb [T] = act(emb), or DN_NONE without time -> [H',W',channels] */
 dn_val dn_nn_resnet(dn_nn *m, const char *name, const dn_resnet *c, dn_val x, dn_val act_emb);

@@ -247,3 +247,21 @@ def shared():
     daemon = Daemon(os.environ["DENOISED_BIN"], ["--listen", "127.0.0.1:0"]).started()
     yield daemon
     daemon.stop()
+
+
+# Of the real daemon. The module `serving` is for tests that are told where it is and its goldens are.
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """A folder of small models."""
+    from serving import make_models
+    return make_models(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="module")
+def d(models):
+    """A daemon with all of them loaded."""
+    from serving import serving
+    with serving(models) as daemon:
+        yield daemon

@@ -22,6 +22,9 @@ GOLDEN = os.environ["DENOISED_GOLDEN"]
 BINARY = os.environ["DENOISED_REAL_BIN"]
 with open(BINARY, "rb") as f:
     SANITIZED = re.search(b"__[at]san_init", f.read()) is not None  # it keeps what is freed: resident memory says nothing
+with open(BINARY, "rb") as f:
+    THREAD_SANITIZED = b"__tsan_init" in f.read()
+A_WHILE = 30 if THREAD_SANITIZED else 1000  # steps that take, of a few samples of `tiny`, a second or so
 PATIENCE = 120  # seconds after which a test gives up: sanitizers are slow, machines busy
 LABELS = ["a", "b", "c", "d", "e", "f", "g", "h", "Ankle Boot"]
 
@@ -98,8 +101,11 @@ def png_read(data):
 
 
 def to_u8(values, lo=-1.0, hi=1.0):
-    """As diffusers: scaled, clamped, rounded half to even."""
-    return bytes(round(255 * min(max((v - lo) / (hi - lo), 0.0), 1.0)) for v in values)
+    """As diffusers: scaled, clamped, rounded half to even, each step in single precision."""
+    def f32(v):
+        return struct.unpack("<f", struct.pack("<f", v))[0]
+    scale, shift = f32(1 / (hi - lo)), f32(-lo / (hi - lo))
+    return bytes(round(f32(255 * min(max(f32(f32(v * scale) + shift), 0.0), 1.0))) for v in values)
 
 
 # ---- models ----
@@ -140,8 +146,8 @@ def make_models(root):
 class Serving(Daemon):
     """What the tests ask of it."""
 
-    def client(self, *args):
-        client = super().client(*args)
+    def client(self, timeout=PATIENCE):
+        client = super().client(timeout)
         client.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return client
 

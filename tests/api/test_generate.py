@@ -5,23 +5,12 @@ import random
 
 import pytest
 
-from serving import (GOLDEN, LABELS, copy_model, decoded, floats, make_models, npy_read, png_read, serving, sha256, st_read,
+from serving import (GOLDEN, LABELS, copy_model, decoded, floats, npy_read, png_read, serving, sha256, st_read,
                      to_u8, together, write_json)
 
 BASE = {"model": "tiny", "seed": 7, "steps": 6, "class_label": "b", "sampler": "ddim", "guidance": {"cfg": {"scale": 3}}}
 SAMPLERS = ["ddpm", "ddim", "dpm++1", "dpm++2m", "dpm++3m", "dpm++2m_sde", "euler", "euler_ancestral", "heun", "unipc",
             "pndm", "lcm"]
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    return make_models(tmp_path_factory.mktemp("models"))
-
-
-@pytest.fixture(scope="module")
-def d(models):
-    with serving(models) as daemon:
-        yield daemon
 
 
 def with_(**changes):
@@ -228,6 +217,8 @@ def test_defaults_of_the_model_lie_under_the_request(tmp_path):
         assert first["images"][0]["sha256"] == daemon.sha(seed=1, class_label=0, **full)
         full["guidance"]["cfg"]["scale"] = 4
         assert daemon.sha(seed=1, class_label=0, guidance={"cfg": {"scale": 4}}) == daemon.sha(seed=1, class_label=0, **full)
+        off = daemon.result(seed=1, class_label=0, guidance={"cfg": {"scale": 1}})  # over a default that shapes it: not refused
+        assert off["timing"]["row_steps"] == 4
         assert daemon.model("tiny")["defaults"]["sampler"] == "dpm++2m"
 
 
@@ -263,6 +254,9 @@ def test_defaults_of_the_model_lie_under_the_request(tmp_path):
     ({"scheduler": {"nonsense": 1}}, 400, "unknown_field", "scheduler.nonsense"),
     ({"scheduler": {"beta_start": "x"}}, 400, None, "scheduler.beta_start"),
     ({"guidance": {"cfg": {"scale": 3, "interval": [0.5, 0.2]}}}, 400, None, "guidance.cfg.interval"),
+    ({"guidance": {"cfg": {"scale": 1, "rescale": 0.7}}}, 422, "impossible", "guidance.cfg.rescale"),
+    ({"guidance": {"cfg": {"scale": 1, "schedule": "linear"}}}, 422, "impossible", "guidance.cfg.schedule"),
+    ({"guidance": {"cfg": {"scale": 1, "interval": [0.3, 1]}}}, 422, "impossible", "guidance.cfg.interval"),
     ({"guidance": {"auto": {"model": "plain"}}}, 400, "not_supported", "guidance.auto"),
     ({"output": {"format": "apng"}}, 400, "not_supported", "output.format"),
     ({"priority": "urgent"}, 400, "unknown_value", "priority"),

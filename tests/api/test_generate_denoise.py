@@ -4,15 +4,9 @@ import random
 
 import pytest
 
-from serving import GOLDEN, f32, floats, i64, make_models, serving, st_read, st_write, together
+from serving import GOLDEN, f32, floats, i64, st_read, st_write, together
 
 XST = {"Content-Type": "application/x-safetensors"}
-
-
-@pytest.fixture(scope="module")
-def d(tmp_path_factory):
-    with serving(make_models(tmp_path_factory.mktemp("models"))) as daemon:
-        yield daemon
 
 
 def golden(name):

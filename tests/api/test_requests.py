@@ -1,25 +1,15 @@
 """Streams, asynchronous requests, cancelling, limits, draining."""
 import json
 import signal
+import socket
 import time
 
 import pytest
 
-from serving import PATIENCE, SANITIZED, decoded, make_models, png_read, serving, sha256, together
+from serving import A_WHILE, PATIENCE, SANITIZED, copy_model, decoded, png_read, serving, sha256, write_json
 
 BASE = {"model": "tiny", "seed": 7, "steps": 6, "class_label": "b", "sampler": "ddim"}
 LONG = {"model": "tiny", "seed": 1, "steps": 1000, "n": 64, "class_label": 0, "sampler": "ddim"}  # half a minute at least
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    return make_models(tmp_path_factory.mktemp("models"))
-
-
-@pytest.fixture(scope="module")
-def d(models):
-    with serving(models) as daemon:
-        yield daemon
 
 
 def begin(d, body, headers=()):
@@ -54,7 +44,7 @@ def test_a_stream_tells_the_whole_story_in_order(d):
         ids = [e[0] for e in events]
         names = [e[1] for e in events]
         assert ids == sorted(set(ids)) and names[0] == "queued" and names[-1] == "done"
-        assert set(names) == {"queued", "progress", "preview", "image", "done"}
+        assert set(names) - {"preview"} == {"queued", "progress", "image", "done"}  # a busy daemon may skip every preview
         queued, done = events[0][2], events[-1][2]
         assert queued["seed"] == 7 and queued["position"] >= 0 and queued["eta_ms"] >= 0 and len(queued["id"]) == 32
         assert done["model"] == "tiny@1" and done["seed"] == 7 and done["timing"]["row_steps"] == 12
@@ -66,6 +56,17 @@ def test_a_stream_tells_the_whole_story_in_order(d):
         images = {e[2]["index"]: e[2] for e in events if e[1] == "image"}
         assert [images[k]["sha256"] for k in (0, 1)] == [i["sha256"] for i in plain["images"]]
         assert [decoded(images[k]) for k in (0, 1)] == [decoded(i) for i in plain["images"]]
+
+
+def test_previews_come_while_it_runs(d):
+    events = d.events(dict(LONG, preview_every=2, stream=True))
+    id = next(events)[2]["id"]
+    for _, name, data in events:
+        if name == "preview":
+            break
+    assert data["step"] % 2 == 0 and 0 <= data["index"] < 64 and png_read(decoded(data))[:3] == (16, 16, 3)
+    d.ask("DELETE", "/requests/" + id)
+    assert list(events)[-1][1] == "error"
 
 
 def test_a_stream_ends_with_its_error(d):
@@ -137,15 +138,48 @@ def test_the_list_of_requests(d):
     for id in ids:
         d.wait_state(id, "succeeded")
     page = d.ask("GET", "/requests?limit=3&state=succeeded").json()
-    assert [r["id"] for r in page["requests"]] == ids[:1:-1] and page["next"] == ids[2]
+    assert [r["id"] for r in page["requests"]] == ids[:1:-1]
     page = d.ask("GET", "/requests?limit=2&after=" + page["next"]).json()
     assert [r["id"] for r in page["requests"]] == [ids[1], ids[0]]
     assert d.ask("GET", "/requests?state=running").json()["requests"] == []
     for query, code in (("state=lost", "unknown_value"), ("limit=0", "out_of_range"), ("foo=1", "unknown_field"),
-                        ("after=" + "0" * 32, "not_found")):
+                        ("after=0", "wrong_type"), ("after=" + ids[0], "wrong_type"), ("after=-1", "wrong_type")):
         assert d.ask("GET", "/requests?" + query).code == code
     assert d.ask("GET", "/requests/" + "0" * 32).code == "not_found"
     assert d.ask("GET", "/requests/nonsense").code == "not_found"
+
+
+def walk(d, query):
+    """The pages of the list."""
+    pages, after = [], ""
+    while after is not None:
+        reply = d.ask("GET", "/requests?%s%s" % (query, after))
+        pages.append([r["id"] for r in reply.json()["requests"]])
+        assert len(reply.body) <= 64 << 10
+        after = reply.json()["next"] and "&after=" + reply.json()["next"]
+    return pages
+
+
+def test_a_long_list_comes_in_pages(models):
+    with serving(models, "--load", "tiny") as d:
+        ids = [d.submit(**dict(BASE, steps=1)) for _ in range(120)]
+        d.wait_status(PATIENCE, running=0, waiting=0)
+        pages = walk(d, "limit=1000")
+        assert len(pages) > 1 and len(pages[0]) > 50 and sum(pages, []) == ids[::-1]
+        assert [len(p) for p in walk(d, "limit=75")] == [75, 45]
+
+
+def test_a_page_goes_on_after_a_request_of_which_nothing_is_kept(d):
+    before = d.submit(**BASE)
+    d.wait_state(before, "succeeded")
+    client = begin(d, LONG)
+    id = running(d)[0]
+    page = d.ask("GET", "/requests?limit=1").json()
+    assert [r["id"] for r in page["requests"]] == [id]
+    d.ask("DELETE", "/requests/" + id)
+    assert client.reply().code == "cancelled" and d.ask("GET", "/requests/" + id).status == 410
+    again = d.ask("GET", "/requests?limit=1&after=" + page["next"]).json()
+    assert [r["id"] for r in again["requests"]] == [before]
 
 
 # ---- cancelling ----
@@ -161,10 +195,10 @@ def test_cancel_an_asynchronous_request(d):
 
 
 def test_few_cancelled_requests_are_kept(models):
-    with serving(models, "--load", "tiny") as d:
+    with serving(models, "--load", "tiny", "--max-rows", "4") as d:  # a cancel takes effect after a batch
         done = d.submit(**BASE)
         d.wait_state(done, "succeeded")
-        ids = [d.submit(**LONG) for _ in range(70)]
+        ids = [d.submit(**dict(LONG, n=4)) for _ in range(70)]
         for id in ids:
             assert d.ask("DELETE", "/requests/" + id).status == 200
         assert d.ask("GET", "/requests/" + ids[0]).status == 410 and d.info(ids[-1])["state"] == "cancelled"
@@ -181,7 +215,7 @@ def test_cancel_a_synchronous_request_by_its_id(d):
 
 
 def test_a_vanished_client_cancels_its_own_request_only(d):
-    other = begin(d, dict(BASE, steps=100, n=2))
+    other = d.submit(**LONG)
     for headers, body in (({}, LONG), ({}, dict(LONG, stream=True))):
         client = begin(d, body, headers)
         running(d, 2)
@@ -190,16 +224,18 @@ def test_a_vanished_client_cancels_its_own_request_only(d):
         while d.ask("GET", "/status").json()["running"] > 1:
             assert time.monotonic() < end
             time.sleep(0.01)
-    assert other.reply().status == 200
+    assert d.info(other)["state"] == "running"
+    d.ask("DELETE", "/requests/" + other)
     assert d.memory()["slots"] == 0
 
 
 def test_one_may_run_on_without_its_client(d):
-    client = begin(d, dict(BASE, steps=150, on_disconnect="continue"))
+    body = dict(BASE, steps=A_WHILE)
+    client = begin(d, dict(body, on_disconnect="continue"))
     id = running(d)[0]
     client.close()
     info = d.wait_state(id, "succeeded")
-    assert info["images"][0]["sha256"] == d.sha(**dict(BASE, steps=150))
+    assert [i["sha256"] for i in info["images"]] == d.shas(**body)
     assert sha256(d.ask("GET", info["images"][0]["url"]).body)
 
 
@@ -211,12 +247,15 @@ def test_nothing_grows_by_cancelled_requests(models):
                 client = begin(d, dict(LONG, n=2, preview_every=5))
                 client.close()
             d.wait_status(PATIENCE, running=0, waiting=0)
-            time.sleep(1.2)  # what is free goes back twice a second
 
-        cancel_some(200)
+        cancel_some(100)
+        time.sleep(1.2)  # what is free goes back twice a second
         before, files = d.rss_kb(), d.fds()
-        cancel_some(400)
-        assert (SANITIZED or d.rss_kb() - before < 1024) and d.fds() <= files + 2
+        cancel_some(200)
+        end = time.monotonic() + PATIENCE
+        while d.fds() > files + 2 or not (SANITIZED or d.rss_kb() - before < 1024):
+            assert time.monotonic() < end, (before, d.rss_kb(), files, d.fds())
+            time.sleep(0.1)
         memory = d.memory()
         assert memory["slots"] == memory["results"] == 0
 
@@ -238,10 +277,37 @@ def test_old_results_are_gone(models):
         assert d.memory()["results"] == 0
 
 
+def test_a_result_that_is_dropped_can_be_read_to_its_end(tmp_path):
+    """Answers share the kept bytes: many slow readers cost no copies, and what they read stays whole."""
+    path = copy_model("unet_adm", tmp_path, "tiny")
+    write_json(path + "/denoised.json", {"sizes": [[32, 32]]})
+    with serving(tmp_path, "--result-bytes", "205000") as d:
+        body = dict(BASE, class_label=1, height=32, width=32, steps=1, n=64, output={"layout": "grid"})
+        id = d.submit(**body)
+        d.wait_state(id, "succeeded")
+        wanted = d.ask("GET", "/requests/%s/images/0" % id).body
+        assert png_read(wanted)[:3] == (256, 256, 3)
+        before, clients = d.rss_kb(), []
+        for _ in range(16):
+            client = d.client(PATIENCE)
+            client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+            client.send("GET /requests/%s/images/0 HTTP/1.1\r\nHost: localhost\r\n\r\n" % id)
+            assert client.head()[0] == 200
+            clients.append(client)
+        assert SANITIZED or d.rss_kb() - before < 8 * len(wanted) >> 10
+        end = time.monotonic() + PATIENCE
+        while d.ask("GET", "/requests/" + id).status == 200:  # until others need its room
+            assert time.monotonic() < end
+            d.wait_state(d.submit(model="tiny", class_label=1, steps=1), "succeeded")
+        assert all(client.take(len(wanted)) == wanted for client in clients)
+
+
 def test_results_are_bounded_by_bytes(models):
     with serving(models, "--load", "tiny", "--result-bytes", "40000") as d:
-        ids = [d.submit(**dict(BASE, seed=s)) for s in range(20)]
-        d.wait_state(ids[-1], "succeeded")
+        ids = []
+        for s in range(20):
+            ids.append(d.submit(**dict(BASE, seed=s)))
+            d.wait_state(ids[-1], "succeeded")
         kept = [id for id in ids if d.ask("GET", "/requests/" + id).status == 200]
         assert kept == ids[-len(kept):] and 0 < len(kept) < 20
         assert d.memory()["results"] <= 40000
@@ -262,14 +328,16 @@ def test_the_queue_is_bounded(models):
 
 def test_retry_after_is_true(models):
     with serving(models, "--load", "tiny", "--max-queue-ms", "1000") as d:
-        d.submit(**dict(BASE, steps=1000, n=6))
+        d.submit(**dict(BASE, steps=A_WHILE, n=6))
         running(d)
-        reply = d.generate(**dict(BASE, steps=1000, n=2))
-        while reply.status == 429:  # each time it says when; it is never asked to wait in vain
+        reply = d.generate(**dict(BASE, steps=A_WHILE, n=2))
+        waits = 0
+        while reply.status == 429:  # each time it says when; more often than once only if the machine has become slower
+            waits += 1
+            before = d.ask("GET", "/status").json()["queue_ms"]
             time.sleep(int(reply.headers["retry-after"]))
-            again = d.generate(**dict(BASE, steps=1000, n=2))
-            assert again.status == 200 or int(again.headers["retry-after"]) <= int(reply.headers["retry-after"])
-            reply = again
+            assert d.ask("GET", "/status").json()["queue_ms"] < before and waits < 10
+            reply = d.generate(**dict(BASE, steps=A_WHILE, n=2))
         assert reply.status == 200
 
 
@@ -295,8 +363,14 @@ def test_too_large_for_the_memory(models):
 def test_priority(models):
     """Three alike but for priority share narrow batches: they end in its order."""
     with serving(models, "--load", "tiny", "--max-rows", "4") as d:
-        body = dict(BASE, n=8, steps=60)
-        ids = {p: d.submit(**dict(body, priority=p)) for p in ("low", "normal", "high")}
+        body, text, order = dict(BASE, n=8, steps=20), b"", ("low", "normal", "high")
+        for p in order:
+            data = json.dumps(dict(body, priority=p)).encode()
+            text += (b"POST /generate HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+                     b"Prefer: respond-async\r\nContent-Length: %d\r\n\r\n" % len(data)) + data
+        client = d.client(PATIENCE)
+        client.send(text)  # all in one piece: none has a start
+        ids = {p: client.reply().json()["id"] for p in order}
         infos = {p: d.wait_state(id, "succeeded") for p, id in ids.items()}
         assert infos["high"]["finished_at"] < infos["normal"]["finished_at"] < infos["low"]["finished_at"]
 
@@ -314,7 +388,7 @@ def test_tenants_see_their_own(models, tmp_path):
         assert d.ask("DELETE", path, headers=who["bob"]).code == "forbidden"
         assert d.ask("GET", path, headers=who["c"]).status == 200
         assert d.ask("GET", "/requests", headers=who["bob"]).json()["requests"] == []
-        assert d.ask("GET", "/requests?after=" + path.rsplit("/", 1)[1], headers=who["bob"]).status == 404
+        assert d.ask("GET", "/requests?after=1000000", headers=who["bob"]).json()["requests"] == []
         assert len(d.ask("GET", "/requests", headers=who["c"]).json()["requests"]) == 1
         assert d.ask("POST", "/models/tiny/unload", headers=who["bob"]).status == 403
         assert d.ask("GET", path).status == 401
@@ -340,8 +414,8 @@ def test_every_request_has_a_line_with_its_work(models):
 
 
 def test_draining_lets_running_work_finish(models):
-    with serving(models, "--load", "tiny", "--drain-ms", "60000") as d:
-        client = begin(d, dict(BASE, steps=300, n=4))
+    with serving(models, "--load", "tiny", "--drain-ms", "600000") as d:
+        client = begin(d, dict(BASE, steps=A_WHILE, n=4))
         running(d)
         idle = d.client()
         d.proc.send_signal(signal.SIGTERM)

@@ -131,7 +131,7 @@ def test_from_the_keyboard_alone(ready, d):
     press(ready, Keys.ENTER)
     ready.wait_run()
     previews = ready.js("return seen.filter((s) => s.state === 'running').map((s) => s.src)")
-    assert len(set(previews)) >= 4  # it came out of the noise before it was done
+    assert len(set(previews)) >= 2  # it came out of the noise before it was done
     want = {"model": "tiny", "class_label": "Ankle Boot", "sampler": "ddim", "steps": 100, "guidance": {"cfg": {"scale": 3}}, "seed": 7}
     assert ready.pictures() == [d.result(**want)["images"][0]["b64"]]
     assert ready.text("#live") == "Done: 1 picture, seed 7."
@@ -270,7 +270,7 @@ def test_leaving_the_page_cancels(ready, d):
     begin_long(ready)
     ready.wait("return document.querySelector('.run progress').value > 0")
     ready.driver.get("about:blank")
-    d.wait_status(timeout=5, running=0, waiting=0)  # Chromium itself keeps a page that was left for ten seconds
+    d.wait_status(timeout=9, running=0, waiting=0)  # Chromium itself keeps a page that was left for ten seconds
     ready.driver.get(d.base + "/")
 
 

@@ -1,5 +1,6 @@
 /* random.c - programs put together at random from what U-Nets and transformers are made of, with outputs in unlikely
- * places and gradients by some of the inputs: what a backend fuses, aliases, places or reorders must not show.
+ * places and gradients by some of the inputs: what a backend fuses, aliases, places or reorders must not show, nor what is
+ * recomputed for the gradients.
  * `op_random N` runs program N alone and prints it. */
 #include <math.h>
 #include <setjmp.h>
@@ -166,7 +167,8 @@ static dn_val arithmetic(maker *m, dn_val x)
 }
 /* clang-format on */
 
-static void make(maker *m, int number)
+/* Every step is a marked block; the chosen ones are recomputed. */
+static void make(maker *m, int number, const dn_marks *recompute)
 {
     typedef dn_val (*maker_of)(maker * m, dn_val x);
     static const maker_of step[] = { conv,       conv,       conv, norm,   norm,  arithmetic,
@@ -178,7 +180,9 @@ static void make(maker *m, int number)
     m->map[m->n_maps++] = x;
     int n = 3 + choose(m, 12);
     while (n-- && m->s.n_tensors < TENSORS_MAX - 8 && !m->s.p->error.code) {
+        dn_mark_begin(m->s.p);
         dn_val from = any_map(m), y = step[choose(m, sizeof step / sizeof *step)](m, from);
+        dn_mark_end(m->s.p);
         m->map[m->n_maps++] = y;
         if (choose(m, 8) == 0 && m->s.n_outputs < 4)
             keep(&m->s, y);
@@ -193,7 +197,49 @@ static void make(maker *m, int number)
         keep(&m->s, grad[i]);
     if (m->s.p->error.code)
         fail_msg("program %d: %s", number, m->s.p->error.message);
+    dn_program_recompute(m->s.p, recompute);
     dn_program_prune(m->s.p);
+}
+
+static const dn_marks nothing, all = { { UINT64_MAX } };
+
+/* Every output has the same bits, whatever is recomputed. */
+static void same_outputs(int number, const dn_backend *b, const dn_marks *recompute)
+{
+    maker plain, again;
+    make(&plain, number, &nothing);
+    make(&again, number, recompute);
+    assert_int_equal(subject_run(&plain.s, b, 0, ROWS, NULL, RUN_PLANNED), 0);
+    assert_int_equal(subject_run(&again.s, b, 0, ROWS, NULL, RUN_POISONED), 0);
+    for (int i = 0; i < plain.s.n_outputs; i++) {
+        const output *x = &plain.s.output[i], *y = &again.s.output[i];
+        if (memcmp(x->data, y->data, sizeof(double) * (size_t)(x->batch ? x->count : ROWS * x->count)))
+            fail_msg("op_random %d on %s: output %d changes with what is recomputed", number, b->name, i);
+    }
+    subject_fini(&plain.s);
+    subject_fini(&again.s);
+}
+
+static void test_recompute(void **state)
+{
+    (void)state;
+    int recomputed = 0;
+    for (int i = 0; i < PROGRAMS; i++) {
+        const dn_marks some = { { 0x9E3779B97F4A7C15u * (uint64_t)(i + 1) } };
+        maker plain, again;
+        make(&plain, i, &nothing);
+        make(&again, i, &all);
+        recomputed += again.s.p->n_ops > plain.s.p->n_ops;
+        subject_fini(&plain.s);
+        subject_fini(&again.s);
+        for (int b = 0; b < n_backends; b++)
+            if (backends[b]->available()) {
+                same_outputs(i, backends[b], &all);
+                same_outputs(i, backends[b], &some);
+            }
+    }
+    print_message("%d of %d programs recompute something\n", recomputed, PROGRAMS);
+    assert_true(recomputed > PROGRAMS / 3);
 }
 
 static void test_program(void **state)
@@ -202,7 +248,7 @@ static void test_program(void **state)
     char name[32];
     snprintf(name, sizeof name, "op_random %d", number);
     maker m;
-    make(&m, number);
+    make(&m, number, &nothing);
     agree_backends(&m.s, name, 2e-4, false);
     subject_fini(&m.s);
 }
@@ -210,7 +256,7 @@ static void test_program(void **state)
 static int run_one(int number)
 {
     maker m;
-    make(&m, number);
+    make(&m, number, &nothing);
     dn_program_print(m.s.p, stdout);
     subject_fini(&m.s);
     const struct CMUnitTest test[] = { { .name = "program", .test_func = test_program, .initial_state = &number } };
@@ -221,7 +267,7 @@ int main(int argc, char **argv)
 {
     if (argc > 1)
         return run_one(atoi(argv[1]));
-    static struct CMUnitTest tests[PROGRAMS];
+    static struct CMUnitTest tests[PROGRAMS + 1];
     static int number[PROGRAMS];
     static char name[PROGRAMS][16];
     for (int i = 0; i < PROGRAMS; i++) {
@@ -229,5 +275,6 @@ int main(int argc, char **argv)
         snprintf(name[i], sizeof name[i], "program %d", i);
         tests[i] = (struct CMUnitTest){ .name = name[i], .test_func = test_program, .initial_state = &number[i] };
     }
+    tests[PROGRAMS] = (struct CMUnitTest){ .name = "recompute", .test_func = test_recompute };
     return cmocka_run_group_tests_name("random programs", tests, NULL, NULL);
 }

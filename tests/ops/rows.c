@@ -243,7 +243,7 @@ static dn_val block(subject *s, const row *r)
     return dn_reshape(p, t, dn_shape(H, H, C));
 }
 
-#define STEP_FUNCTION "a step function; facts.c checks its gradient"
+#define STEP_FUNCTION "a step function; facts_values.c checks its gradient"
 
 /* clang-format off */
 const row rows[] = {
@@ -358,7 +358,7 @@ const row rows[] = {
     { "cast to itself",             DN_OP_CAST, cast, { DN_F32 } },
     { "cast half",                  DN_OP_CAST, cast, { DN_F16 }, .tol = 2e-3, .no_fd = STEP_FUNCTION },
     { "cast bfloat",                DN_OP_CAST, cast, { DN_BF16 }, .tol = 2e-2, .no_fd = STEP_FUNCTION },
-    { "detach",                     DN_OP_DETACH, detach, .no_fd = "not a derivative by design; facts.c checks it" },
+    { "detach",                     DN_OP_DETACH, detach, .no_fd = "not a derivative by design; facts_values.c checks it" },
     { "block",                      DN_OP_CONV2D, block, { 4, 8 }, .tol = 5e-6, .backend_tol = 5e-5 },
     { "block 16x64",                DN_OP_CONV2D, block, { 16, 64 }, .timed = true },
 };

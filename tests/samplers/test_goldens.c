@@ -71,7 +71,7 @@ static void check(batch *a, double got, double want, double scale)
 {
     double error = fabs(got - want) / fmax(fabs(want), scale);
     if (!(error <= a->worst))
-        a->worst = error;
+        a->worst = isnan(error) ? INFINITY : error; /* nothing later can be worse */
 }
 
 static void compare(batch *a, const json_t *want)
@@ -164,6 +164,7 @@ static enum outcome try_case(const json_t *c, int number, bool clipped)
     p.eta = json_number_value(json_object_get(json_object_get(c, "step_kwargs"), "eta"));
     p.learned_variance = true;
     p.n_timesteps = (int)json_array_size(list);
+    assert_true(p.n_timesteps <= (int)(sizeof timesteps / sizeof *timesteps));
     for (int i = 0; i < p.n_timesteps; i++)
         timesteps[i] = json_number_value(json_array_get(list, (size_t)i));
     p.timesteps = p.n_timesteps ? timesteps : NULL;

@@ -137,7 +137,7 @@ static void check_step(double scale, double rescale, int channels, int out_chann
                u = field(i / channels, (int)(i % channels), DN_ROW_UNCOND);
         double eps = factor * (u + scale * (c - u)), x0 = (x - sqrt(1 - abar) * eps) / sqrt(abar);
         double want = sqrt(before) * x0 + sqrt(1 - before) * eps;
-        if (fabs(r.slot.x[i] - want) > 2e-5 * (1 + fabs(want)))
+        if (!(fabs(r.slot.x[i] - want) <= 2e-5 * (1 + fabs(want))))
             fail_msg("element %d: %g instead of %g", (int)i, r.slot.x[i], want);
     }
     run_fini(&r);

@@ -296,7 +296,7 @@ static double ode_error(const char *sampler, const char *request, int steps)
     for (int i = 0; i < FEW; i++)
         r.slot.x[i] = (float)(t.init_scale * stratum[i * (N / FEW)]);
     while (r.entry < t.n_entries)
-        run_entry(&r, &t, model, noise, &user);
+        assert_int_equal(run_entry(&r, &t, model, noise, &user), 0);
     level(t.entry[0].timestep, false, &alpha, &sigma);
     level(0, false, &end_alpha, &end_sigma);
     double m = end_alpha * gaussian.mean[0], s = gaussian.deviation[0];

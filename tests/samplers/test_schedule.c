@@ -263,6 +263,38 @@ static void test_beta_sigmas(void **state)
     dn_schedule_fini(&s);
 }
 
+/* The distribution function of Beta(0.6, 0.6) for x <= 1/2, by Simpson's rule over y = x^0.6, in which it is smooth. */
+static double beta_below(double x)
+{
+    enum { PARTS = 200 };
+    double k = 0.6 * tgamma(0.6) * tgamma(0.6) / tgamma(1.2), y = pow(x, 0.6), sum = 0;
+    for (int i = 0; i <= PARTS; i++)
+        sum += (i == 0 || i == PARTS ? 1 : i % 2 ? 4 : 2) * pow(1 - pow(y * i / PARTS, 1 / 0.6), -0.4);
+    return y / PARTS / 3 * sum / k;
+}
+
+/* All of a thousand are quantiles: the distribution function leads back. Only the fp32 of the list is lost. */
+static void test_beta_quantiles(void **state)
+{
+    (void)state;
+    dn_schedule s = schedule_of("{}", DN_SAMPLER_EULER);
+    dn_scheduler_config *c = config_of("{\"use_beta_sigmas\":true}", NULL);
+    dn_settings settings;
+    enum dn_sampler_kind kind;
+    dn_plan_params p = { .sampler = DN_SAMPLER_EULER, .steps = 1000 };
+    assert_int_equal(dn_settings_resolve(&settings, &kind, c, DN_SAMPLER_EULER, NULL), 0);
+    assert_int_equal(dn_schedule_steps(&s, &settings, &p, NULL), 0);
+    double most = s.sigma[999], least = s.sigma[0];
+    for (int i = 0; i < 1000; i++) {
+        double x = (s.level[i] - least) / (most - least), want = 1 - i / 999.0;
+        double got = x <= 0.5 ? beta_below(x) : 1 - beta_below(1 - x);
+        if (!(fabs(got - want) < (x <= 0.5 ? 1e-7 : 1e-5)))
+            fail_msg("sigma %d: its quantile is %.9g, not %.9g", i, got, want);
+    }
+    dn_scheduler_config_free(c);
+    dn_schedule_fini(&s);
+}
+
 /* sigma_min and sigma_max bound a Karras spread. */
 static void test_sigma_bounds(void **state)
 {
@@ -368,6 +400,7 @@ int main(void)
         cmocka_unit_test(test_known_variances),
         cmocka_unit_test(test_ddim_previous),
         cmocka_unit_test(test_beta_sigmas),
+        cmocka_unit_test(test_beta_quantiles),
         cmocka_unit_test(test_sigma_bounds),
         cmocka_unit_test(test_flow_sigmas),
         cmocka_unit_test(test_continuous_timesteps),

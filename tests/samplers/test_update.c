@@ -175,15 +175,18 @@ static void test_non_finite(void **state)
         r.slot.out[0][1500] = -NAN;
         dn_entry e = { .flags = flags[k], .rows = 1, .c_s = 1, .c_o = 1, .clip = 1, .ratio = 0.5f };
         e.x.a[DN_B_X0] = 1;
-        assert_int_equal(dn_update(&r.slot, &e), 2);
+        assert_int_equal(dn_update(&r.slot, &e), 2 + 2); /* in the output, and in x' */
         run_fini(&r);
     }
     run r;
     run_init(&r, 10, 1, 2);
     fill(&r);
     r.slot.out[0][3] = NAN; /* a predicted variance */
-    dn_entry learned = { .flags = DN_SIGMA_LEARNED, .rows = 1, .c_s = 1, .z_scale = 1 };
+    dn_entry learned = { .flags = DN_SIGMA_LEARNED, .rows = 1, .c_s = 1, .z_scale = 1, .lv_min = -8, .lv_max = -2 };
     learned.x.a[DN_B_X] = 1;
+    assert_int_equal(dn_update(&r.slot, &learned), 1 + 1);
+    fill(&r);
+    r.slot.out[0][3] = -INFINITY; /* exp makes 0 of it */
     assert_int_equal(dn_update(&r.slot, &learned), 1);
     r.slot.x[1] = 0;
     r.slot.x[9] = INFINITY;
@@ -191,6 +194,68 @@ static void test_non_finite(void **state)
     e.x.a[DN_B_X] = 1;
     assert_int_equal(dn_update(&r.slot, &e), 1);
     run_fini(&r);
+}
+
+/* A network whose output at one entry has an infinite value; a finite one else. */
+typedef struct {
+    int entry;
+    enum dn_row_kind row;
+} bad_output;
+
+static void bad_model(void *user, float *out, const float *in, const run *r, float timestep, enum dn_row_kind row)
+{
+    const bad_output *bad = user;
+    (void)timestep;
+    for (int64_t i = 0; i < r->slot.n; i++)
+        out[i] = 0.5f * in[i];
+    if (r->entry == bad->entry && row == bad->row)
+        out[7] = INFINITY;
+}
+
+static void some_noise(void *user, float *z, const run *r, enum dn_basis b)
+{
+    (void)user;
+    for (int64_t i = 0; i < r->slot.n; i++)
+        z[i] = value(i, (int)b);
+}
+
+/* Clipped or not, every sampler tells it at once, of either row; and nothing else. */
+static void check_infinite(const char *config, int sampler, double scale)
+{
+    dn_scheduler_config *c = config_of(config, NULL);
+    dn_plan_params p = params_of(sampler, 5);
+    dn_table t = { 0 };
+    dn_error err = { 0 };
+    p.guidance.scale = scale;
+    if (dn_table_plan(&t, c, &p, &err))
+        fail_msg("%s: %s", dn_sampler_name(sampler), err.message);
+    for (int at = 0; at < t.n_entries; at++) {
+        run r;
+        bad_output bad = { at, scale == 1 ? DN_ROW_COND : DN_ROW_UNCOND };
+        run_init(&r, 192, 3, 3);
+        for (int64_t i = 0; i < 192; i++)
+            r.slot.x[i] = t.init_scale * value(i, 0);
+        for (int i = 0; i < at; i++)
+            assert_int_equal(run_entry(&r, &t, bad_model, some_noise, &bad), 0);
+        bool evaluated = t.entry[at].rows & 1 << bad.row;
+        int64_t told = run_entry(&r, &t, bad_model, some_noise, &bad);
+        if ((told > 0) != evaluated)
+            fail_msg("%s, entry %d: %lld told", dn_sampler_name(sampler), at, (long long)told);
+        run_fini(&r);
+    }
+    dn_table_fini(&t);
+    dn_scheduler_config_free(c);
+}
+
+static void test_infinite_outputs(void **state)
+{
+    (void)state;
+    for (int k = 0; k < DN_SAMPLER_COUNT; k++) {
+        check_infinite("{\"clip_sample\":true}", k, 1);
+        check_infinite("{\"clip_sample\":false}", k, 1);
+        check_infinite("{\"clip_sample\":true}", k, 3);
+        check_infinite("{\"thresholding\":true}", k, 1);
+    }
 }
 
 /* Tensors of tests/golden's torch_cpu_rng.safetensors: "randn.SEED.COUNT" and, drawn next, "randn.SEED.second_768". */
@@ -265,6 +330,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_linear),      cmocka_unit_test(test_no_forward),       cmocka_unit_test(test_threshold),
         cmocka_unit_test(test_clip),        cmocka_unit_test(test_learned_variance), cmocka_unit_test(test_non_finite),
+        cmocka_unit_test(test_infinite_outputs),
         cmocka_unit_test(test_torch_randn),
     };
     return cmocka_run_group_tests(tests, load, unload);

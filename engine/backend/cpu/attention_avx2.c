@@ -6,13 +6,7 @@
  * row, exponentials as blocks [M/8][rows][8], times the values, divided by their sum. Each score is one chain over d,
  * each output one over M. */
 #include "attention.h"
-#include "elementwise_fours.h"
-#include "elementwise_lanes.h"
-#include "tile_avx2.h"
-
-enum { STRIP_ROWS = 48, SCORES_MAX = 32768 /* floats of a strip, on the stack, twice */ };
-
-static int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+#include "attention_parts.h"
 
 /* One head of one row. */
 typedef struct head {
@@ -24,8 +18,6 @@ typedef struct head {
     float *q;     /* packed, or in place */
     ptrdiff_t q_block;
 } head;
-
-static bool in_place(int d) { return d % LANES == 0; }
 
 /* Floats of the packed parts of one head. */
 static int64_t k_floats(const dn_attention_args *a, int d) { return round_up(a->keys, PANEL) * round_up(d, LANES); }
@@ -54,70 +46,9 @@ static head head_of(const dn_attention_args *a, int64_t item)
     return h;
 }
 
-/* Channel c of the head at position 0; positions are LANES floats apart. */
-static float *channel_at(const head *h, const dn_rows *x, int c)
+static head_of_rows part_of(const head *h, const dn_rows *x, int64_t n)
 {
-    return dn_block_at(x, h->row, (h->first + c) / LANES) + (h->first + c) % LANES;
-}
-
-/* Queries as blocks [d/8][L][8], zero past d. */
-static void pack_queries(const head *h)
-{
-    for (int c = 0; c < round_up(h->d, LANES); c++) {
-        const float *src = c < h->d ? channel_at(h, &h->a->q, c) : NULL;
-        float *dst = h->q + c / LANES * h->q_block + c % LANES;
-        for (int64_t i = 0; i < h->a->queries; i++)
-            dst[i * LANES] = src ? src[i * LANES] : 0;
-    }
-}
-
-/* Eight whole channels of up to eight keys: dst[c*16 + m], zero past `keys`. */
-static void pack_key_block(float *dst, const float *src, int keys, float scale)
-{
-    __m256 r[LANES];
-    for (int m = 0; m < LANES; m++)
-        r[m] = m < keys ? _mm256_loadu_ps(src + m * LANES) : _mm256_setzero_ps();
-    lanes_transpose(r);
-    for (int c = 0; c < LANES; c++)
-        _mm256_store_ps(dst + c * PANEL, _mm256_mul_ps(r[c], _mm256_set1_ps(scale)));
-}
-
-/* Keys as panels [M/16][d][16], zero past d and past M. */
-static void pack_keys(const head *h)
-{
-    int64_t depth = round_up(h->d, LANES), keys = h->a->keys;
-    for (int c = 0; c < depth;) {
-        bool whole = in_place(h->d);
-        const float *src = c < h->d ? channel_at(h, &h->a->k, c) : NULL;
-        for (int64_t m = 0; m < round_up(keys, PANEL); m += LANES) {
-            float *dst = h->k + (m / PANEL * depth + c) * PANEL + m % PANEL;
-            int n = m < keys ? (int)min64(LANES, keys - m) : 0;
-            if (whole)
-                pack_key_block(dst, src + m * LANES, n, h->a->scale);
-            else
-                for (int i = 0; i < LANES; i++)
-                    dst[i] = src && i < n ? src[(m + i) * LANES] * h->a->scale : 0;
-        }
-        c += whole ? LANES : 1;
-    }
-}
-
-/* Values as panels [d/16][M][16], zero past d and past M. */
-static void pack_values(const head *h)
-{
-    int64_t depth = round_up(h->a->keys, LANES);
-    for (int c = 0; c < round_up(h->d, PANEL);) {
-        bool whole = (h->first + c) % LANES == 0 && c % LANES == 0 && c + LANES <= h->d;
-        const float *src = c < h->d ? channel_at(h, &h->a->v, c) : NULL;
-        float *dst = h->v + c / PANEL * depth * PANEL + c % PANEL;
-        for (int64_t m = 0; m < depth; m++)
-            if (whole)
-                _mm256_store_ps(dst + m * PANEL,
-                                m < h->a->keys ? _mm256_loadu_ps(src + m * LANES) : _mm256_setzero_ps());
-            else
-                dst[m * PANEL] = src && m < h->a->keys ? src[m * LANES] : 0;
-        c += whole ? LANES : 1;
-    }
+    return (head_of_rows){ x, h->row, h->first, h->d, n };
 }
 
 static void pack_heads(void *arg, int64_t first, int64_t last, int thread)
@@ -125,78 +56,15 @@ static void pack_heads(void *arg, int64_t first, int64_t last, int thread)
     (void)thread;
     for (int64_t item = first; item < last; item++) {
         head h = head_of(arg, item / 2);
+        head_of_rows q = part_of(&h, &h.a->q, h.a->queries), k = part_of(&h, &h.a->k, h.a->keys);
+        head_of_rows v = part_of(&h, &h.a->v, h.a->keys);
         if (item % 2)
-            pack_values(&h);
+            pack_values(h.v, &v);
         else
-            pack_keys(&h);
+            pack_keys(h.k, &k, h.a->scale);
         if (item % 2 && !in_place(h.d))
-            pack_queries(&h);
+            pack_blocks(h.q, &q);
     }
-}
-
-/* scores [M/16][rows][16], top[i] the lanewise maximum of row i. */
-static void find_scores(const head *h, int64_t from, int rows, float *scores, __m256 *top)
-{
-    int depth = (int)round_up(h->d, LANES);
-    for (int i = 0; i < rows; i++)
-        top[i] = _mm256_set1_ps(-INFINITY);
-    for (int64_t m = 0; m < h->a->keys; m += PANEL, scores += rows * PANEL) {
-        __m256 left = _mm256_castsi256_ps(lanes_mask(h->a->keys - m));
-        __m256 right = _mm256_castsi256_ps(lanes_mask(h->a->keys - m - LANES));
-        dn_cpu_strip(rows, depth / LANES, h->q + from * LANES, h->q_block, h->k + m * depth, scores, false);
-        for (int i = 0; i < rows; i++) {
-            __m256 a = _mm256_blendv_ps(top[i], _mm256_load_ps(scores + i * PANEL), left);
-            __m256 b = _mm256_blendv_ps(top[i], _mm256_load_ps(scores + i * PANEL + LANES), right);
-            top[i] = _mm256_max_ps(_mm256_max_ps(top[i], a), b);
-        }
-    }
-}
-
-/* Eight scores of a row less its maximum. */
-static inline __m256 below(const float *scores, float highest)
-{
-    return _mm256_sub_ps(_mm256_load_ps(scores), _mm256_set1_ps(highest));
-}
-
-static inline void weigh(float *weight, __m256 *sum, __m256 exponential, __m256 inside)
-{
-    __m256 e = _mm256_and_ps(exponential, inside);
-    _mm256_store_ps(weight, e);
-    *sum = _mm256_add_ps(*sum, e);
-}
-
-/* The weights of eight keys, for all rows. */
-static void weigh_keys(int rows, const float *scores, const float *highest, __m256 inside, float *weight, __m256 *sum)
-{
-    int i = 0;
-    for (; i + 4 <= rows; i += 4, scores += 4 * PANEL, weight += 4 * LANES) {
-        fours e = { below(scores, highest[i]), below(scores + PANEL, highest[i + 1]),
-                    below(scores + 2 * PANEL, highest[i + 2]), below(scores + 3 * PANEL, highest[i + 3]) };
-        e = dn_w_exp(e);
-        weigh(weight, sum + i, e.a, inside);
-        weigh(weight + LANES, sum + i + 1, e.b, inside);
-        weigh(weight + 2 * LANES, sum + i + 2, e.c, inside);
-        weigh(weight + 3 * LANES, sum + i + 3, e.d, inside);
-    }
-    for (; i < rows; i++, scores += PANEL, weight += LANES)
-        weigh(weight, sum + i, dn_v_exp(below(scores, highest[i])), inside);
-}
-
-/* weights [M/8][rows][8] = exp(score - maximum), zero past M; factor[i] = 1 / their sum. */
-static void find_weights(const head *h, int rows, const float *scores, const __m256 *top, float *weights, float *factor)
-{
-    float highest[STRIP_ROWS];
-    __m256 sum[STRIP_ROWS];
-    for (int i = 0; i < rows; i++) {
-        highest[i] = lanes_max(top[i]);
-        sum[i] = _mm256_setzero_ps();
-    }
-    for (int64_t m = 0; m < h->a->keys; m += LANES, weights += rows * LANES) {
-        __m256 inside = _mm256_castsi256_ps(lanes_mask(h->a->keys - m));
-        weigh_keys(rows, scores + m / PANEL * rows * PANEL + m % PANEL, highest, inside, weights, sum);
-    }
-    for (int i = 0; i < rows; i++)
-        factor[i] = 1 / lanes_sum(sum[i]);
 }
 
 /* n <= 16 channels of one position into the blocked output. */
@@ -209,8 +77,18 @@ static void put(const head *h, int64_t position, int c, int n, const float *x, f
         }
         return;
     }
+    head_of_rows y = part_of(h, &h->a->y, h->a->queries);
     for (int i = 0; i < n; i++)
-        channel_at(h, &h->a->y, c + i)[position * LANES] = x[i] * factor;
+        channel_at(&y, c + i)[position * LANES] = x[i] * factor;
+}
+
+static void put_finished(const head *h, int64_t from, int rows, int c, const float *sums, const float *factor)
+{
+    for (int i = 0; i < PANEL && c + i < h->d; i += LANES) {
+        const sink s = sink_open(h->a->finish, &h->a->y, h->a->channels, h->row, h->first + c + i);
+        for (int r = 0; r < rows; r++)
+            sink_put(&s, from + r, _mm256_mul_ps(_mm256_load_ps(sums + r * PANEL + i), _mm256_set1_ps(factor[r])));
+    }
 }
 
 static void weigh_values(const head *h, int64_t from, int rows, const float *weights, const float *factor)
@@ -219,7 +97,9 @@ static void weigh_values(const head *h, int64_t from, int rows, const float *wei
     int depth = (int)round_up(h->a->keys, LANES);
     for (int c = 0; c < h->d; c += PANEL) {
         dn_cpu_strip(rows, depth / LANES, weights, rows * LANES, h->v + (int64_t)c * depth, sums, false);
-        for (int i = 0; i < rows; i++)
+        if (h->a->finish)
+            put_finished(h, from, rows, c, sums, factor);
+        for (int i = 0; i < rows && !h->a->finish; i++)
             put(h, from + i, c, h->d - c < PANEL ? h->d - c : PANEL, sums + i * PANEL, factor[i]);
     }
 }
@@ -246,8 +126,8 @@ static void strips(void *arg, int64_t first, int64_t last, int thread)
         int rows = a->queries - from < size ? (int)(a->queries - from) : size;
         __m256 top[STRIP_ROWS];
         float factor[STRIP_ROWS];
-        find_scores(&h, from, rows, scores, top);
-        find_weights(&h, rows, scores, top, weights, factor);
+        find_scores(rows, h.q + from * LANES, h.q_block, h.k, a->keys, (int)round_up(h.d, LANES), scores, top);
+        find_weights(rows, a->keys, scores, top, weights, factor);
         weigh_values(&h, from, rows, weights, factor);
     }
 }

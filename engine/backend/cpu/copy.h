@@ -28,8 +28,13 @@ void dn_copy_to_dense(dn_pool *pool, dn_rows dense, dn_rows src, dn_extent e);
 /* e.channels channels of src from src_first to dst from dst_first on, blocked both. What is left of the last block is
  * cleared: the pieces of a concatenation are copied in order. */
 void dn_copy_channels(dn_pool *pool, dn_rows dst, int dst_first, dn_rows src, int src_first, dn_extent e);
-/* Nearest, [h,w] -> [2h,2w]; e describes the source. */
-void dn_copy_upsample2(dn_pool *pool, dn_rows dst, dn_rows src, dn_extent e, int height, int width);
+/* Zeros, blocked. */
+void dn_copy_clear(dn_pool *pool, dn_rows dst, dn_extent e);
+/* Nearest, times `scale`: [h,w] -> [2h,2w], or one more line or column, which is zero; e describes the source. */
+typedef struct dn_resample_size {
+    int height, width, out_height, out_width;
+} dn_resample_size;
+void dn_copy_upsample2(dn_pool *pool, dn_rows dst, dn_rows src, dn_extent e, const dn_resample_size *size, float scale);
 /* Sums of 2x2 times `scale`, [h,w] -> [h/2,w/2]; e and the size describe the source. */
 void dn_copy_pool2(dn_pool *pool, dn_rows dst, dn_rows src, dn_extent e, int height, int width, float scale);
 

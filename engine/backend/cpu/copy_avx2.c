@@ -6,7 +6,7 @@
 typedef struct job {
     dn_rows dst, src;
     dn_extent e;
-    int height, width, dst_first, src_first;
+    int height, width, out_height, out_width, dst_first, src_first;
     float scale;
     int64_t strips; /* of positions, for copies that divide them */
 } job;
@@ -87,23 +87,33 @@ static void channels(void *arg, int64_t first, int64_t last, int thread)
     }
 }
 
+static void clear(void *arg, int64_t first, int64_t last, int thread)
+{
+    const job *j = arg;
+    (void)thread;
+    for (int64_t item = first; item < last; item++)
+        memset(plane_of(&j->dst, j, item), 0, (size_t)j->e.positions * DN_LANES * sizeof(float));
+}
+
+/* Line by line of the destination: each source line twice, then zeros where an odd size has more. */
 static void upsample2(void *arg, int64_t first, int64_t last, int thread)
 {
     const job *j = arg;
     (void)thread;
+    __m256 scale = _mm256_set1_ps(j->scale);
     for (int64_t item = first; item < last; item++) {
         const float *src = plane_of(&j->src, j, item);
         float *dst = plane_of(&j->dst, j, item);
-        int64_t line = (int64_t)j->width * 2 * DN_LANES;
-        for (int y = 0; y < j->height; y++, dst += 2 * line)
-            for (int x = 0; x < j->width; x++, src += DN_LANES) {
-                __m256 v = _mm256_loadu_ps(src);
-                float *d = dst + (int64_t)x * 2 * DN_LANES;
-                _mm256_storeu_ps(d, v);
-                _mm256_storeu_ps(d + DN_LANES, v);
-                _mm256_storeu_ps(d + line, v);
-                _mm256_storeu_ps(d + line + DN_LANES, v);
+        for (int y = 0; y < j->out_height; y++, dst += (int64_t)j->out_width * DN_LANES) {
+            const float *line = src + (int64_t)(y / 2) * j->width * DN_LANES;
+            for (int x = 0; x < j->width && y < 2 * j->height; x++) {
+                __m256 v = _mm256_mul_ps(_mm256_loadu_ps(line + (int64_t)x * DN_LANES), scale);
+                _mm256_storeu_ps(dst + (int64_t)x * 2 * DN_LANES, v);
+                _mm256_storeu_ps(dst + (int64_t)x * 2 * DN_LANES + DN_LANES, v);
             }
+            int written = y < 2 * j->height ? 2 * j->width : 0;
+            memset(dst + (int64_t)written * DN_LANES, 0, (size_t)(j->out_width - written) * DN_LANES * sizeof *dst);
+        }
     }
 }
 
@@ -156,9 +166,16 @@ void dn_copy_channels(dn_pool *pool, dn_rows dst, int dst_first, dn_rows src, in
     dn_pool_run(pool, channels, &j, (int64_t)e.n * blocks, 1 + 16384 / (e.positions * DN_LANES + 1));
 }
 
-void dn_copy_upsample2(dn_pool *pool, dn_rows dst, dn_rows src, dn_extent e, int height, int width)
+void dn_copy_clear(dn_pool *pool, dn_rows dst, dn_extent e) { run_planes(pool, clear, &(job){ .dst = dst, .e = e }); }
+
+void dn_copy_upsample2(dn_pool *pool, dn_rows dst, dn_rows src, dn_extent e, const dn_resample_size *size, float scale)
 {
-    run_planes(pool, upsample2, &(job){ .dst = dst, .src = src, .e = e, .height = height, .width = width });
+    job j = { .dst = dst, .src = src, .e = e, .scale = scale };
+    j.height = size->height;
+    j.width = size->width;
+    j.out_height = size->out_height;
+    j.out_width = size->out_width;
+    run_planes(pool, upsample2, &j);
 }
 
 void dn_copy_pool2(dn_pool *pool, dn_rows dst, dn_rows src, dn_extent e, int height, int width, float scale)

@@ -22,6 +22,9 @@ typedef struct dn_elementwise_args {
 bool dn_unary_has_kernel(enum dn_unary kind);
 /* Padded lanes stay zero whatever the operation does to zero. */
 void dn_unary_run(dn_pool *pool, enum dn_unary kind, const dn_elementwise_args *a);
+/* y = b * the derivative at x; b has x's shape and layout. */
+bool dn_unary_bwd_has_kernel(enum dn_unary kind);
+void dn_unary_bwd_run(dn_pool *pool, enum dn_unary kind, const dn_elementwise_args *a);
 /* A dense x takes DN_OPERAND_SAME and DN_OPERAND_SCALAR only. */
 void dn_binary_run(dn_pool *pool, enum dn_binary kind, const dn_elementwise_args *a);
 

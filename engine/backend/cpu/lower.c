@@ -17,7 +17,12 @@ static const dn_lower_fn table[DN_OP_COUNT] = {
     [DN_OP_CONV2D_DX] = dn_lower_conv_dx, [DN_OP_CONV2D_DW] = dn_lower_conv_dw, [DN_OP_MATMUL_DW] = dn_lower_matmul_dw,
     [DN_OP_CONV2D] = dn_lower_conv,       [DN_OP_MATMUL] = dn_lower_matmul, [DN_OP_NORM] = dn_lower_norm,
     [DN_OP_ATTENTION] = dn_lower_attention, [DN_OP_UNARY] = dn_lower_unary, [DN_OP_BINARY] = dn_lower_binary,
-    [DN_OP_COPY] = dn_lower_copy,
+    [DN_OP_ACCUMULATE] = dn_lower_accumulate,
+    [DN_OP_COPY] = dn_lower_copy,         [DN_OP_NORM_DX] = dn_lower_norm_bwd, [DN_OP_NORM_DW] = dn_lower_norm_bwd,
+    [DN_OP_ATTENTION_BWD] = dn_lower_attention_bwd, [DN_OP_UNARY_BWD] = dn_lower_unary_bwd,
+    [DN_OP_SUM_TO] = dn_lower_sum_to,     [DN_OP_LOSS] = dn_lower_loss,     [DN_OP_LOSS_BWD] = dn_lower_loss_bwd,
+    [DN_OP_SOFTMAX] = dn_lower_softmax,   [DN_OP_SOFTMAX_BWD] = dn_lower_softmax, [DN_OP_CAST] = dn_lower_cast,
+    [DN_OP_EMBED_DW] = dn_lower_embed_dw, [DN_OP_DROPOUT] = dn_lower_dropout,
 };
 /* clang-format on */
 
@@ -87,7 +92,8 @@ int dn_lower_new_blocked(dn_lower_state *s, dn_val v)
     dn_val root = s->root[v];
     if (s->blocked[root] >= 0)
         return s->blocked[root];
-    int64_t plane = dn_value_positions(s->p, root) * DN_LANES * (int64_t)sizeof(float) + PLANE_PAD;
+    int64_t lanes = DN_LANES * (int64_t)dn_dtype_size(s->p->value[root].dtype);
+    int64_t plane = dn_value_positions(s->p, root) * lanes + PLANE_PAD;
     int64_t bytes = dn_blocks_of(dn_value_channels(s->p, root)) * plane;
     dn_place place = { .memory = DN_IN_ARENA, .bytes = padded(bytes), .plane = plane, .inside = -1, .val = root };
     place.row_bytes = place.bytes;
@@ -97,6 +103,23 @@ int dn_lower_new_blocked(dn_lower_state *s, dn_val v)
     }
     int i = add_place(s, place);
     return s->blocked[root] = i;
+}
+
+bool dn_lower_within(dn_lower_state *s, dn_val v, int from, int first, int of)
+{
+    dn_val root = s->root[v];
+    int channels = dn_value_channels(s->p, v);
+    if (s->rc || s->blocked[root] >= 0 || s->home[root] >= 0 || first % DN_LANES ||
+        (channels % DN_LANES && first + channels != of))
+        return false;
+    dn_place place = s->l->place[from];
+    place.bytes = dn_blocks_of(channels) * place.plane;
+    place.inside = from;
+    place.inside_offset = first / DN_LANES * place.plane;
+    place.keep = false;
+    place.val = root;
+    s->blocked[root] = add_place(s, place);
+    return true;
 }
 
 typedef struct conversion {
@@ -264,15 +287,18 @@ static void emit_ref(dn_lower_state *s, int i)
         s->rc = dn_ref_emit(s->l, i, s->place, s->err);
 }
 
-/* Kernels know f32 only; a copy may be no more than a second name. */
-static bool all_floats(const dn_program *p, const dn_op *op)
+/* Kernels know f32 only, but for those whose ops have other types by their nature; a copy may be no more than a second
+ * name. */
+static bool types_fit(const dn_program *p, const dn_op *op)
 {
+    if (op->kind == DN_OP_COPY || op->kind == DN_OP_CAST || op->kind == DN_OP_EMBED_DW || op->kind == DN_OP_DROPOUT)
+        return true;
     bool all = true;
     for (int j = 0; j < op->n_in; j++)
         all &= op->in[j] == DN_NONE || p->value[op->in[j]].dtype == DN_F32;
     for (int j = 0; j < op->n_out; j++)
         all &= op->out[j] == DN_NONE || p->value[op->out[j]].dtype == DN_F32;
-    return all || op->kind == DN_OP_COPY;
+    return all;
 }
 
 static void emit(dn_lower_state *s, int i)
@@ -283,7 +309,7 @@ static void emit(dn_lower_state *s, int i)
     s->now = i;
     s->op_state[i] = DN_OP_BUSY;
     const dn_op *op = &s->p->op[i];
-    if (!table[op->kind] || !all_floats(s->p, op) || !table[op->kind](s, i))
+    if (!table[op->kind] || !types_fit(s->p, op) || !table[op->kind](s, i))
         emit_ref(s, i);
     dn_lower_swallow(s, i);
     s->now = before;
@@ -407,7 +433,9 @@ static bool get_tables(dn_lower_state *s)
             return false;
     s->made = dn_lowered_alloc(s->l, n);
     s->op_state = dn_lowered_alloc(s->l, (size_t)s->p->n_ops + 1);
-    return s->made && s->op_state;
+    s->chained = dn_lowered_alloc(s->l, sizeof(int) * ((size_t)s->p->n_ops + 1));
+    s->stats = dn_lowered_alloc(s->l, sizeof(int) * ((size_t)s->p->n_ops + 1));
+    return s->made && s->op_state && s->chained && s->stats;
 }
 
 /* Measured (docs/SPEED.md): rows share each reading of the weights, so four are better than one even when activations
@@ -426,12 +454,20 @@ int dn_cpu_rows_default(const dn_program *p)
     return rows > ROWS_MAX ? ROWS_MAX : rows >= ROWS_MIN ? (int)rows : largest * ROWS_MIN <= affordable ? ROWS_MIN : 1;
 }
 
+static bool is_gradient(enum dn_op_kind kind)
+{
+    return kind == DN_OP_CONV2D_DX || kind == DN_OP_CONV2D_DW || kind == DN_OP_MATMUL_DW || kind == DN_OP_ATTENTION_BWD ||
+           kind == DN_OP_NORM_DX || kind == DN_OP_NORM_DW || kind == DN_OP_UNARY_BWD;
+}
+
 int dn_cpu_lower(dn_lowered *l, dn_error *err)
 {
     dn_lower_state s = { .l = l, .p = l->program, .err = err };
     if (!get_tables(&s))
         return dn_fail(err, DN_E_MEMORY, NULL, "out of memory while lowering a program");
     s.live = dn_lower_conv_forms(s.p) > conv_forms_max;
+    for (int i = 0; i < s.p->n_ops; i++)
+        s.gradients |= is_gradient(s.p->op[i].kind);
     look_around(&s);
     find_homes(&s);
     for (int i = 0; i < s.p->n_ops && !s.rc; i++)

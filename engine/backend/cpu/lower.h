@@ -25,6 +25,9 @@ typedef struct dn_lower_state {
     int *reader;    /* the last op that reads it */
     int *place;     /* [n_values] scratch: what ref is told */
     int now;        /* the op that is being lowered */
+    int *chained;   /* [n_ops] of a UNARY_BWD: 1 + the norm whose step computes what it is the gradient of; 0: none */
+    int *stats;     /* [n_ops] of a norm whose chain was taken: the place of its statistics */
+    bool gradients; /* the program has some: nothing is multiplied out, as what is recomputed must have the same bits */
     bool live;      /* packed convolution weights would take too much memory: transform them in every run */
     bool *made;     /* [n_values] steps that compute it are emitted */
     char *op_state; /* [n_ops] enum dn_op_state */
@@ -47,6 +50,9 @@ int dn_lower_dense(dn_lower_state *s, dn_val v);
 int dn_lower_blocked(dn_lower_state *s, dn_val v);
 int dn_lower_new_dense(dn_lower_state *s, dn_val v);
 int dn_lower_new_blocked(dn_lower_state *s, dn_val v);
+/* Let blocked v be a part of blocked place `from`, which has `of` channels, from channel `first` on: nothing is copied.
+ * False: v has a place already, or its blocks are not whole ones there. */
+bool dn_lower_within(dn_lower_state *s, dn_val v, int from, int first, int of);
 /* Some bytes for one step: for each row, or once. */
 int dn_lower_workspace(dn_lower_state *s, int64_t bytes, bool for_each_row);
 /* The place of a packed form of parameter v: made once, or, if the parameter trains, right here in every run. */
@@ -72,6 +78,8 @@ void dn_lower_swallow(dn_lower_state *s, int op);
 /* Lower op number i if there is a kernel for it; false: ref does it. */
 typedef bool (*dn_lower_fn)(dn_lower_state *s, int i);
 bool dn_lower_conv(dn_lower_state *s, int i);
+/* Lower op i, a nearest upsampling, and the convolution that alone reads it as one step; false: it is not so. */
+bool dn_lower_doubled(dn_lower_state *s, int i);
 bool dn_lower_conv_dx(dn_lower_state *s, int i);
 bool dn_lower_conv_dw(dn_lower_state *s, int i);
 bool dn_lower_matmul_dw(dn_lower_state *s, int i);
@@ -85,6 +93,30 @@ bool dn_lower_attention(dn_lower_state *s, int i);
 bool dn_lower_unary(dn_lower_state *s, int i);
 bool dn_lower_binary(dn_lower_state *s, int i);
 bool dn_lower_copy(dn_lower_state *s, int i);
+bool dn_lower_accumulate(dn_lower_state *s, int i);
+
+bool dn_lower_unary_bwd(dn_lower_state *s, int i);
+bool dn_lower_norm_bwd(dn_lower_state *s, int i);
+bool dn_lower_attention_bwd(dn_lower_state *s, int i);
+bool dn_lower_sum_to(dn_lower_state *s, int i);
+bool dn_lower_loss(dn_lower_state *s, int i);
+bool dn_lower_loss_bwd(dn_lower_state *s, int i);
+bool dn_lower_softmax(dn_lower_state *s, int i); /* and its gradient */
+bool dn_lower_embed_dw(dn_lower_state *s, int i);
+bool dn_lower_dropout(dn_lower_state *s, int i);
+bool dn_lower_cast(dn_lower_state *s, int i);
+
+/* A norm, then scale and shift (or not), then SiLU (or only its gradient), where only gradients read what is in
+ * between; op numbers, -1: there is none. */
+typedef struct dn_norm_chain {
+    int norm, mul, add, silu;
+    int silu_bwd, shift_sum, by_scale, by_norm, scale_sum, dx, dw; /* the gradients */
+    dn_val scale, shift;                                           /* DN_NONE: no modulation */
+} dn_norm_chain;
+/* Make the norm's step compute the chain up to SiLU, if there is one. */
+bool dn_norm_chain_take(dn_lower_state *s, int norm, dn_norm_chain *c);
+/* Lower op i, SiLU's gradient, if its chain was taken. */
+bool dn_lower_norm_chain_bwd(dn_lower_state *s, int i);
 
 int dn_cpu_lower(dn_lowered *l, dn_error *err);
 /* The number of rows, 1 to 8, that a run of this program should take. It changes time and memory, never bits. */

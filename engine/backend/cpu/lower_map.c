@@ -1,6 +1,7 @@
 /* lower_map.c - everything that is not linear: normalisation, attention, elementwise operations, copies. */
 #include "lower.h"
 #include "attention.h"
+#include "attention_bwd.h"
 #include "elementwise.h"
 #include "norm.h"
 
@@ -124,22 +125,33 @@ bool dn_lower_norm(dn_lower_state *s, int i)
         return false;
     dn_step step = { .n_in = NORM_N, .n_out = 2, .workspace = -1 };
     norm_tail t = { .y = op->out[0], .scale = DN_NONE, .shift = DN_NONE, .last = i };
+    bool chained = false;
     if (op->attr.norm.per_position) {
         step.fn = run_layer_norm;
         step.in[NORM_X] = dn_lower_dense(s, x);
         step.out[0] = dn_lower_new_dense(s, t.y);
     } else {
-        t = find_norm_tail(s, i);
+        dn_norm_chain c;
+        if ((chained = dn_norm_chain_take(s, i, &c)))
+            t = (norm_tail){ c.silu < 0 ? DN_NONE : s->p->op[c.silu].out[0], c.scale, c.shift, true,
+                             c.silu >= 0 ? c.silu : c.add >= 0 ? c.add : i };
+        else
+            t = find_norm_tail(s, i);
         a.silu = t.silu;
         step.fn = run_group_norm;
         step.in[NORM_X] = dn_lower_blocked(s, x);
-        step.out[0] = dn_lower_new_blocked(s, t.y);
+        step.out[0] = t.y == DN_NONE ? -1 : dn_lower_new_blocked(s, t.y);
     }
     step.in[NORM_GAMMA] = dense_or_none(s, op->in[1]);
     step.in[NORM_BETA] = dense_or_none(s, op->in[2]);
     step.in[NORM_SCALE] = dense_or_none(s, t.scale);
     step.in[NORM_SHIFT] = dense_or_none(s, t.shift);
     step.out[1] = op->out[1] == DN_NONE ? -1 : dn_lower_new_dense(s, op->out[1]);
+    if (chained) {
+        if (step.out[1] < 0) /* recomputed: the program has the statistics already */
+            step.out[1] = dn_lower_workspace(s, 2 * (int64_t)sizeof(float) * a.groups, true);
+        s->stats[i] = step.out[1];
+    }
     step.attr = dn_lower_attr(s, &a, sizeof a);
     dn_lower_step(s, step, i, t.last);
     return true;
@@ -152,6 +164,13 @@ typedef struct attention_attr {
     int channels, heads;
     float scale;
 } attention_attr;
+
+static attention_attr attention_attr_of(const dn_program *p, const dn_op *op)
+{
+    return (attention_attr){ p->value[op->in[0]].shape.dim[0], p->value[op->in[1]].shape.dim[0],
+                             dn_value_channels(p, op->in[0]), op->attr.attention.heads,
+                             (float)op->attr.attention.scale };
+}
 
 static int run_attention(const dn_run *run, const dn_step *step)
 {
@@ -174,9 +193,7 @@ static int run_attention(const dn_run *run, const dn_step *step)
 bool dn_lower_attention(dn_lower_state *s, int i)
 {
     const dn_op *op = &s->p->op[i];
-    attention_attr a = { s->p->value[op->in[0]].shape.dim[0], s->p->value[op->in[1]].shape.dim[0],
-                         dn_value_channels(s->p, op->in[0]), op->attr.attention.heads,
-                         (float)op->attr.attention.scale };
+    attention_attr a = attention_attr_of(s->p, op);
     if (a.keys > DN_ATTENTION_KEYS_MAX)
         return false;
     dn_step step = { .fn = run_attention, .n_in = 3, .n_out = 1 };
@@ -187,6 +204,47 @@ bool dn_lower_attention(dn_lower_state *s, int i)
     }
     step.out[0] = dn_lower_new_blocked(s, op->out[0]);
     step.workspace = dn_lower_workspace(s, dn_attention_work(a.queries, a.keys, a.channels, a.heads), true);
+    step.attr = dn_lower_attr(s, &a, sizeof a);
+    dn_lower_step(s, step, i, i);
+    return true;
+}
+
+static int run_attention_bwd(const dn_run *run, const dn_step *step)
+{
+    const attention_attr *a = step->attr;
+    dn_attention_bwd_args args = { .n = run->n,
+                                   .queries = a->queries,
+                                   .keys = a->keys,
+                                   .channels = a->channels,
+                                   .heads = a->heads,
+                                   .scale = a->scale };
+    args.q = dn_view(run, step->in[0], a->channels);
+    args.k = dn_view(run, step->in[1], a->channels);
+    args.v = dn_view(run, step->in[2], a->channels);
+    args.dy = dn_view(run, step->in[3], a->channels);
+    args.dq = dn_view(run, step->out[0], a->channels);
+    args.dk = dn_view(run, step->out[1], a->channels);
+    args.dv = dn_view(run, step->out[2], a->channels);
+    args.work = dn_view(run, step->workspace, 0);
+    dn_attention_bwd_blocked(run->pool, &args);
+    return 0;
+}
+
+bool dn_lower_attention_bwd(dn_lower_state *s, int i)
+{
+    const dn_op *op = &s->p->op[i];
+    attention_attr a = attention_attr_of(s->p, op);
+    if (a.keys > DN_ATTENTION_BWD_KEYS_MAX)
+        return false;
+    dn_step step = { .fn = run_attention_bwd, .n_in = 4, .n_out = 3 };
+    for (int j = 0; j < 4; j++) {
+        if (s->p->value[op->in[j]].kind != DN_ROW)
+            return false;
+        step.in[j] = dn_lower_blocked(s, op->in[j]);
+    }
+    for (int j = 0; j < 3; j++)
+        step.out[j] = op->out[j] == DN_NONE ? -1 : dn_lower_new_blocked(s, op->out[j]);
+    step.workspace = dn_lower_workspace(s, dn_attention_bwd_work(a.queries, a.keys, a.channels, a.heads), true);
     step.attr = dn_lower_attr(s, &a, sizeof a);
     dn_lower_step(s, step, i, i);
     return true;
@@ -222,6 +280,13 @@ static int run_unary(const dn_run *run, const dn_step *step)
     return 0;
 }
 
+static int run_unary_bwd(const dn_run *run, const dn_step *step)
+{
+    dn_elementwise_args args = elementwise_args(run, step);
+    dn_unary_bwd_run(run->pool, ((const elementwise_attr *)step->attr)->kind, &args);
+    return 0;
+}
+
 static int run_binary(const dn_run *run, const dn_step *step)
 {
     dn_elementwise_args args = elementwise_args(run, step);
@@ -238,6 +303,8 @@ static void emit_elementwise(dn_lower_state *s, int i, elementwise_attr *a, dn_s
         blocked = true;
     if (a->operand == DN_OPERAND_CHANNELS)
         blocked = true;
+    if (b != DN_NONE && a->operand == DN_OPERAND_SAME && s->p->value[b].kind != DN_ROW)
+        blocked = false; /* a parameter is dense */
     dn_step step = { .fn = fn, .n_in = 2, .n_out = 1, .workspace = -1 };
     step.in[0] = blocked ? dn_lower_blocked(s, x) : dn_lower_dense(s, x);
     step.in[1] = b == DN_NONE                               ? -1
@@ -260,13 +327,25 @@ bool dn_lower_unary(dn_lower_state *s, int i)
     return true;
 }
 
+bool dn_lower_unary_bwd(dn_lower_state *s, int i)
+{
+    const dn_op *op = &s->p->op[i];
+    elementwise_attr a = { .kind = op->attr.unary.kind, .p = (float)op->attr.unary.a, .q = (float)op->attr.unary.b };
+    if (dn_lower_norm_chain_bwd(s, i))
+        return true;
+    if (!dn_unary_bwd_has_kernel(op->attr.unary.kind) || s->p->value[op->in[0]].kind != DN_ROW ||
+        s->p->value[op->in[1]].kind != DN_ROW)
+        return false;
+    emit_elementwise(s, i, &a, run_unary_bwd, op->in[0], op->in[1]);
+    return true;
+}
+
 /* How b meets x, if x has the result's shape. */
 static bool find_operand(const dn_program *p, dn_val y, dn_val x, dn_val b, enum dn_operand *operand)
 {
     if (!dn_shape_equal(&p->value[x].shape, &p->value[y].shape) || p->value[x].kind != DN_ROW)
         return false;
-    if (dn_shape_equal(&p->value[b].shape, &p->value[y].shape) &&
-        (p->value[b].kind == DN_ROW || dn_value_positions(p, y) == 1))
+    if (dn_shape_equal(&p->value[b].shape, &p->value[y].shape))
         *operand = DN_OPERAND_SAME;
     else if (dn_shape_count(&p->value[b].shape) == 1)
         *operand = DN_OPERAND_SCALAR;
@@ -297,7 +376,8 @@ bool dn_lower_binary(dn_lower_state *s, int i)
 
 typedef struct copy_attr {
     int64_t positions;
-    int channels, dst_first, src_first, height, width;
+    int channels, of, dst_first, src_first; /* of: channels of the whole that a part belongs to */
+    dn_resample_size size;
     float scale;
 } copy_attr;
 
@@ -313,7 +393,7 @@ static int run_upsample2(const dn_run *run, const dn_step *step)
 {
     const copy_attr *a = step->attr;
     dn_copy_upsample2(run->pool, dn_view(run, step->out[0], a->channels), dn_view(run, step->in[0], a->channels),
-                      extent(run, a->positions, a->channels), a->height, a->width);
+                      extent(run, a->positions, a->channels), &a->size, a->scale);
     return 0;
 }
 
@@ -321,7 +401,7 @@ static int run_pool2(const dn_run *run, const dn_step *step)
 {
     const copy_attr *a = step->attr;
     dn_copy_pool2(run->pool, dn_view(run, step->out[0], a->channels), dn_view(run, step->in[0], a->channels),
-                  extent(run, a->positions, a->channels), a->height, a->width, a->scale);
+                  extent(run, a->positions, a->channels), a->size.height, a->size.width, a->scale);
     return 0;
 }
 
@@ -360,15 +440,61 @@ static bool emit_slice(dn_lower_state *s, int i)
         return false;
     a.src_first = (int)op->attr.copy.part[0].src_off;
     int from = dn_lower_blocked(s, op->in[0]);
-    emit_copy(s, i, run_channels, &a, from, dn_lower_new_blocked(s, op->out[0]));
+    if (!dn_lower_within(s, op->out[0], from, a.src_first, dn_value_channels(s->p, op->in[0])))
+        emit_copy(s, i, run_channels, &a, from, dn_lower_new_blocked(s, op->out[0]));
+    return true;
+}
+
+/* Is the one part all of x, put into channels `first` .. of y's zeros? */
+static bool is_placement(const dn_program *p, const dn_op *op, int *first)
+{
+    const dn_copy_part *part = op->attr.copy.part;
+    int64_t c = dn_value_channels(p, op->in[0]), channels = dn_value_channels(p, op->out[0]);
+    int64_t src = 1, dst = c == 1 ? channels : 1;
+    if (op->n_in != 1 || op->attr.copy.scale != 1 || part->src_off ||
+        dn_value_positions(p, op->in[0]) != dn_value_positions(p, op->out[0]) || part->dst_off + c > channels)
+        return false;
+    for (int k = DN_RANK_MAX - 1; k >= 0; k--) {
+        if (part->n[k] == 1)
+            continue;
+        if (part->src_stride[k] != src || part->dst_stride[k] != dst)
+            return false;
+        src *= part->n[k];
+        dst *= part->n[k];
+        if (src == c) /* the end of a position */
+            dst = channels;
+    }
+    *first = (int)part->dst_off;
+    return src == c * dn_value_positions(p, op->in[0]);
+}
+
+static int run_placement(const dn_run *run, const dn_step *step)
+{
+    const copy_attr *a = step->attr;
+    dn_rows y = dn_view(run, step->out[0], a->of);
+    dn_copy_clear(run->pool, y, extent(run, a->positions, a->of));
+    dn_copy_channels(run->pool, y, a->dst_first, dn_view(run, step->in[0], a->channels), 0,
+                     extent(run, a->positions, a->channels));
+    return 0;
+}
+
+static bool emit_placement(dn_lower_state *s, int i)
+{
+    const dn_op *op = &s->p->op[i];
+    copy_attr a = { .positions = dn_value_positions(s->p, op->in[0]), .channels = dn_value_channels(s->p, op->in[0]),
+                    .of = dn_value_channels(s->p, op->out[0]) };
+    if (!is_placement(s->p, op, &a.dst_first))
+        return false;
+    int from = dn_lower_blocked(s, op->in[0]);
+    emit_copy(s, i, run_placement, &a, from, dn_lower_new_blocked(s, op->out[0]));
     return true;
 }
 
 static void emit_resample(dn_lower_state *s, int i, dn_step_fn fn)
 {
     const dn_op *op = &s->p->op[i];
-    const int64_t *d = s->p->value[op->in[0]].shape.dim;
-    copy_attr a = { d[0] * d[1], (int)d[2], .height = (int)d[0], .width = (int)d[1],
+    const int64_t *d = s->p->value[op->in[0]].shape.dim, *o = s->p->value[op->out[0]].shape.dim;
+    copy_attr a = { d[0] * d[1], (int)d[2], .size = { (int)d[0], (int)d[1], (int)o[0], (int)o[1] },
                     .scale = (float)op->attr.copy.scale };
     int from = dn_lower_blocked(s, op->in[0]);
     emit_copy(s, i, fn, &a, from, dn_lower_new_blocked(s, op->out[0]));
@@ -392,11 +518,48 @@ bool dn_lower_copy(dn_lower_state *s, int i)
         return op->attr.copy.scale == 1 && emit_slice(s, i);
     case DN_COPY_UPSAMPLE2:
     case DN_COPY_POOL2:
-        if (x->shape.rank != 3 || (op->attr.copy.hint == DN_COPY_UPSAMPLE2 && op->attr.copy.scale != 1))
+        if (x->shape.rank != 3)
             return false;
+        if (op->attr.copy.hint == DN_COPY_UPSAMPLE2 && dn_lower_doubled(s, i))
+            return true;
         emit_resample(s, i, op->attr.copy.hint == DN_COPY_POOL2 ? run_pool2 : run_upsample2);
         return true;
+    case DN_COPY_GENERAL:
+        return emit_placement(s, i);
     default:
         return false;
     }
+}
+
+/* ---- accumulation into a state block ---- */
+
+/* In rows of so many floats, so that threads may divide them; what is left over is a row of its own. */
+enum { PIECE = 8192 };
+
+static int run_accumulate(const dn_run *run, const dn_step *step)
+{
+    int64_t n = *(const int64_t *)step->attr;
+    float *sum = dn_place_at(run, step->in[0], 0), *x = dn_place_at(run, step->in[1], 0);
+    for (int64_t at = 0; at < n;) {
+        int64_t pieces = n - at < PIECE ? 1 : (n - at) / PIECE, piece = n - at < PIECE ? n - at : PIECE;
+        dn_rows to = { (char *)(sum + at), piece * (int64_t)sizeof(float), 0, piece * (int64_t)sizeof(float) }, from = to;
+        from.base = (char *)(x + at);
+        dn_elementwise_args args = { .x = to, .b = from, .y = to, .e = { (int)pieces, 1, (int)piece }, .operand = DN_OPERAND_SAME };
+        dn_binary_run(run->pool, DN_ADD, &args);
+        at += pieces * piece;
+    }
+    return 0;
+}
+
+/* The place is the caller's: written though it is an operand. */
+bool dn_lower_accumulate(dn_lower_state *s, int i)
+{
+    const dn_op *op = &s->p->op[i];
+    int64_t n = dn_shape_count(&s->p->value[op->in[1]].shape);
+    dn_step step = { .fn = run_accumulate, .n_in = 2, .workspace = -1 };
+    step.in[0] = dn_lower_dense(s, op->in[0]);
+    step.in[1] = dn_lower_dense(s, op->in[1]);
+    step.attr = dn_lower_attr(s, &n, sizeof n);
+    dn_lower_step(s, step, i, i);
+    return true;
 }

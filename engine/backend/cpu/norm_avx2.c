@@ -6,6 +6,7 @@
 #include "norm.h"
 #include "elementwise_fours.h"
 #include "elementwise_lanes.h"
+#include "norm_unit.h"
 #include <math.h>
 
 enum { CHUNK = 256 /* positions summed in float before the sum goes on in double */ };
@@ -16,25 +17,9 @@ typedef struct unit {
     int channel, channels; /* the first one, a multiple of 8, and how many (the last block may be ragged) */
 } unit;
 
-static int gcd(int a, int b) { return b ? gcd(b, a % b) : a; }
-
-/* Channels of a whole unit: the least common multiple of the group and the block, at most all. */
-static int unit_channels(const dn_group_norm_args *a)
-{
-    int group = a->e.channels / a->groups;
-    int64_t lcm = (int64_t)group / gcd(group, DN_LANES) * DN_LANES;
-    return lcm < a->e.channels ? (int)lcm : a->e.channels;
-}
-
 static const float *block_in(const unit *u, int c)
 {
     return dn_block_at(&u->a->x, u->row, (u->channel + c) / DN_LANES);
-}
-
-static void add_double(double sum[DN_LANES], __m256 v)
-{
-    _mm256_storeu_pd(sum, _mm256_add_pd(_mm256_loadu_pd(sum), _mm256_cvtps_pd(_mm256_castps256_ps128(v))));
-    _mm256_storeu_pd(sum + 4, _mm256_add_pd(_mm256_loadu_pd(sum + 4), _mm256_cvtps_pd(_mm256_extractf128_ps(v, 1))));
 }
 
 /* sum[lane] = sum over positions of x, or of (x - centre)^2. */
@@ -57,13 +42,8 @@ static inline __attribute__((always_inline)) void block_sums(double sum[DN_LANES
             __m256 d = _mm256_sub_ps(v, centre);
             s[0] = squares ? _mm256_fmadd_ps(d, d, s[0]) : _mm256_add_ps(s[0], v);
         }
-        add_double(sum, _mm256_add_ps(_mm256_add_ps(s[0], s[1]), _mm256_add_ps(s[2], s[3])));
+        dn_add_double(sum, _mm256_add_ps(_mm256_add_ps(s[0], s[1]), _mm256_add_ps(s[2], s[3])));
     }
-}
-
-static float at(const dn_row_vector *v, int64_t row, int c, float missing)
-{
-    return v->data ? ((const float *)((const char *)v->data + row * v->row_bytes))[c] : missing;
 }
 
 /* centre[c] = mean of c's group. Zero in padded lanes. */
@@ -85,8 +65,8 @@ static void find_centres(const unit *u, float *centre)
         centre[c] = 0;
 }
 
-/* factor[c] and offset[c]: y = (x - centre) * factor + offset. Zero in padded lanes. */
-static void find_factors(const unit *u, const float *centre, float *factor, float *offset)
+/* rstd[c] of c's group; anything in padded lanes. */
+static void find_deviations(const unit *u, const float *centre, float *rstd)
 {
     const dn_group_norm_args *a = u->a;
     int group = a->e.channels / a->groups;
@@ -97,61 +77,58 @@ static void find_factors(const unit *u, const float *centre, float *factor, floa
         double total = 0;
         for (int c = g * group; c < (g + 1) * group; c++)
             total += sum[c];
-        double rstd = 1 / sqrt(total / ((double)a->e.positions * group) + (double)a->eps);
+        double deviation = sqrt(total / ((double)a->e.positions * group) + (double)a->eps);
+        for (int c = g * group; c < (g + 1) * group; c++)
+            rstd[c] = (float)(1 / deviation);
         if (a->stats.base) {
             float *s = dn_block_at(&a->stats, u->row, 0) + ((int64_t)u->channel / group + g) * 2;
             s[0] = centre[g * group];
-            s[1] = (float)rstd;
-        }
-        for (int c = g * group; c < (g + 1) * group; c++) {
-            int ch = u->channel + c;
-            float scale = at(&a->scale, u->row, ch, 1), shift = at(&a->shift, u->row, ch, 0);
-            factor[c] = (float)rstd * at(&a->gamma, 0, ch, 1) * scale;
-            offset[c] = fmaf(at(&a->beta, 0, ch, 0), scale, shift);
+            s[1] = rstd[g * group];
         }
     }
-    for (int c = u->channels; c % DN_LANES; c++)
-        factor[c] = offset[c] = 0;
 }
 
-static inline __m256 scaled(const float *x, __m256 centre, __m256 factor, __m256 offset)
-{
-    return _mm256_fmadd_ps(_mm256_sub_ps(_mm256_loadu_ps(x), centre), factor, offset);
-}
+/* n positions of one block. */
+typedef void (*write_fn)(float *y, const float *x, int64_t n, const dn_norm_lanes *k);
 
-static void write_block(float *y, const float *x, int64_t n, __m256 centre, __m256 factor, __m256 offset)
-{
-    for (int64_t i = 0; i < n * DN_LANES; i += DN_LANES)
-        _mm256_storeu_ps(y + i, scaled(x + i, centre, factor, offset));
-}
-
-static void write_block_silu(float *y, const float *x, int64_t n, __m256 centre, __m256 factor, __m256 offset)
-{
-    int64_t i = 0;
-    for (; i + 4 * DN_LANES <= n * DN_LANES; i += 4 * DN_LANES) {
-        fours v = { scaled(x + i, centre, factor, offset), scaled(x + i + 8, centre, factor, offset),
-                    scaled(x + i + 16, centre, factor, offset), scaled(x + i + 24, centre, factor, offset) };
-        v = dn_w_silu(v);
-        _mm256_storeu_ps(y + i, v.a);
-        _mm256_storeu_ps(y + i + 8, v.b);
-        _mm256_storeu_ps(y + i + 16, v.c);
-        _mm256_storeu_ps(y + i + 24, v.d);
+#define WRITE(name, how)                                                                                         \
+    static void write_##name(float *y, const float *x, int64_t n, const dn_norm_lanes *k)                        \
+    {                                                                                                            \
+        for (int64_t i = 0; i < n * DN_LANES; i += DN_LANES)                                                     \
+            _mm256_storeu_ps(y + i, dn_norm_apply(_mm256_loadu_ps(x + i), k, how));                              \
+    }                                                                                                            \
+    static void write_##name##_silu(float *y, const float *x, int64_t n, const dn_norm_lanes *k)                 \
+    {                                                                                                            \
+        int64_t i = 0;                                                                                           \
+        for (; i + 4 * DN_LANES <= n * DN_LANES; i += 4 * DN_LANES)                                              \
+            fours_store(y + i, dn_w_silu(fours_norm(fours_load(x + i), k, how)));                                \
+        for (; i < n * DN_LANES; i += DN_LANES)                                                                  \
+            _mm256_storeu_ps(y + i, dn_v_silu(dn_norm_apply(_mm256_loadu_ps(x + i), k, how)));                   \
     }
-    for (; i < n * DN_LANES; i += DN_LANES)
-        _mm256_storeu_ps(y + i, dn_v_silu(scaled(x + i, centre, factor, offset)));
-}
+WRITE(bare, DN_NORM_BARE)
+WRITE(scaled, DN_NORM_SCALED)
+WRITE(shifted, DN_NORM_SHIFTED)
+WRITE(both, DN_NORM_SCALED_SHIFTED)
+
+static const write_fn writes[][2] = {
+    [DN_NORM_BARE] = { write_bare, write_bare_silu },
+    [DN_NORM_SCALED] = { write_scaled, write_scaled_silu },
+    [DN_NORM_SHIFTED] = { write_shifted, write_shifted_silu },
+    [DN_NORM_SCALED_SHIFTED] = { write_both, write_both_silu },
+};
 
 static void norm_unit(const unit *u)
 {
     const dn_group_norm_args *a = u->a;
-    float centre[DN_NORM_CHANNELS_MAX + DN_LANES], factor[DN_NORM_CHANNELS_MAX + DN_LANES];
-    float offset[DN_NORM_CHANNELS_MAX + DN_LANES];
+    float centre[DN_NORM_CHANNELS_MAX + DN_LANES], rstd[DN_NORM_CHANNELS_MAX + DN_LANES];
     find_centres(u, centre);
-    find_factors(u, centre, factor, offset);
-    for (int c = 0; c < u->channels; c += DN_LANES) {
-        float *y = dn_block_at(&a->y, u->row, (u->channel + c) / DN_LANES);
-        __m256 m = _mm256_loadu_ps(centre + c), f = _mm256_loadu_ps(factor + c), o = _mm256_loadu_ps(offset + c);
-        (a->silu ? write_block_silu : write_block)(y, block_in(u, c), a->e.positions, m, f, o);
+    find_deviations(u, centre, rstd);
+    write_fn write = writes[dn_norm_modulation_of(&a->scale, &a->shift)][a->silu];
+    for (int c = 0; a->y.base && c < u->channels; c += DN_LANES) {
+        int channel = u->channel + c;
+        const dn_norm_vectors v = { &a->gamma, &a->beta, &a->scale, &a->shift };
+        dn_norm_lanes k = dn_norm_lanes_of(&v, u->row, channel, a->e.channels, centre + c, rstd + c);
+        write(dn_block_at(&a->y, u->row, channel / DN_LANES), block_in(u, c), a->e.positions, &k);
     }
 }
 
@@ -159,7 +136,7 @@ static void norm_units(void *arg, int64_t first, int64_t last, int thread)
 {
     const dn_group_norm_args *a = arg;
     (void)thread;
-    int size = unit_channels(a), units = (a->e.channels + size - 1) / size;
+    int size = dn_norm_unit_channels(a->e.channels, a->groups), units = (a->e.channels + size - 1) / size;
     for (int64_t item = first; item < last; item++) {
         int channel = (int)(item % units) * size, left = a->e.channels - channel;
         norm_unit(&(unit){ a, item / units, channel, left < size ? left : size });
@@ -168,7 +145,7 @@ static void norm_units(void *arg, int64_t first, int64_t last, int thread)
 
 void dn_group_norm_blocked(dn_pool *pool, const dn_group_norm_args *a)
 {
-    int size = unit_channels(a), units = (a->e.channels + size - 1) / size;
+    int size = dn_norm_unit_channels(a->e.channels, a->groups), units = (a->e.channels + size - 1) / size;
     int64_t elements = a->e.positions * size;
     dn_pool_run(pool, norm_units, (void *)a, (int64_t)a->e.n * units, 1 + 4096 / (elements + 1));
 }

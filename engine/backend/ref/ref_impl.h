@@ -90,7 +90,8 @@ static inline void round_all(real *dst, const double *src, int64_t n)
     X(VQ, vq, 0)                                                                  \
     X(VQ_DW, vq_dw, a->out[0].count)                                              \
     X(CAST, cast, 0)                                                              \
-    X(DETACH, detach, 0)
+    X(DETACH, detach, 0)                                                          \
+    X(ACCUMULATE, accumulate, 0)
 
 /* ref.h's functions, of this build. */
 dn_step_fn R(step)(enum dn_op_kind k);

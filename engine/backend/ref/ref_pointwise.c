@@ -232,6 +232,16 @@ int R(detach)(const call *c, int64_t row)
     return 0;
 }
 
+/* The first operand is written: state, the caller's own memory. */
+int R(accumulate)(const call *c, int64_t row)
+{
+    real *sum = dn_place_at(c->run, c->step->in[0], row);
+    const real *x = in(c, 1, row);
+    for (int64_t i = 0; i < c->op->in[1].count; i++)
+        sum[i] += x[i];
+    return 0;
+}
+
 /* rng is {seed lo, seed hi, step, sample} */
 static dn_rng_key key_of(const dn_attr *a, const int32_t *rng)
 {

@@ -25,15 +25,23 @@ const char *dn_device_name(const dn_device *d);    /* the spec */
 const char *dn_device_backend(const dn_device *d); /* "ref", "cpu-avx2" */
 int dn_device_threads(const dn_device *d);
 size_t dn_device_bytes(const dn_device *d);        /* arenas and slots it holds now */
+/* Give back the arena if it is larger than `bytes`, what the networks that are left need; no batch is under way. */
+void dn_device_trim(dn_device *d, size_t bytes);
 
 /* The network of a model at one size, ready for devices of one backend. `rows_max` 0: the backend's choice (a chunk that
  * keeps activations in cache). Packed weight forms are shared with other nets of the same model. Slow. */
 int dn_net_new(dn_net **out, const dn_device *d, dn_model *m, int height, int width, int rows_max, dn_error *err);
 void dn_net_free(dn_net *n);
+/* What a model of the folder `dir` will hold at its own size, from its configuration: no weight is read. Slow. */
+typedef struct dn_footprint {
+    size_t weights, forms; /* of the model */
+    size_t arena;          /* of each device that runs it */
+} dn_footprint;
+int dn_net_foresee(dn_footprint *out, const dn_device *d, const char *dir, dn_error *err);
 size_t dn_net_arena_bytes(const dn_net *n);
 size_t dn_net_form_bytes(const dn_net *n); /* packed forms that this net was the first to ask for */
 double dn_net_gflop_per_row(const dn_net *n);
-/* "cpu-avx2/k1/w<hash>/fp32": names every source of different bytes. Owned by the net. */
+/* "cpu-avx2/k2/w<hash>/fp32": names every source of different bytes. Owned by the net. */
 const char *dn_net_numerics(const dn_net *n);
 
 typedef struct dn_sample_params {

@@ -1,5 +1,6 @@
 /* Copies and elementwise operations of the CPU backend against plain loops. */
 #include "elementwise.h"
+#include "pointwise.h"
 #include "lower_blocks.h"
 #include "lower_run.h"
 #include <math.h>
@@ -98,7 +99,7 @@ static void resample(void **state)
         dn_rows x = blocks_random(ROWS, 0, H * W, c, 2, 1, 0), up = blocks_new(ROWS, 4 * H * W, c);
         dn_rows down = blocks_new(ROWS, (H / 2) * (W / 2), c);
         dn_extent e = { ROWS, H * W, c };
-        dn_copy_upsample2(pool, up, x, e, H, W);
+        dn_copy_upsample2(pool, up, x, e, &(dn_resample_size){ H, W, 2 * H, 2 * W }, 1);
         dn_copy_pool2(pool, down, x, e, H, W, 0.25f);
         check_padding(&up, ROWS, 4 * H * W, c);
         check_padding(&down, ROWS, (H / 2) * (W / 2), c);
@@ -125,6 +126,10 @@ static double unary_of(int kind, double x)
     switch (kind) {
     case DN_SILU:
         return x / (1 + exp(-x));
+    case DN_GELU:
+        return 0.5 * x * erfc(-x * sqrt(0.5));
+    case DN_GELU_TANH:
+        return 0.5 * x * (1 + tanh(0.7978845608028654 * (x + 0.044715 * x * x * x)));
     case DN_SIGMOID:
         return 1 / (1 + exp(-x));
     case DN_RELU:
@@ -227,6 +232,70 @@ static void binary(void **state)
     }
 }
 
+/* The value of 16 bits with so many of mantissa and such a bias. */
+static double value_of(uint16_t h, int mantissa, int bias)
+{
+    int field = (h & 0x7fff) >> mantissa, fraction = h & ((1 << mantissa) - 1), top = 0x7fff >> mantissa;
+    double x = field == top ? (fraction ? NAN : INFINITY)
+               : field      ? ldexp(fraction + (1 << mantissa), field - bias - mantissa)
+                            : ldexp(fraction, 1 - bias - mantissa);
+    return h & 0x8000 ? -x : x;
+}
+
+static void cast_all(void *y, enum dn_dtype to, const void *x, enum dn_dtype from, int n)
+{
+    dn_cast_run(NULL, &(dn_cast_args){ .x.base = (void *)x, .y.base = y, .from = from, .to = to, .n = 1, .runs = 1, .count = n });
+}
+
+static void check_narrow(float x, uint16_t want, enum dn_dtype t)
+{
+    uint16_t got;
+    cast_all(&got, t, &x, DN_F32, 1);
+    if (got != want)
+        fail_msg("%a becomes %04x, not %04x", (double)x, got, want);
+}
+
+/* All 65536 values to float and back; and what lies halfway between two neighbours, or a little to either side. */
+static void narrow_floats(void **state)
+{
+    (void)state;
+    static const struct {
+        enum dn_dtype type;
+        int mantissa, bias;
+    } types[] = { { DN_F16, 10, 15 }, { DN_BF16, 7, 127 } };
+    static uint16_t all[65536], back[65536];
+    static float wide[65536];
+    for (int t = dn_cpu_has_f16c() ? 0 : 1; t < 2; t++) {
+        enum dn_dtype type = types[t].type;
+        int infinity = 0x7fff >> types[t].mantissa << types[t].mantissa, quiet = infinity | 1 << (types[t].mantissa - 1);
+        for (int h = 0; h < 65536; h++)
+            all[h] = (uint16_t)h;
+        cast_all(wide, DN_F32, all, type, 65536);
+        cast_all(back, type, wide, DN_F32, 65536);
+        for (int h = 0; h < 65536; h++) {
+            double want = value_of((uint16_t)h, types[t].mantissa, types[t].bias);
+            assert_true(isnan(want) ? isnan(wide[h]) : wide[h] == (float)want);
+            assert_int_equal(!!signbit(wide[h]), h >> 15);
+            assert_int_equal(back[h], isnan(want) ? (h & 0x8000) | quiet : h);
+            int last = (h & 0x7fff) + 1 == infinity;
+            if ((h & 0x7fff) >= infinity || (last && type == DN_BF16)) /* 2^128 is no float */
+                continue;
+            float sign = h & 0x8000 ? -1 : 1;
+            float next = last ? sign * 0x1p16f : (float)value_of((uint16_t)(h + 1), types[t].mantissa, types[t].bias);
+            float half = wide[h] + (next - wide[h]) / 2;
+            check_narrow(nextafterf(half, wide[h]), (uint16_t)h, type);
+            check_narrow(half, (uint16_t)(h + (h & 1)), type);
+            check_narrow(nextafterf(half, sign * INFINITY), (uint16_t)(h + 1), type);
+        }
+        const uint32_t payload[] = { 0x7f800001, 0xff812345 };
+        float x[2];
+        memcpy(x, payload, sizeof x);
+        check_narrow(x[0], (uint16_t)quiet, type);
+        check_narrow(x[1], (uint16_t)(0x8000 | quiet), type);
+        check_narrow(0x1.fffffep127f, (uint16_t)infinity, type);
+    }
+}
+
 static int start_pool(void **state)
 {
     (void)state;
@@ -246,7 +315,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(there_and_back), cmocka_unit_test(concatenate_and_slice),
         cmocka_unit_test(resample),       cmocka_unit_test(unary),
-        cmocka_unit_test(binary),
+        cmocka_unit_test(binary),           cmocka_unit_test(narrow_floats),
     };
     if (!dn_cpu_has_avx2()) {
         printf("SKIPPED: this machine has no AVX2\n");

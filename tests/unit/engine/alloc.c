@@ -1,5 +1,5 @@
-/* alloc.c - loading a model and sampling from it with the Nth allocation failing, for every N up to 2,000 and every 17th
- * after: an error each time, never a crash, and (under a sanitizer) never a leak.
+/* alloc.c - loading a model and sampling from it, and planning a training program, with the Nth allocation failing, for
+ * every N at first and every 17th after: an error each time, never a crash, and (under a sanitizer) never a leak.
  *
  * The engine's own allocations are caught by the linker (--wrap). jansson's are left alone: its parser does not survive
  * one that fails. */
@@ -9,6 +9,8 @@
 #include <cmocka.h>
 #include <denoised/device.h>
 #include <denoised/image.h>
+#include "model_internal.h"
+#include "plan.h"
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -93,29 +95,87 @@ static int everything(dn_error *err)
     return rc;
 }
 
-static void test_every_allocation(void **state)
+/* The program of a training step with every pass. */
+static dn_program *build_training(void *arg, const dn_marks *recompute)
 {
-    (void)state;
+    const dn_model *m = arg;
+    enum { PARAMS_MAX = 512 };
+    dn_val wrt[PARAMS_MAX], grad[PARAMS_MAX];
+    dn_program *p = dn_program_new();
+    if (!p)
+        return NULL;
+    dn_block_add(p, "unet");
+    m->arch->build(m->config, p, 0, 8, 8);
+    int n = p->error.code ? 0 : p->block[0].n_params;
+    assert_true(n <= PARAMS_MAX);
+    for (int i = 0; i < n; i++)
+        wrt[i] = p->block[0].param[i].val;
+    dn_val out = dn_find(p, "out");
+    dn_grad(p, dn_loss(p, DN_MSE, out, dn_input(p, "target", DN_F32, *dn_shape_of(p, out)), 0), DN_NONE, wrt, n, grad);
+    int mirror = dn_block_mirror(p, 0, "gradient");
+    for (int i = 0; i < n; i++)
+        dn_accumulate(p, mirror, i, grad[i]);
+    dn_program_recompute(p, recompute);
+    dn_program_store16(p, DN_BF16);
+    dn_program_prune(p);
+    return p;
+}
+
+static dn_model *training_model;
+static size_t training_budget;
+
+static int plan_training(dn_error *err)
+{
+    const dn_backend *b = dn_backend_cpu.available() ? &dn_backend_cpu : &dn_backend_ref;
+    dn_search s = { build_training, training_model, b, 1, training_budget };
+    dn_marks chosen;
+    size_t bytes = 0;
+    int rc = dn_plan_search(&s, &chosen, &bytes, err);
+    if (!rc && training_budget == SIZE_MAX)
+        training_budget = bytes / 10 * 9;
+    return rc;
+}
+
+/* Each of the first `dense`, then every 17th. */
+static void fail_each(int (*work)(dn_error *err), long dense)
+{
     dn_error err = { 0 };
     countdown = 1L << 40;
-    assert_int_equal(everything(&err), 0);
+    assert_int_equal(work(&err), 0);
     long total = (1L << 40) - countdown;
     assert_true(total > 100);
-    for (long n = 0; n < total; n += n < 2000 ? 1 : 17) {
+    for (long n = 0; n < total; n += n < dense ? 1 : 17) {
         err = (dn_error){ 0 };
         countdown = n;
-        int rc = everything(&err);
+        int rc = work(&err);
         if (countdown < 0 && rc == 0)
             continue; /* only a hint was lost */
         assert_int_equal(rc, DN_E_MEMORY);
     }
     countdown = -1;
-    print_message("%ld allocations, each failed in turn\n", total);
-    assert_int_equal(everything(&err), 0);
+    print_message("%ld allocations, failed in turn\n", total);
+    assert_int_equal(work(&err), 0);
+}
+
+static void test_every_allocation(void **state)
+{
+    (void)state;
+    fail_each(everything, 2000);
+}
+
+static void test_planning_a_training(void **state)
+{
+    (void)state;
+    dn_error err = { 0 };
+    assert_int_equal(dn_model_load(&training_model, GOLDEN_DIR "/unet_ddpm", &err), 0);
+    training_budget = SIZE_MAX;
+    assert_int_equal(plan_training(&err), 0);
+    fail_each(plan_training, 120); /* within less: some blocks must be recomputed */
+    dn_model_free(training_model);
 }
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = { cmocka_unit_test(test_every_allocation) };
+    const struct CMUnitTest tests[] = { cmocka_unit_test(test_every_allocation), cmocka_unit_test(test_planning_a_training) };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

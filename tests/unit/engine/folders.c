@@ -3,6 +3,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <cmocka.h>
+#include <denoised/device.h>
 #include <denoised/image.h>
 #include <denoised/model.h>
 #include <stdio.h>
@@ -179,6 +180,36 @@ static void test_configs(void **state)
     loads();
 }
 
+/* At the largest size nothing of the plan overflows: x and out alone are [8192,8192,2] and [8192,8192,4] floats a row. */
+static void test_the_largest_size(void **state)
+{
+    (void)state;
+    static const char own[] = "\"sample_size\": [\n    8,\n    16\n  ]";
+    const size_t pixels = (size_t)8192 * 8192;
+    dn_error err = { 0 };
+    dn_device *d = NULL;
+    dn_footprint small, large;
+    assert_int_equal(dn_device_open(&d, "cpu:0", &err), 0);
+    assert_int_equal(dn_net_foresee(&small, d, folder, &err), 0);
+    with_config(own, "\"sample_size\": 8192");
+    if (dn_net_foresee(&large, d, folder, &err))
+        fail_msg("%s", err.message);
+    assert_int_equal(large.weights, small.weights);
+    assert_true(large.arena >= 6 * sizeof(float) * pixels && large.arena < 1000 * sizeof(float) * pixels);
+    loads();
+    with_config(own, "\"sample_size\": 8193");
+    refused("sample_size", "1..8192");
+    with_config(own, "\"sample_size\": [8192, 8193]");
+    refused("sample_size", "1..8192");
+    write_text("denoised.json", "{\"sizes\":[[8192,8192]]}");
+    copy("config.json");
+    loads();
+    write_text("denoised.json", "{\"sizes\":[[8192,8194]]}");
+    refused("sizes", "8192");
+    remove_file("denoised.json");
+    dn_device_close(d);
+}
+
 /* A network that takes vectors has no classes, so none of them can be the null label, whatever num_class_embeds says. */
 static void test_vectors(void **state)
 {
@@ -209,6 +240,7 @@ static void test_weights(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = { cmocka_unit_test(test_lies), cmocka_unit_test(test_configs), cmocka_unit_test(test_vectors),
+                                        cmocka_unit_test(test_the_largest_size),
                                         cmocka_unit_test(test_weights) };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }

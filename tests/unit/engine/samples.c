@@ -218,11 +218,56 @@ static void test_accounts(void **state)
     assert_true(dn_device_bytes(device) == before);
 }
 
+/* From the configuration alone: to the byte what the model, its forms and its arena then take. */
+static void test_foreseen(void **state)
+{
+    (void)state;
+    static const char *const dirs[] = { GOLDEN_DIR "/unet_adm", GOLDEN_DIR "/unet_ddpm", GOLDEN_DIR "/unet_misc",
+                                        GOLDEN_DIR "/unet_ldm", GOLDEN_DIR "/pipe_ddpm" };
+    for (size_t i = 0; i < sizeof dirs / sizeof *dirs; i++) {
+        dn_footprint need = { 0 };
+        dn_model *m = NULL;
+        dn_net *n = NULL;
+        dn_error err = { 0 };
+        if (dn_net_foresee(&need, device, dirs[i], &err) || dn_model_load(&m, dirs[i], &err))
+            fail_msg("%s: %s", dirs[i], err.message);
+        const dn_model_info *info = dn_model_info_of(m);
+        assert_int_equal(dn_net_new(&n, device, m, info->height, info->width, 0, &err), 0);
+        assert_int_equal(need.weights, info->bytes);
+        assert_int_equal(need.forms, dn_net_form_bytes(n));
+        assert_int_equal(need.arena, dn_net_arena_bytes(n));
+        assert_true(need.weights > 0 && need.arena > 0);
+        dn_net_free(n);
+        dn_model_free(m);
+    }
+    dn_footprint untouched = { 1, 2, 3 };
+    assert_int_equal(dn_net_foresee(&untouched, device, GOLDEN_DIR "/nothing", NULL), DN_E_NOT_FOUND);
+    assert_true(untouched.weights == 1 && untouched.forms == 2 && untouched.arena == 3);
+}
+
+/* A trimmed device has no arena; the next batch gives it one, and the same bytes. */
+static void test_trim(void **state)
+{
+    (void)state;
+    float *want = alone(&requests[2]);
+    size_t arena = dn_net_arena_bytes(net), full = dn_device_bytes(device);
+    dn_device_trim(device, arena);
+    assert_int_equal(dn_device_bytes(device), full);
+    dn_device_trim(device, arena - 1);
+    assert_int_equal(dn_device_bytes(device), full - arena);
+    float *got = alone(&requests[2]);
+    assert_memory_equal(got, want, sizeof *got * SIZE);
+    assert_int_equal(dn_device_bytes(device), full);
+    free(got);
+    free(want);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_company),    cmocka_unit_test(test_guidance_and_labels),
         cmocka_unit_test(test_non_finite), cmocka_unit_test(test_accounts),
+        cmocka_unit_test(test_foreseen),   cmocka_unit_test(test_trim),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }

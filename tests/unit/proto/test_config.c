@@ -86,6 +86,7 @@ static void test_defaults(void **state)
     assert_int_equal(r.c.log_format, DN_LOG_LOGFMT);
     assert_int_equal(r.c.result_bytes, 1ll << 30);
     assert_int_equal(r.c.result_ttl_ms, 3600000);
+    assert_int_equal(r.c.disk_reserve, 1ll << 30);
     dn_arena_free(r.a);
 }
 
@@ -110,6 +111,7 @@ static const struct {
     { "log-format", "json", "logfmt", "json" },
     { "result-bytes", "0", "1KiB", "3TiB" },
     { "result-ttl", "1500ms", "2h", "7d" },
+    { "disk-reserve", "0", "3GiB", "100MiB" },
 };
 enum { N_VALUES = sizeof values / sizeof *values };
 
@@ -344,6 +346,31 @@ static void test_actions(void **state)
     }
 }
 
+static void test_an_action_with_a_value(void **state)
+{
+    (void)state;
+    static const char *const good_ones[] = { "--backup\n/to", "--backup=/to" };
+    for (int i = 0; i < 2; i++) {
+        struct read r = good(good_ones[i], "", NULL);
+        assert_int_equal(r.action, DN_ACTION_BACKUP);
+        assert_string_equal(r.c.backup, "/to");
+        dn_arena_free(r.a);
+    }
+    static const struct {
+        const char *flags, *vars, *ini;
+        int code;
+    } bad[] = { { "--backup", "", NULL, DN_H_MISSING },
+                { "--backup=", "", NULL, DN_H_MISSING },
+                { "--check=1", "", NULL, DN_H_UNKNOWN },
+                { "", "DENOISED_BACKUP=/to", NULL, DN_H_UNKNOWN }, /* a daemon that only copies would surprise */
+                { "", "", "backup = /to\n", DN_H_UNKNOWN } };
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        struct read r = read_config(bad[i].flags, bad[i].vars, bad[i].ini);
+        assert_int_equal(r.code, bad[i].code);
+        dn_arena_free(r.a);
+    }
+}
+
 /* What --print-config says, read back, prints the same. */
 static void round_trip(const char *flags)
 {
@@ -412,6 +439,7 @@ int main(void)
         cmocka_unit_test(test_foreign_variables),
         cmocka_unit_test(test_long_lines),
         cmocka_unit_test(test_actions),
+        cmocka_unit_test(test_an_action_with_a_value),
         cmocka_unit_test(test_round_trip),
         cmocka_unit_test(test_help),
     };

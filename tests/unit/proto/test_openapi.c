@@ -145,6 +145,47 @@ static void test_routes(void **state)
     assert_true(has_param(json_object_get(op, "parameters"), "Prefer", "header"));
 }
 
+static json_t *operation(const char *path, const char *method)
+{
+    return json_object_get(json_object_get(json_object_get(doc, "paths"), path), method);
+}
+
+static void test_bodies(void **state)
+{
+    (void)state;
+    json_t *generate = json_object_get(operation("/generate", "post"), "requestBody");
+    json_t *denoise = json_object_get(operation("/denoise", "post"), "requestBody");
+    assert_true(json_is_false(json_object_get(generate, "required"))); /* an empty one is {} */
+    assert_true(json_is_true(json_object_get(denoise, "required")));
+}
+
+/* Where there is a stream, the schema of every event's data is named. */
+static void test_events(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *path, *method, *event, *schema;
+    } events[] = {
+        { "/generate", "post", "queued", "EventQueued" },
+        { "/generate", "post", "progress", "EventProgress" },
+        { "/generate", "post", "preview", "EventPreview" },
+        { "/generate", "post", "image", "Image" },
+        { "/generate", "post", "done", "EventDone" },
+        { "/generate", "post", "error", "ErrorBody" },
+        { "/requests/{id}/events", "get", "error", "ErrorBody" },
+        { "/requests/{id}/events", "get", "queued", "EventQueued" },
+        { "/status", "get", "status", "Status" },
+    };
+    for (size_t i = 0; i < sizeof events / sizeof *events; i++) {
+        json_t *answers = json_object_get(operation(events[i].path, events[i].method), "responses");
+        json_t *content = json_object_get(json_object_get(answers, "200"), "content");
+        json_t *named = json_object_get(json_object_get(content, "text/event-stream"), "x-events");
+        const char *ref = json_string_value(json_object_get(json_object_get(named, events[i].event), "$ref"));
+        assert_non_null(ref);
+        assert_string_equal(strrchr(ref, '/') + 1, events[i].schema);
+    }
+}
+
 static bool lists(const json_t *array, const char *word)
 {
     size_t i;
@@ -239,6 +280,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_refs),   cmocka_unit_test(test_head),   cmocka_unit_test(test_deterministic),
         cmocka_unit_test(test_routes), cmocka_unit_test(test_tables), cmocka_unit_test(test_facts),
+        cmocka_unit_test(test_bodies), cmocka_unit_test(test_events),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

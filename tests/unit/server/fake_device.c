@@ -14,6 +14,7 @@ struct dn_device {
 
 struct dn_net {
     double batch_ms, row_ms;
+    size_t arena;
 };
 
 struct dn_sample {
@@ -30,8 +31,25 @@ struct dn_batch {
     int n;
 };
 
+struct dn_trainer {
+    double step_ms, done_ms, eval_ms;
+    int64_t step, fails_at;
+};
+
+struct dn_snapshot {
+    int64_t step;
+    bool all;
+};
+
 static atomic_int samples, fail_batches;
+static atomic_size_t trimmed;
 static atomic_int samples_left = -1, slow_batches;
+
+static void sleep_ms(double ms)
+{
+    struct timespec t = { (time_t)(ms / 1000), (long)(ms * 1e6) % 1000000000 };
+    nanosleep(&t, NULL);
+}
 
 int fake_samples(void) { return samples; }
 void fake_fail_batches(int n) { fail_batches = n; }
@@ -47,6 +65,9 @@ dn_net *fake_net_new(double batch_ms, double row_ms)
 }
 
 void fake_net_free(dn_net *n) { free(n); }
+void fake_net_arena(dn_net *n, size_t bytes) { n->arena = bytes; }
+size_t fake_trimmed(void) { return trimmed; }
+size_t dn_net_arena_bytes(const dn_net *n) { return n->arena; }
 
 dn_table fake_table(int entries, unsigned rows, int idle)
 {
@@ -90,6 +111,12 @@ void dn_device_close(dn_device *d)
 }
 
 const char *dn_device_name(const dn_device *d) { return d ? "fake" : ""; }
+
+void dn_device_trim(dn_device *d, size_t bytes)
+{
+    (void)d;
+    trimmed = bytes;
+}
 
 size_t dn_device_bytes(const dn_device *d) { return d ? 1000u * (unsigned)samples : 0; }
 
@@ -174,8 +201,7 @@ int dn_batch_some(dn_batch *b, double max_ms)
         slow_batches--;
         ms += FAKE_SLOW_MS;
     }
-    struct timespec t = { (time_t)(ms / 1000), (long)(ms * 1e6) % 1000000000 };
-    nanosleep(&t, NULL);
+    sleep_ms(ms);
     if (fail_batches > 0) {
         fail_batches--;
         return -DN_E_BACKEND;
@@ -188,3 +214,62 @@ int dn_batch_some(dn_batch *b, double max_ms)
 }
 
 void dn_batch_free(dn_batch *b) { free(b); }
+
+dn_trainer *fake_trainer_new(double step_ms, int64_t fails_at)
+{
+    dn_trainer *t = calloc(1, sizeof *t);
+    assert(t);
+    t->step_ms = step_ms;
+    t->fails_at = fails_at;
+    return t;
+}
+
+void dn_trainer_free(dn_trainer *t) { free(t); }
+int64_t dn_trainer_step(const dn_trainer *t) { return t->step; }
+bool dn_trainer_at_boundary(const dn_trainer *t) { return t->done_ms == 0 && t->eval_ms == 0; }
+
+/* Sleep for a segment; true when all of `whole` has been slept. */
+static bool segment(double *done, double whole, double max_ms)
+{
+    double ms = max_ms > 0 && whole - *done > max_ms ? max_ms : whole - *done;
+    sleep_ms(ms);
+    *done += ms;
+    if (*done < whole)
+        return false;
+    *done = 0;
+    return true;
+}
+
+int dn_trainer_some(dn_trainer *t, double max_ms, dn_train_report *report, dn_error *err)
+{
+    assert(t->eval_ms == 0);
+    if (!segment(&t->done_ms, t->step_ms, max_ms))
+        return 1;
+    t->step++;
+    if (t->step == t->fails_at)
+        return -dn_fail(err, DN_E_NON_FINITE, NULL, "step %d", (int)t->step);
+    *report = (dn_train_report){ .step = t->step, .loss = 1.0 / (double)t->step };
+    return 0;
+}
+
+int dn_trainer_eval_some(dn_trainer *t, double max_ms, dn_eval_report *report, dn_error *err)
+{
+    (void)err;
+    assert(t->done_ms == 0);
+    if (!segment(&t->eval_ms, t->step_ms, max_ms))
+        return 1;
+    *report = (dn_eval_report){ .loss = (double)t->step, .n = 1 };
+    return 0;
+}
+
+int dn_trainer_snapshot(dn_snapshot **out, const dn_trainer *t, bool all, dn_error *err)
+{
+    (void)err;
+    assert(dn_trainer_at_boundary(t));
+    *out = malloc(sizeof **out);
+    assert(*out);
+    **out = (dn_snapshot){ t->step, all };
+    return 0;
+}
+
+void dn_snapshot_free(dn_snapshot *s) { free(s); }

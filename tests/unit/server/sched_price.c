@@ -40,6 +40,7 @@ static void the_queue_is_bounded_and_says_when_it_has_room(void **state)
 {
     (void)state;
     dn_figures f = { .speed = 2, .backlog_ms = 1000 };
+    near(dn_backlog_ms(&f), 500);
     near(dn_queue_excess_ms(&f, 200, 600), 0); /* 500 + 100 */
     near(dn_queue_excess_ms(&f, 202, 600), 1);
     /* and after that millisecond (2 list ms) it is so */

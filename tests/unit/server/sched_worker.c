@@ -27,6 +27,10 @@ typedef struct world {
         bool gone;
     } run[RUNS_MAX];
     int cancel_at_step; /* cancel run 1 when this many steps have been told */
+    int train_steps, evals, previews_taken, checkpoints, train_gone, train_end, train_code;
+    int64_t last_train_step, last_checkpoint;
+    double preempted_ms;
+    int trained_first, trained_last; /* train_steps when the latest request had its first batch, and its last */
 } world;
 
 static void on_step(void *arg, dn_step *s)
@@ -43,6 +47,9 @@ static void on_step(void *arg, dn_step *s)
         w->run[s->share[i].run].step = s->share[i].step;
     }
     assert_int_equal(rows, s->rows);
+    w->trained_last = w->train_steps;
+    if (s->n_shares && s->share[0].step == 1)
+        w->trained_first = w->train_steps;
     if (w->cancel_at_step && w->steps == w->cancel_at_step)
         assert_int_equal(dn_worker_cancel(w->worker, 1), 0);
     free(s);
@@ -85,7 +92,38 @@ static void on_adopted(void *arg, dn_adoption *a)
     free(a);
 }
 
-static const dn_worker_events events = { on_step, on_picture, on_gone, on_adopted };
+static void on_trained(void *arg, dn_train_news *n)
+{
+    world *w = arg;
+    assert_int_equal(n->training, 9);
+    assert_false(w->train_gone);
+    w->preempted_ms += n->preempted_ms;
+    if (n->duty == 0) {
+        assert_int_equal(n->step, w->last_train_step + 1); /* every step is told, in order */
+        w->last_train_step = n->step;
+        w->train_steps++;
+    } else {
+        assert_int_equal(n->step, w->last_train_step); /* a duty is done before the next step */
+        w->evals += n->duty == DN_DUTY_EVAL;
+        w->previews_taken += n->duty == DN_DUTY_PREVIEW;
+        w->checkpoints += n->duty == DN_DUTY_CHECKPOINT;
+        w->last_checkpoint = n->duty == DN_DUTY_CHECKPOINT ? n->step : w->last_checkpoint;
+    }
+    dn_snapshot_free(n->snapshot);
+    free(n);
+}
+
+static void on_train_gone(void *arg, dn_training *t)
+{
+    world *w = arg;
+    w->train_gone++;
+    w->train_end = t->end;
+    w->train_code = t->error.code;
+    dn_trainer_free(t->trainer);
+    free(t);
+}
+
+static const dn_worker_events events = { on_step, on_picture, on_gone, on_adopted, on_trained, on_train_gone };
 
 static void pump(world *w, const int *counter, int until)
 {
@@ -113,7 +151,9 @@ static world *start(dn_sched_limits limits, double batch_ms, double row_ms)
     world *w = calloc(1, sizeof *w);
     assert_int_equal(dn_loop_new(&w->loop, NULL), 0);
     assert_int_equal(dn_device_open(&w->device, "fake", NULL), 0);
-    dn_worker_options o = { .device = w->device, .loop = w->loop, .limits = limits, .events = &events, .arg = w };
+    dn_worker_options o = {
+        .device = w->device, .loop = w->loop, .limits = limits, .yield_ms = 5, .events = &events, .arg = w
+    };
     assert_int_equal(dn_worker_start(&w->worker, &o, NULL), 0);
     for (int k = 0; k < 2; k++)
         w->net[k] = fake_net_new(batch_ms, row_ms);
@@ -344,6 +384,124 @@ static void a_stopped_worker_gives_everything_back(void **state)
     free(w);
 }
 
+typedef struct job {
+    double step_ms, share;
+    int64_t steps, eval_every, preview_every, checkpoint_every, fails_at;
+} job;
+
+static void train(world *w, job j)
+{
+    dn_training *t = calloc(1, sizeof *t);
+    *t = (dn_training){ .id = 9,
+                        .trainer = fake_trainer_new(j.step_ms, j.fails_at),
+                        .share = j.share,
+                        .steps = j.steps,
+                        .eval_every = j.eval_every,
+                        .preview_every = j.preview_every,
+                        .checkpoint_every = j.checkpoint_every };
+    dn_worker_train(w->worker, t);
+}
+
+static void a_job_does_its_duties_and_comes_back_saved(void **state)
+{
+    (void)state;
+    world *w = start(wide, 0.1, 0);
+    train(w, (job){ .step_ms = 12, .steps = 10, .eval_every = 4, .preview_every = 5, .checkpoint_every = 3 });
+    pump(w, &w->train_gone, 1);
+    assert_int_equal(w->train_end, DN_TRAIN_DONE);
+    assert_int_equal(w->train_steps, 10);
+    assert_int_equal(w->evals, 3);          /* 4, 8, and the last */
+    assert_int_equal(w->previews_taken, 2); /* 5 and 10 */
+    assert_int_equal(w->checkpoints, 4);    /* 3, 6, 9 and the last */
+    assert_int_equal(w->last_checkpoint, 10);
+    stop(w);
+}
+
+static void a_job_stops_saved_at_the_end_of_a_step(void **state)
+{
+    (void)state;
+    world *w = start(wide, 0.1, 0);
+    train(w, (job){ .step_ms = 20, .steps = 1000 });
+    pump(w, &w->train_steps, 2);
+    assert_int_equal(dn_worker_train_ask(w->worker, 8, DN_DUTY_STOP), 0); /* another's: nothing happens */
+    assert_int_equal(dn_worker_train_ask(w->worker, 9, DN_DUTY_STOP | DN_DUTY_CHECKPOINT), 0);
+    pump(w, &w->train_gone, 1);
+    assert_int_equal(w->train_end, DN_TRAIN_STOPPED);
+    assert_int_equal(w->last_checkpoint, w->last_train_step);
+    assert_int_equal(dn_worker_train_ask(w->worker, 9, DN_DUTY_STOP), 0); /* long gone: nothing happens */
+    stop(w);
+}
+
+static void a_failing_step_ends_the_job_and_the_worker_goes_on(void **state)
+{
+    (void)state;
+    world *w = start(wide, 0.1, 0);
+    train(w, (job){ .step_ms = 0.2, .steps = 10, .fails_at = 3 });
+    pump(w, &w->train_gone, 1);
+    assert_int_equal(w->train_end, DN_TRAIN_FAILED);
+    assert_int_equal(w->train_code, DN_E_NON_FINITE);
+    submit(w, (order){ .id = 1, .n = 1, .entries = 3, .rows = 1 });
+    pump(w, &w->gone, 1);
+    assert_int_equal(w->run[1].end, DN_RUN_DONE);
+    stop(w);
+}
+
+/* A step of 100 ms is cut into segments: a request beside it waits for one at each boundary, and is not starved. */
+static void sampling_waits_for_a_segment_never_for_a_step(void **state)
+{
+    (void)state;
+    world *w = start(wide, 1, 0);
+    train(w, (job){ .step_ms = 1e5, .steps = 10, .share = 0 });
+    submit(w, (order){ .id = 1, .n = 1, .entries = 20, .rows = 1 });
+    pump(w, &w->gone, 1); /* its 20 steps are done although the training step never ends */
+    assert_int_equal(w->run[1].end, DN_RUN_DONE);
+    assert_int_equal(w->train_steps, 0);
+    stop(w);
+}
+
+/* Under load a job gets its share: steps of 5 ms beside batches of 5 ms, share 1/2. */
+static void a_job_gets_its_share_while_requests_wait(void **state)
+{
+    (void)state;
+    world *w = start(wide, 5, 0);
+    train(w, (job){ .step_ms = 5, .steps = 1000, .share = 0.5 });
+    submit(w, (order){ .id = 1, .n = 1, .entries = 40, .rows = 1 });
+    pump(w, &w->gone, 1);
+    assert_in_range(w->trained_last - w->trained_first, 20, 60); /* about as many as the 39 batches between */
+    assert_true(w->preempted_ms > 0);
+    stop(w);
+}
+
+static void without_a_share_a_job_waits_until_requests_are_done(void **state)
+{
+    (void)state;
+    world *w = start(wide, 1, 0);
+    train(w, (job){ .step_ms = 0.5, .steps = 1 << 30, .share = 1 });
+    assert_int_equal(dn_worker_train_share(w->worker, 9, 0), 0);
+    submit(w, (order){ .id = 1, .n = 1, .entries = 1, .rows = 1 });
+    pump(w, &w->gone, 1); /* the share has been told by now */
+    submit(w, (order){ .id = 2, .n = 1, .entries = 200, .rows = 1 });
+    pump(w, &w->gone, 2);
+    assert_int_equal(w->trained_last, w->trained_first);
+    stop(w);
+}
+
+static void a_dropped_network_takes_its_arena_with_it(void **state)
+{
+    (void)state;
+    world *w = start((dn_sched_limits){ 8, 100 }, 0.1, 0.1);
+    fake_net_arena(w->net[0], 100);
+    fake_net_arena(w->net[1], 300);
+    adopt(w, 1, 3, true);
+    assert_int_equal(fake_trimmed(), 100);
+    adopt(w, 1, 3, false);
+    adopt(w, 0, 3, true);
+    assert_int_equal(fake_trimmed(), 300);
+    adopt(w, 1, 3, true);
+    assert_int_equal(fake_trimmed(), 0);
+    stop(w);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -358,7 +516,14 @@ int main(void)
         cmocka_unit_test(cancel_takes_effect_at_the_next_boundary),
         cmocka_unit_test(a_deadline_expires_at_a_boundary),
         cmocka_unit_test(thousands_of_cancelled_runs_leave_nothing),
+        cmocka_unit_test(a_dropped_network_takes_its_arena_with_it),
         cmocka_unit_test(a_stopped_worker_gives_everything_back),
+        cmocka_unit_test(a_job_does_its_duties_and_comes_back_saved),
+        cmocka_unit_test(a_job_stops_saved_at_the_end_of_a_step),
+        cmocka_unit_test(a_failing_step_ends_the_job_and_the_worker_goes_on),
+        cmocka_unit_test(sampling_waits_for_a_segment_never_for_a_step),
+        cmocka_unit_test(a_job_gets_its_share_while_requests_wait),
+        cmocka_unit_test(without_a_share_a_job_waits_until_requests_are_done),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,42 @@
+/* datasets.h - what has been uploaded to train on: names, hashes, folders, and which jobs need them.
+ *
+ * A dataset is immutable; a PUT to a taken name adds another hash, and the bare name means the newest. The list lives on the loop's
+ * thread; the files in the state folder, datasets/<hash>; the rows in the store. */
+#ifndef DN_SERVER_DATASETS_H
+#define DN_SERVER_DATASETS_H
+
+#include <denoised/dataset.h>
+#include "app_parts.h"
+
+typedef struct dn_stored {
+    dn_link link;    /* newest first */
+    int64_t seq;     /* the store's */
+    char name[DN_NAME_LEN_MAX + 1], hash[65];
+    char owner[DN_TENANT_MAX];
+    char *dir;
+    int64_t images, bytes;
+    int channels, height_min, height_max, width_min, width_max;
+    int n_classes;
+    char **classes;  /* n_classes names, or NULL */
+    double created_at;
+    int pins;        /* jobs that are not over */
+} dn_stored;
+
+
+typedef struct dn_datasets dn_datasets;
+
+/* Read the list from the store, before its thread starts. */
+int dn_datasets_open(dn_app *app, dn_error *err);
+void dn_datasets_close(dn_app *app);
+/* "name": its newest; "name@hash" or at least 8 digits of it. Returns 0 or a DN_H code. */
+int dn_datasets_find(dn_stored **out, dn_app *app, const char *ref, dn_http_error *err);
+
+/* The next older one; NULL: the newest, the end. */
+dn_stored *dn_datasets_next(dn_app *app, dn_stored *s);
+void dn_datasets_add(dn_app *app, dn_stored *s); /* takes it */
+/* `path` below the state `folder`; `info` as dn_stored_info makes it. NULL: out of memory. */
+dn_stored *dn_stored_new(const char *folder, const char *name, const char *hash, const char *owner, const char *path, const char *info);
+void dn_stored_free(dn_stored *s);
+char *dn_stored_info(const dn_dataset_info *d); /* JSON, malloc'ed */
+
+#endif

@@ -1,0 +1,482 @@
+/* published.c - models made, trained and published; plans and what is really handed out. With a stored dataset and its reader. */
+#include "train_internal.h"
+#include <jansson.h>
+#include <malloc.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <cmocka.h>
+#include <denoised/image.h>
+#include <ftw.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static char folder[64], path[160], data_path[160];
+
+/* ---- what the allocator hands out ---- */
+
+static size_t handed_out;
+void *__real_malloc(size_t n);
+void *__real_calloc(size_t n, size_t size);
+void *__real_realloc(void *p, size_t n);
+void *__real_aligned_alloc(size_t align, size_t n);
+void __real_free(void *p);
+void *__wrap_malloc(size_t n);
+void *__wrap_calloc(size_t n, size_t size);
+void *__wrap_realloc(void *p, size_t n);
+void *__wrap_aligned_alloc(size_t align, size_t n);
+void __wrap_free(void *p);
+
+static void *count(void *p)
+{
+    if (p)
+        __atomic_add_fetch(&handed_out, malloc_usable_size(p), __ATOMIC_RELAXED);
+    return p;
+}
+static void uncount(void *p)
+{
+    if (p)
+        __atomic_sub_fetch(&handed_out, malloc_usable_size(p), __ATOMIC_RELAXED);
+}
+void *__wrap_malloc(size_t n) { return count(__real_malloc(n)); }
+void *__wrap_calloc(size_t n, size_t size) { return count(__real_calloc(n, size)); }
+void *__wrap_aligned_alloc(size_t align, size_t n) { return count(__real_aligned_alloc(align, n)); }
+void *__wrap_realloc(void *p, size_t n)
+{
+    uncount(p);
+    return count(__real_realloc(p, n));
+}
+void __wrap_free(void *p)
+{
+    uncount(p);
+    __real_free(p);
+}
+
+/* ---- a stored dataset of grey pictures ---- */
+
+static int remove_one(const char *name, const struct stat *st, int kind, struct FTW *where)
+{
+    (void)st, (void)kind, (void)where;
+    return remove(name);
+}
+
+static int set_up(void **state)
+{
+    (void)state;
+    enum { N = 96, SIDE = 28 };
+    strcpy(folder, "/tmp/denoised-published-XXXXXX");
+    assert_non_null(mkdtemp(folder));
+    snprintf(path, sizeof path, "%s/model", folder);
+    snprintf(data_path, sizeof data_path, "%s/data", folder);
+    char file[160];
+    snprintf(file, sizeof file, "%s/pictures.safetensors", folder);
+    static float pictures[N * SIDE * SIDE];
+    static int64_t labels[N];
+    for (int i = 0; i < N * SIDE * SIDE; i++)
+        pictures[i] = 0.5f + 0.5f * sinf((float)(i % 97) * 0.1f + (float)(i / (SIDE * SIDE)));
+    for (int i = 0; i < N; i++)
+        labels[i] = i % 10;
+    const dn_st_tensor t[] = { { "images", "F32", 4, { N, SIDE, SIDE, 1 }, pictures, sizeof pictures },
+                               { "labels", "I64", 1, { N }, labels, sizeof labels } };
+    uint8_t *bytes;
+    size_t n;
+    dn_error err = { 0 };
+    assert_int_equal(dn_st_encode(&bytes, &n, t, 2, &err), 0);
+    FILE *f = fopen(file, "wb");
+    assert_int_equal(fwrite(bytes, 1, n, f), n);
+    fclose(f);
+    free(bytes);
+    dn_import_report report = { 0 };
+    if (dn_dataset_import(file, data_path, &(dn_import_params){ .threads = 1 }, &report, &err))
+        fail_msg("%s: %s", err.param, err.message);
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    (void)state;
+    return nftw(folder, remove_one, 8, FTW_DEPTH | FTW_PHYS);
+}
+
+static void clear_model(void) { nftw(path, remove_one, 8, FTW_DEPTH | FTW_PHYS); }
+
+typedef struct {
+    dn_device *device;
+    dn_model *model;
+    dn_dataset *data;
+    dn_train_params params;
+    dn_train_plan plan;
+    dn_trainer *trainer;
+} job;
+
+static json_t *model_json(const char *name)
+{
+    char file[1024];
+    snprintf(file, sizeof file, "%s/%s", MODEL_DIR, name);
+    json_t *j = json_load_file(file, 0, NULL);
+    assert_non_null(j);
+    return j;
+}
+
+/* The bundled model's network with fresh weights, but for what `change` says. */
+static dn_model *fresh_model(const char *change, const char *scheduler_change)
+{
+    json_t *config = model_json("unet/config.json"), *scheduler = model_json("scheduler/scheduler_config.json");
+    json_t *extra = model_json("denoised.json"), *more = change ? json_loads(change, 0, NULL) : NULL;
+    json_t *other = scheduler_change ? json_loads(scheduler_change, 0, NULL) : NULL;
+    if (more)
+        json_object_update(config, more);
+    if (other)
+        json_object_update(scheduler, other);
+    dn_model *m = NULL;
+    dn_error err = { 0 };
+    if (dn_model_init(&m, config, scheduler, extra, 42, &err))
+        fail_msg("%s: %s", err.param, err.message);
+    json_decref(config);
+    json_decref(scheduler);
+    json_decref(extra);
+    json_decref(more);
+    json_decref(other);
+    return m;
+}
+
+static void prepare(job *j, const char *change, const char *scheduler_change)
+{
+    dn_error err = { 0 };
+    *j = (job){ .model = fresh_model(change, scheduler_change) };
+    if (dn_device_open(&j->device, "cpu:0", &err) || dn_dataset_open(&j->data, data_path, &err))
+        fail_msg("%s", err.message);
+    dn_train_params_init(&j->params);
+    j->params.batch_size = 4;
+    j->params.steps = 10;
+}
+
+static void start(job *j)
+{
+    dn_error err = { 0 };
+    if (dn_train_plan_make(&j->plan, j->device, j->model, j->data, &j->params, 0, &err) ||
+        dn_trainer_new(&j->trainer, j->device, j->model, j->data, &j->params, &j->plan, &err))
+        fail_msg("%s: %s", err.param, err.message);
+}
+
+static void step(job *j)
+{
+    dn_train_report r;
+    dn_error err = { 0 };
+    if (dn_trainer_some(j->trainer, 0, &r, &err))
+        fail_msg("%s", err.message);
+    assert_false(r.skipped);
+}
+
+static void end(job *j)
+{
+    dn_trainer_free(j->trainer);
+    dn_dataset_close(j->data);
+    dn_model_free(j->model);
+    dn_device_close(j->device);
+}
+
+/* ---- bytes ---- */
+
+static void check_bytes(enum dn_precision precision, enum dn_optimizer_kind kind, double eval_fraction)
+{
+    job j;
+    prepare(&j, NULL, NULL);
+    j.params.batch_size = 64;
+    j.params.micro_batch = 16;
+    j.params.precision = precision;
+    j.params.optimizer.kind = kind;
+    j.params.eval_fraction = eval_fraction;
+    dn_error err = { 0 };
+    if (dn_train_plan_make(&j.plan, j.device, j.model, j.data, &j.params, 0, &err))
+        fail_msg("%s", err.message);
+    const dn_train_plan *p = &j.plan;
+    assert_int_equal(p->total, p->weights + p->gradients + p->moments + p->ema + p->arena + p->data);
+    size_t before = handed_out;
+    assert_int_equal(dn_trainer_new(&j.trainer, j.device, j.model, j.data, &j.params, &j.plan, &err), 0);
+    double real = (double)(handed_out - before), off = real / (double)p->total - 1;
+    print_message("plan %.2f MB, handed out %.2f MB (%+.2f%%)\n", (double)p->total * 1e-6, real * 1e-6, 100 * off);
+    assert_true(fabs(off) < 0.02);
+    assert_int_equal(dn_trainer_bytes(j.trainer), p->total);
+    end(&j);
+}
+
+static void test_bytes(void **state)
+{
+    (void)state;
+    check_bytes(DN_PRECISION_FP32, DN_ADAMW, 0);
+    check_bytes(DN_PRECISION_BF16, DN_ADAMW, 0.25);
+    check_bytes(DN_PRECISION_FP16, DN_SGD, 0);
+}
+
+static size_t total_within(job *j, size_t budget)
+{
+    dn_error err = { 0 };
+    if (dn_train_plan_make(&j->plan, j->device, j->model, j->data, &j->params, budget, &err))
+        fail_msg("%s", err.message);
+    assert_true(!budget || j->plan.total <= budget);
+    return j->plan.total;
+}
+
+static void test_budget(void **state)
+{
+    (void)state;
+    job j;
+    prepare(&j, NULL, NULL);
+    j.params.batch_size = 24;
+    size_t all = total_within(&j, 0);
+    assert_int_equal(j.plan.micro_batch, 24);
+    assert_int_equal(j.plan.n_recomputed, 0);
+    total_within(&j, all - 1); /* the next divisor */
+    assert_int_equal(j.plan.micro_batch, 12);
+    j.params.micro_batch = 24; /* given: recompute instead */
+    total_within(&j, all - (4 << 20));
+    assert_int_equal(j.plan.micro_batch, 24);
+    assert_true(j.plan.n_recomputed > 0);
+    j.params.precision = DN_PRECISION_BF16;
+    assert_true(total_within(&j, 0) < all);
+    j.params.precision = DN_PRECISION_FP32;
+    dn_error err = { 0 };
+    size_t little = j.plan.total - j.plan.arena + (48 << 20);
+    assert_int_equal(dn_train_plan_make(&j.plan, j.device, j.model, j.data, &j.params, little, &err), DN_E_MEMORY);
+    assert_string_equal(err.param, "micro_batch");
+    char number[32];
+    snprintf(number, sizeof number, "%zu are allowed", little);
+    assert_non_null(strstr(err.message, number));
+    assert_non_null(strstr(err.message, "would fit"));
+    assert_int_equal(dn_train_plan_make(&j.plan, j.device, j.model, j.data, &j.params, 1000, &err), DN_E_MEMORY);
+    assert_non_null(strstr(err.message, "the budget"));
+    end(&j);
+}
+
+/* Recomputing changes time and memory, not one bit. */
+static void test_recomputing(void **state)
+{
+    (void)state;
+    job a, b;
+    prepare(&a, NULL, NULL);
+    prepare(&b, NULL, NULL);
+    start(&a);
+    dn_error err = { 0 };
+    a.params.micro_batch = b.params.micro_batch = 4;
+    dn_train_plan whole;
+    assert_int_equal(dn_train_plan_make(&whole, b.device, b.model, b.data, &b.params, 0, &err), 0);
+    if (dn_train_plan_make(&b.plan, b.device, b.model, b.data, &b.params, whole.total - (2 << 20), &err) ||
+        dn_trainer_new(&b.trainer, b.device, b.model, b.data, &b.params, &b.plan, &err))
+        fail_msg("%s", err.message);
+    assert_true(b.plan.n_recomputed > 0);
+    step(&a);
+    step(&b);
+    assert_memory_equal(a.trainer->flat.weights, b.trainer->flat.weights, sizeof(float) * (size_t)a.trainer->flat.count);
+    end(&a);
+    end(&b);
+}
+
+/* ---- models ---- */
+
+static double deviation(const float *x, int64_t n, double *most)
+{
+    double sum = 0;
+    *most = 0;
+    for (int64_t i = 0; i < n; i++) {
+        sum += (double)x[i] * x[i] / (double)n;
+        *most = fmax(*most, fabs((double)x[i]));
+    }
+    return sqrt(sum);
+}
+
+static void test_first_weights(void **state)
+{
+    (void)state;
+    dn_model *m = fresh_model(NULL, NULL), *again = fresh_model(NULL, NULL);
+    assert_string_equal(m->info.hash, again->info.hash);
+    dn_program *p = dn_model_program(m, 28, 28);
+    const dn_block *b = &p->block[0];
+    for (int i = 0; i < b->n_params; i++) {
+        const dn_param *q = &b->param[i];
+        const float *x = m->weights + q->offset;
+        int64_t n = dn_shape_count(&q->shape);
+        double most, d = deviation(x, n, &most);
+        const char *last = strrchr(q->name, '.');
+        if (q->form != DN_PARAM_PLAIN) { /* uniform: bound over sqrt(3) */
+            double bound = 1 / sqrt((double)(n / q->shape.dim[q->shape.rank - 1]));
+            assert_true(most <= bound && most > 0.9 * bound);
+            assert_true(n < 500 || fabs(d * sqrt(3) / bound - 1) < 0.1);
+        } else if (q->shape.rank == 2)
+            assert_true(fabs(d - 1) < 0.1);
+        else if (strstr(q->name, "norm"))
+            assert_true(fabs(d - !strcmp(last, ".weight")) < 1e-9);
+        else
+            assert_true(d > 0 && most < 1);
+    }
+    dn_program_free(p);
+    dn_model_free(m);
+    dn_model_free(again);
+    json_t *bad = json_pack("{ss}", "_class_name", "Transformer");
+    dn_error err = { 0 };
+    assert_int_equal(dn_model_init(&m, bad, NULL, NULL, 1, &err), DN_E_UNSUPPORTED);
+    assert_string_equal(err.param, "_class_name");
+    json_decref(bad);
+}
+
+static char *hash_of_ema(const dn_trainer *t, char *hash)
+{
+    dn_snapshot *s = NULL;
+    dn_model *m = NULL;
+    dn_error err = { 0 };
+    if (dn_trainer_snapshot(&s, t, false, &err) || dn_snapshot_model(&m, s, &err))
+        fail_msg("%s", err.message);
+    memcpy(hash, m->info.hash, 65);
+    dn_model_free(m);
+    dn_snapshot_free(s);
+    return hash;
+}
+
+static void publish(const dn_trainer *t)
+{
+    dn_snapshot *s = NULL;
+    dn_error err = { 0 };
+    if (dn_trainer_snapshot(&s, t, false, &err) || dn_snapshot_publish(s, path, &err))
+        fail_msg("%s", err.message);
+    assert_int_equal(dn_snapshot_publish(s, path, &err), DN_E_INVALID); /* never over something */
+    dn_snapshot_free(s);
+}
+
+static json_t *published_json(const char *name)
+{
+    char file[256];
+    snprintf(file, sizeof file, "%s/%s", path, name);
+    json_t *j = json_load_file(file, 0, NULL);
+    assert_non_null(j);
+    return j;
+}
+
+/* What is published loads again, as the same weights. */
+static void test_publish(void **state)
+{
+    (void)state;
+    static const char *const names[] = { "epsilon", "v_prediction", "sample" };
+    for (int prediction = 0; prediction < 3; prediction++) {
+        job j;
+        char want[65];
+        dn_error err = { 0 };
+        prepare(&j, NULL, NULL);
+        j.params.objective.prediction = prediction;
+        start(&j);
+        step(&j);
+        publish(j.trainer);
+        dn_model *m = NULL;
+        if (dn_model_load(&m, path, &err))
+            fail_msg("%s", err.message);
+        assert_string_equal(m->info.hash, hash_of_ema(j.trainer, want));
+        assert_string_not_equal(m->info.hash, j.model->info.hash);
+        assert_int_equal(m->info.null_label, 10);
+        assert_int_equal(m->info.n_labels, 10);
+        assert_string_equal(m->info.pipeline, "DDPMPipeline");
+        json_t *scheduler = published_json("scheduler/scheduler_config.json");
+        assert_string_equal(json_string_value(json_object_get(scheduler, "prediction_type")), names[prediction]);
+        json_decref(scheduler);
+        dn_model_free(m);
+        end(&j);
+        clear_model();
+    }
+}
+
+/* ---- learned variance ---- */
+
+static double cdf(double x) { return 0.5 * (1 + tanh(sqrt(2 / M_PI) * (x + 0.044715 * x * x * x))); }
+
+/* The variational term of one element in nats, as IDDPM's gaussian_diffusion.py writes it. */
+static double vlb(double t0, double mean, double lv, double x0, double mean_true, double lv_true)
+{
+    if (!t0)
+        return 0.5 * (-1 + lv - lv_true + exp(lv_true - lv) + (mean_true - mean) * (mean_true - mean) * exp(-lv));
+    double centered = x0 - mean, inv = exp(-0.5 * lv), up = cdf(inv * (centered + 1.0 / 255)), low = cdf(inv * (centered - 1.0 / 255));
+    double mass = x0 < -0.999 ? up : x0 > 0.999 ? 1 - low : up - low;
+    return -log(fmax(mass, 1e-12));
+}
+
+static void pick_timesteps(void *arg, const dn_trainer *t, int first, int n)
+{
+    (void)arg, (void)first;
+    static const int at[] = { 0, 1, 300, 999 };
+    for (int i = 0; i < n; i++) {
+        t->feed.t[i] = at[i];
+        t->feed.x0[i * t->row] = -1; /* both ends of the range */
+        t->feed.x0[i * t->row + 1] = 1;
+    }
+}
+
+/* One step at learning rate 0 gives the loss of a network whose output is read by the plain program. */
+static void test_learned_variance(void **state)
+{
+    (void)state;
+    job j;
+    prepare(&j, "{\"out_channels\":2,\"block_out_channels\":[8,8,8],\"attention_head_dim\":8}", "{\"variance_type\":\"learned_range\"}");
+    j.params.objective.vlb_weight = 0.7;
+    j.params.optimizer.lr = 0;
+    start(&j);
+    dn_trainer *t = j.trainer;
+    t->inject = pick_timesteps;
+    dn_train_report r;
+    dn_error err = { 0 };
+    assert_int_equal(dn_trainer_some(t, 0, &r, &err), 0);
+    /* The network alone on the same inputs. */
+    float *x = malloc(sizeof(float) * (size_t)(4 * t->row));
+    dn_program *p = dn_model_program(j.model, 28, 28);
+    dn_lowered *l = NULL;
+    assert_int_equal(dn_lower(&l, &dn_backend_ref, p, 4, &err), 0);
+    dn_run run = { .lowered = l, .arena = aligned_alloc(64, l->arena_bytes), .block = { (const char *)j.model->weights }, .n = 4 };
+    dn_ports ports = dn_ports_find(l);
+    for (int row = 0; row < 4; row++) {
+        int s = t->feed.t[row];
+        float *to = dn_place_at(&run, ports.x, row);
+        for (int64_t i = 0; i < t->row; i++)
+            to[i] = (float)(t->levels.alpha[s] * t->feed.x0[row * t->row + i] + t->levels.sigma[s] * t->feed.noise[row * t->row + i]);
+        dn_ports_put_time(&ports, 0, &run, row, (float)s);
+        dn_ports_put_label(&ports, &run, row, t->feed.label[row], t->feed.label[row], 0);
+        memcpy(x + row * t->row, to, sizeof *x * (size_t)t->row);
+    }
+    assert_int_equal(dn_run_some(&run, 0), 0);
+    double want = 0;
+    for (int row = 0; row < 4; row++) {
+        int s = t->feed.t[row];
+        const double *bar = t->levels.abar, beta = t->levels.beta[s], before = s ? bar[s - 1] : 1;
+        int c = s ? s : 1;
+        double lv_min = log((1 - bar[c - 1]) / (1 - bar[c]) * t->levels.beta[c]), lv_max = log(beta);
+        double of_x0 = sqrt(before) * beta / (1 - bar[s]), of_x = sqrt(1 - beta) * (1 - before) / (1 - bar[s]);
+        const float *out = dn_place_at(&run, ports.out, row);
+        for (int64_t i = 0; i < t->row; i++) {
+            double x0 = t->feed.x0[row * t->row + i], noise = t->feed.noise[row * t->row + i], xt = x[row * t->row + i];
+            double eps = out[2 * i], f = (out[2 * i + 1] + 1) / 2, lv = f * lv_max + (1 - f) * lv_min;
+            double guess = (xt - t->levels.sigma[s] * eps) / t->levels.alpha[s];
+            double term = vlb(s == 0, of_x0 * guess + of_x * xt, lv, x0, of_x0 * x0 + of_x * xt, lv_min);
+            want += ((eps - noise) * (eps - noise) + 0.7 * term / M_LN2) / (double)(4 * t->row);
+        }
+    }
+    if (!(fabs(r.loss - want) < 2e-4 * want))
+        fail_msg("hybrid loss %.7g, expected %.7g", r.loss, want);
+    publish(t);
+    json_t *scheduler = published_json("scheduler/scheduler_config.json");
+    assert_string_equal(json_string_value(json_object_get(scheduler, "variance_type")), "learned_range");
+    json_decref(scheduler);
+    clear_model();
+    free(run.arena);
+    free(x);
+    dn_lowered_free(l);
+    dn_program_free(p);
+    end(&j);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_bytes),         cmocka_unit_test(test_budget),  cmocka_unit_test(test_recomputing),
+        cmocka_unit_test(test_first_weights), cmocka_unit_test(test_publish), cmocka_unit_test(test_learned_variance),
+    };
+    return cmocka_run_group_tests(tests, set_up, tear_down);
+}
