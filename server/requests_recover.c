@@ -1,8 +1,8 @@
-/* requests_recover.c - what an earlier process left of its asynchronous requests: those that ended are shown again, those
- * that did not are begun anew, from their seed.
+/* requests_recover.c - what an earlier process left of its asynchronous requests: those that ended are shown again,
+ * those that did not are begun anew, from their seed.
  *
- * A request whose last start ended without a step may be what ended the daemon: a suspect. Only one suspect at a time is
- * on its way to its first step, so that the one at fault is found and the others are not taken for it. */
+ * A request whose last start ended without a step may be what ended the daemon: a suspect. Only one suspect at a time
+ * is on its way to its first step, so that the one at fault is found and the others are not taken for it. */
 #include "requests.h"
 
 #include "log.h"
@@ -171,7 +171,8 @@ static int take_row(void *arg, const dn_request_record *row, dn_error *err)
     bool ended = row->finished > 0, lost = row->file && !file_is_there(app, row);
     dn_request *r = lost ? NULL : dn_request_again(app, row->id);
     if (lost) {
-        dn_log(DN_LOG_WARN, "result_lost", "%s has not the %lld bytes that it should", row->file, (long long)row->bytes);
+        dn_log(DN_LOG_WARN, "result_lost", "%s has not the %lld bytes that it should", row->file,
+               (long long)row->bytes);
         dn_request_remember_gone(app, row->id);
         return dn_record_drop(dn_store_db(app->server.store), row->id, err);
     }

@@ -38,7 +38,7 @@ struct dn_step {
     int in[DN_IN_MAX + 2], out[DN_OUT_MAX + 4]; /* places, -1: none */
     int n_in, n_out;
     int workspace;                         /* a place used during this step only, or -1 */
-    int op_first, op_last;                 /* the program's ops that it computes, for traces and replay on ref */
+    int op_first, op_last;                 /* the program's ops that it computes (or a part of), for traces and replay */
 };
 
 /* A packed form of one parameter: made once per weights version, shared by all programs that ask for the same key. */

@@ -143,8 +143,8 @@ def make_models(root):
 class Serving(Daemon):
     """What the tests ask of it."""
 
-    def client(self, *args):
-        client = super().client(*args)
+    def client(self, timeout=PATIENCE):
+        client = super().client(timeout)
         client.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return client
 

@@ -231,7 +231,8 @@ static void measure(const options *o, const dn_lowered *l, dn_run *run, timed *t
     for (int i = 0; i < l->n_steps; i++) {
         qsort(each + (size_t)i * (size_t)o->repeats, (size_t)o->repeats, sizeof *each, by_value);
         t[i].ms = each[(size_t)i * (size_t)o->repeats];
-        for (int op = l->step[i].op_first; op <= l->step[i].op_last && op < l->program->n_ops; op++)
+        const bool partial = i + 1 < l->n_steps && l->step[i + 1].op_first == l->step[i].op_first;
+        for (int op = l->step[i].op_first; !partial && op <= l->step[i].op_last && op < l->program->n_ops; op++)
             t[i].gflop += op == l->step[i].op_first ? gflop_of(l->program, &l->program->op[op]) : 0;
     }
     double middle = median(whole, o->repeats); /* sorts */

@@ -13,10 +13,10 @@ typedef struct head {
     const dn_attention_bwd_args *a;
     int64_t row;
     int first, d;
-    float *k_keys, *v_keys;              /* [M/16][d][16], k times the scale */
+    float *k_keys, *v_keys;                 /* [M/16][d][16], k times the scale */
     float *k_values, *q_values, *dy_values; /* [d/16][M][16], [d/16][L][16] twice */
-    float *dk, *dv;                      /* [d/16][M][16] */
-    const float *q, *dy;                 /* blocks [d/8][L][8], packed or in place */
+    float *dk, *dv;                         /* [d/16][M][16] */
+    const float *q, *dy;                    /* blocks [d/8][L][8], packed or in place */
     ptrdiff_t q_block, dy_block;
     float *q_packed, *dy_packed;
 } head;
@@ -29,10 +29,14 @@ static int64_t lay_out(head *h, float *base)
     struct {
         float **part;
         int64_t floats;
-    } parts[] = { { &h->k_keys, round_up(M, PANEL) * deep },  { &h->v_keys, round_up(M, PANEL) * deep },
-                  { &h->k_values, round_up(M, LANES) * wide }, { &h->q_values, round_up(L, LANES) * wide },
-                  { &h->dy_values, round_up(L, LANES) * wide }, { &h->dk, M * wide },
-                  { &h->dv, M * wide },                        { &h->q_packed, blocks },
+    } parts[] = { { &h->k_keys, round_up(M, PANEL) * deep },
+                  { &h->v_keys, round_up(M, PANEL) * deep },
+                  { &h->k_values, round_up(M, LANES) * wide },
+                  { &h->q_values, round_up(L, LANES) * wide },
+                  { &h->dy_values, round_up(L, LANES) * wide },
+                  { &h->dk, M * wide },
+                  { &h->dv, M * wide },
+                  { &h->q_packed, blocks },
                   { &h->dy_packed, blocks } };
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
         *parts[i].part = base ? base + at : NULL;

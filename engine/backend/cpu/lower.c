@@ -9,6 +9,9 @@ enum { ALIGN = 64, PLANE_PAD = 64, ROWS_MIN = 4, ROWS_MAX = 8, PACK_PARTS = 8 };
  * read the plain weights instead, which costs some percent and gives the same bits. */
 static const int64_t conv_forms_max = (int64_t)3 << 29;
 
+/* Of one step: 10 ms of a core for a 3x3 convolution, 30 for other products. */
+static const double multiplications_max = 1.5e9;
+
 /* clang-format off */
 static const dn_lower_fn table[DN_OP_COUNT] = {
     [DN_OP_CONV2D_DX] = dn_lower_conv_dx, [DN_OP_CONV2D_DW] = dn_lower_conv_dw, [DN_OP_MATMUL_DW] = dn_lower_matmul_dw,
@@ -250,6 +253,17 @@ void *dn_lower_attr(dn_lower_state *s, const void *attr, size_t bytes)
     return own;
 }
 
+int dn_lower_parts(const dn_lower_state *s, double multiplications)
+{
+    double parts = multiplications * s->l->rows_max / multiplications_max + 1;
+    return parts < s->l->rows_max ? (int)parts : s->l->rows_max;
+}
+
+double dn_lower_conv_work(const dn_conv_shape *s)
+{
+    return (double)s->Ho * s->Wo * s->kh * s->kw * s->C * s->K;
+}
+
 void dn_lower_step(dn_lower_state *s, dn_step step, int op, int last)
 {
     step.op_first = op;
@@ -343,10 +357,12 @@ bool dn_lower_make(dn_lower_state *s, dn_val v)
     return !s->rc;
 }
 
-int dn_lower_only_reader(const dn_lower_state *s, dn_val v)
+int dn_lower_one_reader(const dn_lower_state *s, dn_val v)
 {
-    return s->readers[v] == 1 && !s->p->value[v].output && !s->p->value[v].shared ? s->reader[v] : -1;
+    return s->readers[v] == 1 && !s->p->value[v].output ? s->reader[v] : -1;
 }
+
+int dn_lower_only_reader(const dn_lower_state *s, dn_val v) { return dn_lower_one_reader(s, v); }
 
 /* A reshape whose result is the same bytes in both layouts. */
 static bool is_alias(const dn_program *p, const dn_op *op)

@@ -60,6 +60,10 @@ int dn_lower_form(dn_lower_state *s, dn_val v, dn_form form);
 int dn_lower_pack(dn_lower_state *s, int from, const dn_shape *shape, dn_form form);
 bool dn_lower_trains(const dn_lower_state *s, dn_val v);
 void *dn_lower_attr(dn_lower_state *s, const void *attr, size_t bytes);
+/* Into how many steps a convolution or a matrix of so many multiplications for each row is divided: no run should be away
+ * for long from whoever shares the device. No bit depends on it. */
+int dn_lower_parts(const dn_lower_state *s, double multiplications);
+double dn_lower_conv_work(const dn_conv_shape *s);
 /* Append a step that computes `op` and what was swallowed up to `last`, with value `y`. */
 void dn_lower_step(dn_lower_state *s, dn_step step, int op, int last);
 
@@ -67,6 +71,8 @@ void dn_lower_step(dn_lower_state *s, dn_step step, int op, int last);
 bool dn_lower_make(dn_lower_state *s, dn_val v);
 /* The only op that reads v, if v may vanish into a fusion; else -1. */
 int dn_lower_only_reader(const dn_lower_state *s, dn_val v);
+/* The same for fusions that round as their parts do: it cannot matter whether they take place. */
+int dn_lower_one_reader(const dn_lower_state *s, dn_val v);
 /* Mark op as computed by the step of another. */
 void dn_lower_swallow(dn_lower_state *s, int op);
 
@@ -99,8 +105,8 @@ bool dn_lower_embed_dw(dn_lower_state *s, int i);
 bool dn_lower_dropout(dn_lower_state *s, int i);
 bool dn_lower_cast(dn_lower_state *s, int i);
 
-/* A norm, then scale and shift (or not), then SiLU, where only their gradients read what is in between; op numbers, -1:
- * there is none. */
+/* A norm, then scale and shift (or not), then SiLU (or only its gradient), where only gradients read what is in
+ * between; op numbers, -1: there is none. */
 typedef struct dn_norm_chain {
     int norm, mul, add, silu;
     int silu_bwd, shift_sum, by_scale, by_norm, scale_sum, dx, dw; /* the gradients */

@@ -108,6 +108,26 @@ static dn_epilogue epilogue_of(const dn_run *run, const dn_step *step, int chann
     return e;
 }
 
+/* ---- parts: some of the rows for each step of an op ---- */
+
+static void skip_rows(dn_rows *t, int64_t n)
+{
+    if (t->base)
+        t->base = (char *)t->base + n * t->row_bytes;
+}
+
+/* Move everything to the part's first row; returns how many it has. */
+static int take_part(int n, int part, int parts, dn_rows *x, dn_rows *y, dn_epilogue *e)
+{
+    const int64_t first = (int64_t)n * part / parts;
+    skip_rows(x, first);
+    skip_rows(y, first);
+    skip_rows(&e->residual, first);
+    if (e->row_bias)
+        e->row_bias += first * e->row_bias_bytes / (int64_t)sizeof(float);
+    return (int)((int64_t)n * (part + 1) / parts - first);
+}
+
 /* ---- linear layers ---- */
 
 typedef struct gemm_attr {
@@ -115,17 +135,20 @@ typedef struct gemm_attr {
     int C, N;
     float scale;
     bool silu;
+    int part, parts;
 } gemm_attr;
 
 static int run_gemm(const dn_run *run, const dn_step *step)
 {
     const gemm_attr *a = step->attr;
-    dn_gemm_call call = { .n = run->n, .M = a->positions, .C = a->C, .N = a->N, .pool = run->pool };
+    dn_gemm_call call = { .M = a->positions, .C = a->C, .N = a->N, .pool = run->pool };
     call.x = dn_view(run, step->in[IN_X], a->C);
     call.y = dn_view(run, step->out[0], a->N);
     call.epilogue = epilogue_of(run, step, a->N, a->scale, a->silu);
     call.weights = dn_place_at(run, step->in[IN_WEIGHTS], 0);
-    dn_cpu_gemm(&call);
+    call.n = take_part(run->n, a->part, a->parts, &call.x, &call.y, &call.epilogue);
+    if (call.n)
+        dn_cpu_gemm(&call);
     return 0;
 }
 
@@ -149,8 +172,11 @@ bool dn_lower_matmul(dn_lower_state *s, int i)
                      .pack_part = transposed ? dn_cpu_gemm_pack_transposed_part : dn_cpu_gemm_pack_part };
     step.in[IN_WEIGHTS] = dn_lower_form(s, op->in[1], form);
     step.fn = run_gemm;
-    step.attr = dn_lower_attr(s, &a, sizeof a);
-    dn_lower_step(s, step, i, t.last);
+    a.parts = dn_lower_parts(s, (double)a.positions * a.C * a.N);
+    for (; a.part < a.parts; a.part++) {
+        step.attr = dn_lower_attr(s, &a, sizeof a);
+        dn_lower_step(s, step, i, t.last);
+    }
     return true;
 }
 
@@ -161,18 +187,21 @@ typedef struct conv_attr {
     const dn_conv_kernel *kernel;
     float scale;
     bool silu;
+    int part, parts;
 } conv_attr;
 
 static int run_conv(const dn_run *run, const dn_step *step)
 {
     const conv_attr *a = step->attr;
-    dn_conv_call call = { .shape = a->shape, .n = run->n, .pool = run->pool };
+    dn_conv_call call = { .shape = a->shape, .pool = run->pool };
     call.x = dn_view(run, step->in[IN_X], a->shape.C);
     call.y = dn_view(run, step->out[0], a->shape.K);
     call.epilogue = epilogue_of(run, step, a->shape.K, a->scale, a->silu);
     call.weights = dn_place_at(run, step->in[IN_WEIGHTS], 0);
     call.workspace = step->workspace < 0 ? NULL : dn_place_at(run, step->workspace, 0);
-    a->kernel->run(&call);
+    call.n = take_part(run->n, a->part, a->parts, &call.x, &call.y, &call.epilogue);
+    if (call.n)
+        a->kernel->run(&call);
     return 0;
 }
 
@@ -207,13 +236,15 @@ static int weights_of(dn_lower_state *s, dn_val w, const dn_conv_kernel *kernel)
 void dn_lower_conv_emit(dn_lower_state *s, int i, const dn_conv_shape *shape, const dn_conv_kernel *kernel, int weights)
 {
     tail t = find_tail(s, i);
-    conv_attr a = { *shape, kernel, t.scale, t.silu };
+    conv_attr a = { *shape, kernel, t.scale, t.silu, 0, dn_lower_parts(s, dn_lower_conv_work(shape)) };
     dn_step step = linear_step(s, &s->p->op[i], &t, kernel->dense_in, kernel->dense_out);
     step.in[IN_WEIGHTS] = weights;
     step.workspace = dn_lower_workspace(s, (int64_t)kernel->workspace_bytes(shape, s->l->rows_max), false);
     step.fn = run_conv;
-    step.attr = dn_lower_attr(s, &a, sizeof a);
-    dn_lower_step(s, step, i, t.last);
+    for (; a.part < a.parts; a.part++) {
+        step.attr = dn_lower_attr(s, &a, sizeof a);
+        dn_lower_step(s, step, i, t.last);
+    }
 }
 
 bool dn_lower_conv(dn_lower_state *s, int i)

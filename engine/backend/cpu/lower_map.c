@@ -98,7 +98,7 @@ static bool norm_take(dn_lower_state *s, norm_tail *t, const dn_op *op)
 static norm_tail find_norm_tail(dn_lower_state *s, int i)
 {
     norm_tail t = { .y = s->p->op[i].out[0], .scale = DN_NONE, .shift = DN_NONE, .last = i };
-    for (int next; !t.silu && (next = dn_lower_only_reader(s, t.y)) >= 0; t.last = next) {
+    for (int next; !t.silu && (next = dn_lower_one_reader(s, t.y)) >= 0; t.last = next) {
         const dn_op *op = &s->p->op[next];
         if (s->op_state[next] != DN_OP_WAITING)
             break;
@@ -133,13 +133,14 @@ bool dn_lower_norm(dn_lower_state *s, int i)
     } else {
         dn_norm_chain c;
         if ((chained = dn_norm_chain_take(s, i, &c)))
-            t = (norm_tail){ s->p->op[c.silu].out[0], c.scale, c.shift, true, c.silu };
+            t = (norm_tail){ c.silu < 0 ? DN_NONE : s->p->op[c.silu].out[0], c.scale, c.shift, true,
+                             c.silu >= 0 ? c.silu : c.add >= 0 ? c.add : i };
         else
             t = find_norm_tail(s, i);
         a.silu = t.silu;
         step.fn = run_group_norm;
         step.in[NORM_X] = dn_lower_blocked(s, x);
-        step.out[0] = dn_lower_new_blocked(s, t.y);
+        step.out[0] = t.y == DN_NONE ? -1 : dn_lower_new_blocked(s, t.y);
     }
     step.in[NORM_GAMMA] = dense_or_none(s, op->in[1]);
     step.in[NORM_BETA] = dense_or_none(s, op->in[2]);
