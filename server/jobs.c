@@ -364,6 +364,8 @@ void dn_jobs_drain(dn_app *app)
 void dn_jobs_close(dn_app *app)
 {
     dn_jobs *jobs = app->jobs;
+    if (!jobs)
+        return; /* the start failed before */
     DN_LINK_EACH(l, &jobs->jobs)
     {
         dn_job *j = DN_LINK_OF(l, dn_job, link);

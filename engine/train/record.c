@@ -219,7 +219,5 @@ int dn_train_net_forms(dn_train_net *t, dn_error *err)
 
 void dn_train_net_pack(dn_train_net *t, const float *weights, int form)
 {
-    const dn_form *f = &t->lowered->form[form];
-    const dn_param *q = &t->program->block[f->block].param[f->param];
-    f->pack((void *)t->form[form], weights + q->offset, &q->shape);
+    dn_form_make((void *)t->form[form], &t->lowered->form[form], t->program, weights);
 }
