@@ -9,6 +9,7 @@
 #include <denoised/image.h>
 #include <ftw.h>
 #include <math.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -31,24 +32,54 @@ void *__wrap_realloc(void *p, size_t n);
 void *__wrap_aligned_alloc(size_t align, size_t n);
 void __wrap_free(void *p);
 
-static void *count(void *p)
+/* Of large blocks what was asked for: the C library maps an aligned one with room to spare that nobody touches. */
+enum { LARGE = 1 << 16, LARGE_MAX = 4096 };
+static struct { void *p; size_t n; } large[LARGE_MAX];
+static pthread_mutex_t large_lock = PTHREAD_MUTEX_INITIALIZER;
+
+static size_t *large_size(void *p)
 {
-    if (p)
-        __atomic_add_fetch(&handed_out, malloc_usable_size(p), __ATOMIC_RELAXED);
+    for (int i = 0; i < LARGE_MAX; i++)
+        if (large[i].p == p) {
+            large[i].p = NULL;
+            return &large[i].n;
+        }
+    return NULL;
+}
+
+static void *count(void *p, size_t n)
+{
+    if (!p)
+        return NULL;
+    pthread_mutex_lock(&large_lock);
+    for (int i = 0; i < LARGE_MAX && n >= LARGE; i++)
+        if (!large[i].p) {
+            large[i].p = p;
+            large[i].n = n;
+            break;
+        }
+    handed_out += n >= LARGE ? n : malloc_usable_size(p);
+    pthread_mutex_unlock(&large_lock);
     return p;
 }
+
 static void uncount(void *p)
 {
-    if (p)
-        __atomic_sub_fetch(&handed_out, malloc_usable_size(p), __ATOMIC_RELAXED);
+    if (!p)
+        return;
+    pthread_mutex_lock(&large_lock);
+    size_t *n = large_size(p);
+    handed_out -= n ? *n : malloc_usable_size(p);
+    pthread_mutex_unlock(&large_lock);
 }
-void *__wrap_malloc(size_t n) { return count(__real_malloc(n)); }
-void *__wrap_calloc(size_t n, size_t size) { return count(__real_calloc(n, size)); }
-void *__wrap_aligned_alloc(size_t align, size_t n) { return count(__real_aligned_alloc(align, n)); }
+
+void *__wrap_malloc(size_t n) { return count(__real_malloc(n), n); }
+void *__wrap_calloc(size_t n, size_t size) { return count(__real_calloc(n, size), n * size); }
+void *__wrap_aligned_alloc(size_t align, size_t n) { return count(__real_aligned_alloc(align, n), n); }
 void *__wrap_realloc(void *p, size_t n)
 {
     uncount(p);
-    return count(__real_realloc(p, n));
+    return count(__real_realloc(p, n), n);
 }
 void __wrap_free(void *p)
 {
