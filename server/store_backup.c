@@ -153,7 +153,13 @@ static int copy_tree(const char *to, const char *from, int depth, int *missing, 
     }
     if (!S_ISDIR(st.st_mode))
         return S_ISREG(st.st_mode) ? copy_file(to, from, missing, err) : 0;
-    DIR *d = depth < DEPTH_MAX ? opendir(from) : NULL;
+    if (depth == DEPTH_MAX)
+        return dn_fail(err, DN_E_LIMIT, "backup", "%.300s: folders in folders, %d deep", from, DEPTH_MAX);
+    DIR *d = opendir(from);
+    if (!d && errno == ENOENT) {
+        ++*missing;
+        return 0;
+    }
     if (!d || (mkdir(to, 0700) && errno != EEXIST)) {
         int rc = fail_file(err, d ? to : from);
         if (d)

@@ -208,7 +208,7 @@ def test_starts_are_counted_before_the_run(box):
         d.wait_status(running=1, timeout=PATIENCE)
         assert box.sql("SELECT starts FROM requests WHERE id = ?", id) == [(n,)]
     box.kill()
-    box.sql("UPDATE requests SET starts = 30, tries = 0")
+    box.sql("UPDATE requests SET starts = 100, tries = 0")
     d = box.start()
     assert d.wait_state(id, "failed")["error"]["code"] == "crash_loop"
 
@@ -311,9 +311,9 @@ def test_sigterm_leaves_them_queued(box):
 def test_a_deadline_counts_from_the_first_arrival(box):
     d = box.start()
     d.submit(**LONG)
-    id = d.submit(**dict(LONG, deadline_ms=3000000))
+    id = d.submit(**dict(LONG, deadline_ms=86400000))
     box.kill()
-    box.sql("UPDATE requests SET created = created - 4000 WHERE id = ?", id)
+    box.sql("UPDATE requests SET created = created - 90000 WHERE id = ?", id)
     d = box.start()
     assert d.wait_state(id, "failed")["error"]["code"] == "deadline"
 

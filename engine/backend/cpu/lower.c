@@ -357,12 +357,10 @@ bool dn_lower_make(dn_lower_state *s, dn_val v)
     return !s->rc;
 }
 
-int dn_lower_one_reader(const dn_lower_state *s, dn_val v)
+int dn_lower_only_reader(const dn_lower_state *s, dn_val v)
 {
     return s->readers[v] == 1 && !s->p->value[v].output ? s->reader[v] : -1;
 }
-
-int dn_lower_only_reader(const dn_lower_state *s, dn_val v) { return dn_lower_one_reader(s, v); }
 
 /* A reshape whose result is the same bytes in both layouts. */
 static bool is_alias(const dn_program *p, const dn_op *op)
@@ -456,12 +454,20 @@ int dn_cpu_rows_default(const dn_program *p)
     return rows > ROWS_MAX ? ROWS_MAX : rows >= ROWS_MIN ? (int)rows : largest * ROWS_MIN <= affordable ? ROWS_MIN : 1;
 }
 
+static bool is_gradient(enum dn_op_kind kind)
+{
+    return kind == DN_OP_CONV2D_DX || kind == DN_OP_CONV2D_DW || kind == DN_OP_MATMUL_DW || kind == DN_OP_ATTENTION_BWD ||
+           kind == DN_OP_NORM_DX || kind == DN_OP_NORM_DW || kind == DN_OP_UNARY_BWD;
+}
+
 int dn_cpu_lower(dn_lowered *l, dn_error *err)
 {
     dn_lower_state s = { .l = l, .p = l->program, .err = err };
     if (!get_tables(&s))
         return dn_fail(err, DN_E_MEMORY, NULL, "out of memory while lowering a program");
     s.live = dn_lower_conv_forms(s.p) > conv_forms_max;
+    for (int i = 0; i < s.p->n_ops; i++)
+        s.gradients |= is_gradient(s.p->op[i].kind);
     look_around(&s);
     find_homes(&s);
     for (int i = 0; i < s.p->n_ops && !s.rc; i++)

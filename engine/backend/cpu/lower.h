@@ -27,6 +27,7 @@ typedef struct dn_lower_state {
     int now;        /* the op that is being lowered */
     int *chained;   /* [n_ops] of a UNARY_BWD: 1 + the norm whose step computes what it is the gradient of; 0: none */
     int *stats;     /* [n_ops] of a norm whose chain was taken: the place of its statistics */
+    bool gradients; /* the program has some: nothing is multiplied out, as what is recomputed must have the same bits */
     bool live;      /* packed convolution weights would take too much memory: transform them in every run */
     bool *made;     /* [n_values] steps that compute it are emitted */
     char *op_state; /* [n_ops] enum dn_op_state */
@@ -71,14 +72,14 @@ void dn_lower_step(dn_lower_state *s, dn_step step, int op, int last);
 bool dn_lower_make(dn_lower_state *s, dn_val v);
 /* The only op that reads v, if v may vanish into a fusion; else -1. */
 int dn_lower_only_reader(const dn_lower_state *s, dn_val v);
-/* The same for fusions that round as their parts do: it cannot matter whether they take place. */
-int dn_lower_one_reader(const dn_lower_state *s, dn_val v);
 /* Mark op as computed by the step of another. */
 void dn_lower_swallow(dn_lower_state *s, int op);
 
 /* Lower op number i if there is a kernel for it; false: ref does it. */
 typedef bool (*dn_lower_fn)(dn_lower_state *s, int i);
 bool dn_lower_conv(dn_lower_state *s, int i);
+/* Lower op i, a nearest upsampling, and the convolution that alone reads it as one step; false: it is not so. */
+bool dn_lower_doubled(dn_lower_state *s, int i);
 bool dn_lower_conv_dx(dn_lower_state *s, int i);
 bool dn_lower_conv_dw(dn_lower_state *s, int i);
 bool dn_lower_matmul_dw(dn_lower_state *s, int i);

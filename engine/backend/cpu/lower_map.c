@@ -98,7 +98,7 @@ static bool norm_take(dn_lower_state *s, norm_tail *t, const dn_op *op)
 static norm_tail find_norm_tail(dn_lower_state *s, int i)
 {
     norm_tail t = { .y = s->p->op[i].out[0], .scale = DN_NONE, .shift = DN_NONE, .last = i };
-    for (int next; !t.silu && (next = dn_lower_one_reader(s, t.y)) >= 0; t.last = next) {
+    for (int next; !t.silu && (next = dn_lower_only_reader(s, t.y)) >= 0; t.last = next) {
         const dn_op *op = &s->p->op[next];
         if (s->op_state[next] != DN_OP_WAITING)
             break;
@@ -520,6 +520,8 @@ bool dn_lower_copy(dn_lower_state *s, int i)
     case DN_COPY_POOL2:
         if (x->shape.rank != 3)
             return false;
+        if (op->attr.copy.hint == DN_COPY_UPSAMPLE2 && dn_lower_doubled(s, i))
+            return true;
         emit_resample(s, i, op->attr.copy.hint == DN_COPY_POOL2 ? run_pool2 : run_upsample2);
         return true;
     case DN_COPY_GENERAL:
