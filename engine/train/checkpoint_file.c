@@ -242,9 +242,7 @@ static int take_over(dn_trainer *t, FILE *f, const dn_train_counters *counters, 
     }
     if (start < 0 || fseek(f, start, SEEK_SET))
         return dn_fail(err, DN_E_IO, "checkpoint", "%s: %s", path, strerror(errno));
-    rc = read_blocks(f, block, n, t->flat.count, path, err);
-    dn_trainer_pack_all(t);
-    return rc;
+    return read_blocks(f, block, n, t->flat.count, path, err);
 }
 
 int dn_trainer_restore(dn_trainer *t, const char *path, dn_error *err)

@@ -59,9 +59,6 @@ double dn_ema_decay(const dn_ema *e, int64_t u);
 typedef struct dn_train_net {
     dn_program *program;
     dn_lowered *lowered;
-    const void **form;      /* packed weights, of whichever block they were packed from last */
-    char *form_memory;
-    size_t form_bytes;
     dn_ports ports;
     int target, weight, dloss, rng, loss; /* places; -1: none */
     int mean_scale, lv_min, lv_max, lv_true, first, edge_low, edge_high; /* of learned variance */
@@ -82,8 +79,6 @@ dn_program *dn_train_record(const dn_train_recipe *c, const dn_marks *recompute)
 int dn_train_net_init(dn_train_net *t, const dn_train_recipe *c, const dn_marks *recompute, const dn_device *d, dn_error *err);
 void dn_train_net_fini(dn_train_net *t);
 size_t dn_train_net_bytes(const dn_train_net *t); /* all but the arena */
-int dn_train_net_forms(dn_train_net *t, dn_error *err);       /* allocate them */
-void dn_train_net_pack(dn_train_net *t, const float *weights, int form); /* one of them */
 
 /* ---- optimizer.c: flat passes ---- */
 
@@ -131,7 +126,7 @@ typedef struct dn_feed {
     int *t;
 } dn_feed;
 
-enum dn_phase { DN_PHASE_CLEAR, DN_PHASE_FEED, DN_PHASE_RUN, DN_PHASE_NORM, DN_PHASE_UPDATE, DN_PHASE_PACK, DN_PHASE_COUNT };
+enum dn_phase { DN_PHASE_CLEAR, DN_PHASE_FEED, DN_PHASE_RUN, DN_PHASE_NORM, DN_PHASE_UPDATE, DN_PHASE_COUNT };
 
 /* What a resume needs beside the blocks. */
 typedef struct dn_train_counters {
@@ -186,7 +181,6 @@ void dn_feed_train(dn_trainer *t, int first, int n);
 void dn_feed_eval(dn_trainer *t, int64_t first, int n);
 
 int dn_trainer_readers(dn_trainer *t, dn_error *err); /* from the step it is at */
-void dn_trainer_pack_all(dn_trainer *t);
 
 /* ---- plan.c ---- */
 

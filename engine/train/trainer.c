@@ -1,6 +1,6 @@
 /* trainer.c - a job on its device: memory, and the phases of an optimizer step.
  *
- * clear -> (feed -> run) for each micro-batch -> norm -> update (optimizer and EMA) -> pack. Every phase can stop and go on
+ * clear -> (feed -> run) for each micro-batch -> norm -> update (optimizer and EMA). Every phase can stop and go on
  * where it was, so that a segment is as short as the longest op or chunk. */
 #include "train_internal.h"
 #include <jansson.h>
@@ -29,13 +29,8 @@ static int make_nets(dn_trainer *t, dn_error *err)
     memcpy(recompute.bit, t->plan.recompute, sizeof recompute.bit);
     dn_train_recipe recipe = { t->model, &t->levels, &t->params, t->height, t->width, t->plan.micro_batch, true };
     int rc = dn_train_net_init(&t->net, &recipe, &recompute, t->device, err);
-    rc = rc ? rc : dn_train_net_forms(&t->net, err);
     recipe.backward = false;
-    if (!rc && t->n_eval) {
-        rc = dn_train_net_init(&t->eval_net, &recipe, &recompute, t->device, err);
-        rc = rc ? rc : dn_train_net_forms(&t->eval_net, err);
-    }
-    return rc;
+    return rc || !t->n_eval ? rc : dn_train_net_init(&t->eval_net, &recipe, &recompute, t->device, err);
 }
 
 static size_t larger(size_t a, size_t b) { return a > b ? a : b; }
@@ -89,12 +84,6 @@ static void first_weights(dn_trainer *t, const dn_model *m)
     memcpy(t->flat.ema, m->weights, sizeof(float) * (size_t)t->flat.count);
 }
 
-void dn_trainer_pack_all(dn_trainer *t)
-{
-    for (int i = 0; i < t->net.lowered->n_forms; i++)
-        dn_train_net_pack(&t->net, t->flat.weights, i);
-}
-
 int dn_trainer_new(dn_trainer **out, dn_device *d, const dn_model *m, const dn_dataset *data, const dn_train_params *p,
                    const dn_train_plan *plan, dn_error *err)
 {
@@ -124,7 +113,6 @@ int dn_trainer_new(dn_trainer **out, dn_device *d, const dn_model *m, const dn_d
         return rc;
     }
     first_weights(t, m);
-    dn_trainer_pack_all(t);
     *out = t;
     return 0;
 }
@@ -193,7 +181,7 @@ static int phase_clear(dn_trainer *t, double end)
 static int phase_feed(dn_trainer *t, double end)
 {
     (void)end;
-    t->run = (dn_run){ .lowered = t->net.lowered, .arena = t->arena, .form = t->net.form, .pool = t->device->pool,
+    t->run = (dn_run){ .lowered = t->net.lowered, .arena = t->arena, .pool = t->device->pool,
                        .block = { (const char *)t->flat.weights, (const char *)t->flat.gradient }, .n = t->plan.micro_batch };
     dn_feed_train(t, t->micro * t->plan.micro_batch, t->plan.micro_batch);
     t->phase = DN_PHASE_RUN;
@@ -236,7 +224,7 @@ static int phase_norm(dn_trainer *t, double end)
     r->skipped = !isfinite(r->grad_norm) || !isfinite(r->loss);
     if (!r->skipped)
         prepare_update(t);
-    t->phase = r->skipped ? DN_PHASE_PACK : DN_PHASE_UPDATE;
+    t->phase = r->skipped ? DN_PHASE_COUNT : DN_PHASE_UPDATE;
     return 0;
 }
 
@@ -244,25 +232,13 @@ static int phase_update(dn_trainer *t, double end)
 {
     int rc = flat_pass(t, end, update);
     if (!rc)
-        t->phase = DN_PHASE_PACK;
+        t->phase = DN_PHASE_COUNT;
     return rc;
-}
-
-static int phase_pack(dn_trainer *t, double end)
-{
-    while (!t->report.skipped && t->chunk < t->net.lowered->n_forms) {
-        dn_train_net_pack(&t->net, t->flat.weights, (int)t->chunk++);
-        if (t->chunk < t->net.lowered->n_forms && late(end))
-            return 1;
-    }
-    t->chunk = 0;
-    t->phase = DN_PHASE_COUNT;
-    return 0;
 }
 
 static int (*const phases[DN_PHASE_COUNT])(dn_trainer *t, double end) = {
     [DN_PHASE_CLEAR] = phase_clear, [DN_PHASE_FEED] = phase_feed,     [DN_PHASE_RUN] = phase_run,
-    [DN_PHASE_NORM] = phase_norm,   [DN_PHASE_UPDATE] = phase_update, [DN_PHASE_PACK] = phase_pack,
+    [DN_PHASE_NORM] = phase_norm,   [DN_PHASE_UPDATE] = phase_update,
 };
 
 /* ---- the step's end ---- */

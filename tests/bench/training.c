@@ -140,7 +140,8 @@ int main(int argc, char **argv)
             ms[i - 1] = dn_monotonic_ms() - start;
         wait += i ? r.wait_ms / steps : 0;
     }
-    printf("step %.1f ms (least %.1f), waited for data %.2f\n", median(ms, steps), ms[0], wait);
+    double middle = median(ms, steps); /* sorts */
+    printf("step %.1f ms (least %.1f), waited for data %.2f\n", middle, ms[0], wait);
     printf("CPU ms: ");
     print_split(t, steps < 3 ? steps : 3);
     dn_trainer_free(t);
