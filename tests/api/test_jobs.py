@@ -3,10 +3,8 @@ import csv
 import io
 import json
 import random
-import signal
 import tarfile
 import time
-import zlib
 
 import pytest
 
