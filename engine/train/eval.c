@@ -6,8 +6,11 @@ static void feed(dn_trainer *t)
 {
     int64_t left = t->n_eval - t->eval.at;
     int n = left < t->plan.micro_batch ? (int)left : t->plan.micro_batch;
-    t->run = (dn_run){ .lowered = t->eval_net.lowered, .arena = t->arena, .pool = t->device->pool,
-                       .block = { (const char *)t->flat.ema }, .n = n };
+    t->run = (dn_run){ .lowered = t->eval_net.lowered,
+                       .arena = t->arena,
+                       .pool = t->device->pool,
+                       .block = { (const char *)t->flat.ema },
+                       .n = n };
     dn_feed_eval(t, t->eval.at, n);
     t->eval.fed = true;
 }

@@ -74,7 +74,8 @@ static int check_plan(const dn_trainer *t, dn_error *err)
     char numerics[sizeof t->plan.numerics];
     dn_train_numerics(numerics, sizeof numerics, t->device, &t->params, &t->plan);
     if (t->plan.micro_batch < 1 || t->params.batch_size % t->plan.micro_batch || strcmp(numerics, t->plan.numerics))
-        return dn_fail(err, DN_E_INVALID, "plan", "the plan (%s) is of another job or device (%s)", t->plan.numerics, numerics);
+        return dn_fail(err, DN_E_INVALID, "plan", "the plan (%s) is of another job or device (%s)", t->plan.numerics,
+                       numerics);
     return 0;
 }
 
@@ -168,7 +169,10 @@ static int flat_pass(dn_trainer *t, double end, void (*run)(dn_trainer *t, int64
 
 static void clear(dn_trainer *t, int64_t from, int64_t to) { dn_flat_clear(&t->flat, t->device->pool, from, to); }
 static void squares(dn_trainer *t, int64_t from, int64_t to) { dn_flat_squares(&t->flat, t->device->pool, from, to); }
-static void update(dn_trainer *t, int64_t from, int64_t to) { dn_flat_update(&t->flat, &t->update, t->device->pool, from, to); }
+static void update(dn_trainer *t, int64_t from, int64_t to)
+{
+    dn_flat_update(&t->flat, &t->update, t->device->pool, from, to);
+}
 
 static int phase_clear(dn_trainer *t, double end)
 {
@@ -181,8 +185,11 @@ static int phase_clear(dn_trainer *t, double end)
 static int phase_feed(dn_trainer *t, double end)
 {
     (void)end;
-    t->run = (dn_run){ .lowered = t->net.lowered, .arena = t->arena, .pool = t->device->pool,
-                       .block = { (const char *)t->flat.weights, (const char *)t->flat.gradient }, .n = t->plan.micro_batch };
+    t->run = (dn_run){ .lowered = t->net.lowered,
+                       .arena = t->arena,
+                       .pool = t->device->pool,
+                       .block = { (const char *)t->flat.weights, (const char *)t->flat.gradient },
+                       .n = t->plan.micro_batch };
     dn_feed_train(t, t->micro * t->plan.micro_batch, t->plan.micro_batch);
     t->phase = DN_PHASE_RUN;
     return 0;
@@ -243,8 +250,8 @@ static int (*const phases[DN_PHASE_COUNT])(dn_trainer *t, double end) = {
 
 /* ---- the step's end ---- */
 
-/* Micikevicius et al. 2018: halve on overflow, double after 2000 good steps. An overflow is what a smaller scale may cure:
- * only what stays when the scale is 1, or a loss that is no number, counts as a bad step. */
+/* Micikevicius et al. 2018: halve on overflow, double after 2000 good steps. An overflow is what a smaller scale may
+ * cure: only what stays when the scale is 1, or a loss that is no number, counts as a bad step. */
 static void settle_scale(dn_trainer *t)
 {
     dn_train_counters *c = &t->counters;
@@ -273,7 +280,8 @@ static int end_step(dn_trainer *t, dn_train_report *report, dn_error *err)
     t->loss = 0;
     if (t->counters.nan_run < t->params.nan_max)
         return 0;
-    return -dn_fail(err, DN_E_NON_FINITE, NULL, "%d optimizer steps in a row had a loss or gradient that is not finite, the last is step %lld",
+    return -dn_fail(err, DN_E_NON_FINITE, NULL,
+                    "%d optimizer steps in a row had a loss or gradient that is not finite, the last is step %lld",
                     t->params.nan_max, (long long)t->counters.step);
 }
 
@@ -290,6 +298,7 @@ int dn_trainer_some(dn_trainer *t, double max_ms, dn_train_report *report, dn_er
     }
     t->report.device_ms += dn_monotonic_ms() - start - (t->report.wait_ms - waited);
     if (rc < 0)
-        return -dn_fail(err, -rc, NULL, "step %lld failed on the device: %s", (long long)t->counters.step, dn_error_text(-rc));
+        return -dn_fail(err, -rc, NULL, "step %lld failed on the device: %s", (long long)t->counters.step,
+                        dn_error_text(-rc));
     return rc ? rc : end_step(t, report, err);
 }

@@ -1,7 +1,9 @@
-/* training.c - where an optimizer step's time goes: training MODEL_FOLDER BATCH STEPS [DEVICE [MICRO_BATCH [PRECISION]]]
+/* training.c - where an optimizer step's time goes: training MODEL_FOLDER BATCH STEPS [DEVICE [MICRO_BATCH
+ * [PRECISION]]]
  *
- * On made-up pictures, stored and read like real ones. Whole steps are timed first, by the wall clock; then steps cut into
- * single ops are attributed to their phases, by the process's CPU time, so that a busy machine shows less. Medians. */
+ * On made-up pictures, stored and read like real ones. Whole steps are timed first, by the wall clock; then steps cut
+ * into single ops are attributed to their phases, by the process's CPU time, so that a busy machine shows less.
+ * Medians. */
 #include "train_internal.h"
 #include <denoised/image.h>
 #include <ftw.h>
@@ -129,8 +131,8 @@ int main(int argc, char **argv)
     p.precision = argc > 6 ? (enum dn_precision)atoi(argv[6]) : DN_PRECISION_FP32;
     check(dn_train_plan_make(&plan, d, m, data, &p, 0, &err));
     check(dn_trainer_new(&t, d, m, data, &p, &plan, &err));
-    printf("%s, batch %d, micro_batch %d, %s: %.1f MB (arena %.1f), %.1f GFLOP\n", argv[1], batch, plan.micro_batch, plan.numerics,
-           (double)plan.total * 1e-6, (double)plan.arena * 1e-6, plan.gflop_per_step);
+    printf("%s, batch %d, micro_batch %d, %s: %.1f MB (arena %.1f), %.1f GFLOP\n", argv[1], batch, plan.micro_batch,
+           plan.numerics, (double)plan.total * 1e-6, (double)plan.arena * 1e-6, plan.gflop_per_step);
     double *ms = calloc((size_t)steps, sizeof *ms), wait = 0;
     for (int i = 0; i <= steps; i++) {
         dn_train_report r;

@@ -1,4 +1,5 @@
-/* published.c - models made, trained and published; plans and what is really handed out. With a stored dataset and its reader. */
+/* published.c - models made, trained and published; plans and what is really handed out. With a stored dataset and its
+ * reader. */
 #include "train_internal.h"
 #include <jansson.h>
 #include <malloc.h>
@@ -36,7 +37,10 @@ void __wrap_free(void *p);
 
 /* Of large blocks what was asked for: the C library maps an aligned one with room to spare that nobody touches. */
 enum { LARGE = 1 << 16, LARGE_MAX = 4096 };
-static struct { void *p; size_t n; } large[LARGE_MAX];
+static struct {
+    void *p;
+    size_t n;
+} large[LARGE_MAX];
 static pthread_mutex_t large_lock = PTHREAD_MUTEX_INITIALIZER;
 
 static size_t *large_size(void *p)
@@ -325,7 +329,8 @@ static void test_recomputing(void **state)
     assert_true(b.plan.n_recomputed > 0);
     step(&a);
     step(&b);
-    assert_memory_equal(a.trainer->flat.weights, b.trainer->flat.weights, sizeof(float) * (size_t)a.trainer->flat.count);
+    assert_memory_equal(a.trainer->flat.weights, b.trainer->flat.weights,
+                        sizeof(float) * (size_t)a.trainer->flat.count);
     end(&a);
     end(&b);
 }
@@ -514,7 +519,8 @@ static double vlb(double t0, double mean, double lv, double x0, double mean_true
 {
     if (!t0)
         return 0.5 * (-1 + lv - lv_true + exp(lv_true - lv) + (mean_true - mean) * (mean_true - mean) * exp(-lv));
-    double centered = x0 - mean, inv = exp(-0.5 * lv), up = cdf(inv * (centered + 1.0 / 255)), low = cdf(inv * (centered - 1.0 / 255));
+    double centered = x0 - mean, inv = exp(-0.5 * lv), up = cdf(inv * (centered + 1.0 / 255)),
+           low = cdf(inv * (centered - 1.0 / 255));
     double mass = x0 < -0.999 ? up : x0 > 0.999 ? 1 - low : up - low;
     return -log(fmax(mass, 1e-12));
 }
@@ -535,7 +541,8 @@ static void test_learned_variance(void **state)
 {
     (void)state;
     job j;
-    prepare(&j, "{\"out_channels\":2,\"block_out_channels\":[8,8,8],\"attention_head_dim\":8}", "{\"variance_type\":\"learned_range\"}");
+    prepare(&j, "{\"out_channels\":2,\"block_out_channels\":[8,8,8],\"attention_head_dim\":8}",
+            "{\"variance_type\":\"learned_range\"}");
     j.params.objective.vlb_weight = 0.7;
     j.params.optimizer.lr = 0;
     start(&j);
@@ -549,13 +556,16 @@ static void test_learned_variance(void **state)
     dn_program *p = dn_model_program(j.model, 28, 28);
     dn_lowered *l = NULL;
     assert_int_equal(dn_lower(&l, &dn_backend_ref, p, 4, &err), 0);
-    dn_run run = { .lowered = l, .arena = aligned_alloc(64, l->arena_bytes), .block = { (const char *)j.model->weights }, .n = 4 };
+    dn_run run = {
+        .lowered = l, .arena = aligned_alloc(64, l->arena_bytes), .block = { (const char *)j.model->weights }, .n = 4
+    };
     dn_ports ports = dn_ports_find(l);
     for (int row = 0; row < 4; row++) {
         int s = t->feed.t[row];
         float *to = dn_place_at(&run, ports.x, row);
         for (int64_t i = 0; i < t->row; i++)
-            to[i] = (float)(t->levels.alpha[s] * t->feed.x0[row * t->row + i] + t->levels.sigma[s] * t->feed.noise[row * t->row + i]);
+            to[i] = (float)(t->levels.alpha[s] * t->feed.x0[row * t->row + i] +
+                            t->levels.sigma[s] * t->feed.noise[row * t->row + i]);
         dn_ports_put_time(&ports, 0, &run, row, (float)s);
         dn_ports_put_label(&ports, &run, row, t->feed.label[row], t->feed.label[row], 0);
         memcpy(x + row * t->row, to, sizeof *x * (size_t)t->row);
