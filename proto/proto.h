@@ -362,6 +362,12 @@ void dn_event_error_write(dn_buf *b, int64_t id, const dn_http_error *e);
 
 /* ---- routes ----------------------------------------------------------------------------------------------------- */
 
+/* What uploads may call themselves; what they are is found out by looking. */
+#define DN_UPLOAD_TYPES                                                                                                \
+    "application/octet-stream application/x-tar application/zip application/zstd application/x-zstd application/gzip " \
+    "application/x-gzip application/x-npy application/x-safetensors"
+#define DN_UPLOAD_BODY_MAX ((size_t)16 << 30) /* unless --upload-bytes says otherwise */
+
 /* clang-format off */
 /* route, method, path ({x} matches one segment), largest body, what it takes, what it gives, meaning */
 #define DN_ROUTES(X)                                                                                                   \
@@ -395,6 +401,11 @@ void dn_event_error_write(dn_buf *b, int64_t id, const dn_http_error *e);
     X(JOB_METRICS, "GET", "/jobs/{id}/metrics.csv", 0, NULL, "text/csv", "A line for each step and evaluation")        \
     X(JOB_EVENTS, "GET", "/jobs/{id}/events", 0, NULL, "text/event-stream",                                            \
       "Its events; goes on after Last-Event-ID")                                                                       \
+    X(DATASETS, "GET", "/datasets", 0, NULL, "application/json", "Your data sets, newest first")                        \
+    X(DATASET, "GET", "/datasets/{name}", 0, NULL, "application/json", "One data set: name (the newest) or name@hash") \
+    X(DATASET_PUT, "PUT", "/datasets/{name}", DN_UPLOAD_BODY_MAX, DN_UPLOAD_TYPES, "application/json",                 \
+      "Upload pictures, IDX, npy or safetensors")                                                                      \
+    X(DATASET_DELETE, "DELETE", "/datasets/{name}", 0, NULL, "application/json", "Delete it: name or name@hash")       \
     X(STATUS, "GET", "/status", 0, NULL, "application/json", "Devices, queue, models; an event stream twice a second") \
     X(METRICS, "GET", "/metrics", 0, NULL, "text/plain", "Prometheus metrics")                                         \
     X(HEALTHZ, "GET", "/healthz", 0, NULL, "application/json", "Alive")                                                \
@@ -419,7 +430,7 @@ typedef struct dn_route {
 } dn_route;
 extern const dn_route dn_routes[DN_ROUTE_COUNT];
 
-enum { DN_ROUTE_ARGS_MAX = 2, DN_ROUTE_ARG_LEN_MAX = 80 };
+enum { DN_ROUTE_ARGS_MAX = 2, DN_ROUTE_ARG_LEN_MAX = 136 };
 typedef struct dn_route_hit {
     int route; /* enum dn_route_id */
     int n_args;

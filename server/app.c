@@ -44,6 +44,10 @@ static const dn_endpoint endpoints[] = {
     { DN_ROUTE_JOB_SAMPLE, dn_route_job_sample, DN_SCOPE_USE, NULL, 0 },
     { DN_ROUTE_JOB_METRICS, dn_route_job_metrics, DN_SCOPE_USE, NULL, 0 },
     { DN_ROUTE_JOB_EVENTS, dn_route_job_events, DN_SCOPE_USE, NULL, 0 },
+    { DN_ROUTE_DATASETS, dn_route_datasets, DN_SCOPE_USE, NULL, 0 },
+    { DN_ROUTE_DATASET, dn_route_dataset, DN_SCOPE_USE, NULL, 0 },
+    { DN_ROUTE_DATASET_PUT, dn_route_dataset_put, DN_SCOPE_USE, NULL, DN_BODY_TO_FILE },
+    { DN_ROUTE_DATASET_DELETE, dn_route_dataset_delete, DN_SCOPE_USE, NULL, 0 },
     { DN_ROUTE_STATUS, dn_route_status, DN_SCOPE_USE, "application/json text/event-stream", 0 },
 };
 /* clang-format on */
@@ -239,6 +243,8 @@ bool dn_app_ready(const dn_app *app, const char **why)
     *why = "the start set of models is being loaded";
     return false;
 }
+
+int dn_app_room(const dn_app *app, int64_t bytes, struct dn_http_error *err) { return dn_disk_check(app, bytes, err); }
 
 void dn_app_measure(dn_app *app)
 {

@@ -33,6 +33,7 @@ enum dn_scope {
 };
 enum {
     DN_WHILE_DRAINING = 1, /* answered while draining too (a GET always is) */
+    DN_BODY_TO_FILE = 2,   /* its body goes to a file: dn_call_file */
 };
 /* What answers a route of proto's table (dn_routes). Path, method, body limit, Content-Type and Accept are checked by
  * that table before the handler sees the call. A body may always be left out (the handler sees 0 bytes); one that the
@@ -59,6 +60,10 @@ bool dn_call_query_at(const dn_call *call, int i, const char **name, const char 
 const char *dn_call_header(const dn_call *call, const char *name); /* NULL if absent; lists come joined by ", " */
 const void *dn_call_body(const dn_call *call, size_t *n);          /* valid until the call ends; a 0 byte follows it */
 const char *dn_call_content_type(const dn_call *call); /* without parameters, lower case; "" without a body */
+/* DN_BODY_TO_FILE: the file that holds the whole body, removed with the call; NULL: there was none. */
+const char *dn_call_file(const dn_call *call);
+/* The same, and the file is the caller's to remove: its path, malloc'ed. NULL: there was none, or no memory. */
+char *dn_call_take_file(dn_call *call);
 /* The media type that the endpoint's `gives` and Accept agree on (the first that the client likes best). */
 const char *dn_call_gives(const dn_call *call);
 bool dn_call_accept_given(const dn_call *call);  /* false: no Accept, or it only says anything goes */

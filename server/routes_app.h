@@ -30,6 +30,11 @@ void dn_route_job_sample(dn_call *call);
 void dn_route_job_metrics(dn_call *call);
 void dn_route_job_events(dn_call *call);
 
+void dn_route_datasets(dn_call *call); /* route_datasets.c */
+void dn_route_dataset(dn_call *call);
+void dn_route_dataset_put(dn_call *call);
+void dn_route_dataset_delete(dn_call *call);
+
 /* Parse the call's query by a table; on failure the call has been refused, and it is not 0. */
 int dn_route_query(dn_call *call, const dn_fields *t, void *out);
 /* Answer with the struct as JSON. */
