@@ -75,7 +75,7 @@ static json_t *extra_of(const dn_job *j, const dn_dataset_info *data)
     json_t *extra = json_object();
     if (rows && data->n_classes && rows == data->n_classes + 1)
         json_object_set_new(extra, "null_label", json_integer(data->n_classes));
-    if (rows && data->classes) {
+    if (rows >= data->n_classes && data->classes) {
         json_t *names = json_array();
         for (int i = 0; i < data->n_classes; i++)
             json_array_append_new(names, json_string(data->classes[i]));
@@ -340,7 +340,9 @@ static void plan_done(dn_work *work)
     planning *p = dn_container_of(work, planning, work);
     dn_job *j = p->job;
     dn_http_error err = { 0 };
-    if (p->rc)
+    if (p->rc == DN_E_MEMORY && *p->err.param) /* never, not only now */
+        dn_http_fail(&err, DN_H_IMPOSSIBLE, p->err.param, "%s", p->err.message);
+    else if (p->rc)
         dn_http_fail_engine(&err, dn_error_name(p->rc), p->err.param, p->err.message);
     else if (j->app->closing || j->app->draining)
         dn_http_fail(&err, DN_H_DRAINING, NULL, NULL);
