@@ -279,7 +279,7 @@ int dn_job_resolve(dn_job *j, dn_http_error *err)
             snprintf(err->param, sizeof err->param, "from");
             return rc;
         }
-        snprintf(j->from, sizeof j->from, "%s@1", k->name);
+        snprintf(j->from, sizeof j->from, "%s", k->id);
         j->from_dir = strdup(k->dir);
         if (!j->from_dir)
             return dn_http_fail(err, DN_H_MEMORY, NULL, NULL);
