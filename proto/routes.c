@@ -17,8 +17,6 @@ static const struct {
     const char *method, *path;
 } later[] = {
     { NULL, "/blobs" }, { NULL, "/blobs/{id}" }, { NULL, "/jobs/{id}/publish" }, { NULL, "/usage" }, { NULL, "/v1/*" }, { NULL, "/v2/*" },
-    { "PUT", "/models/{name}" }, { "DELETE", "/models/{name}" }, { NULL, "/models/{name}/alias" },
-    { NULL, "/models/{name}/save" }, { NULL, "/models/{name}/checkpoint" },
 };
 /* clang-format on */
 

@@ -134,6 +134,7 @@ dn_known *dn_models_live(dn_models *m, const char *name); /* NULL: there is none
 
 /* models.c, for it: takes dir. NULL: out of memory. */
 dn_known *dn_models_add(dn_models *m, const char *name, int64_t version, char *dir, int64_t bytes);
+char *dn_state_fresh(const dn_app *app); /* a new path in incoming/, malloc'ed. NULL: out of memory */
 int64_t dn_model_file_bytes(const char *dir);
 
 /* models_load.c: the queue of loads, adoption, freeing */
