@@ -90,6 +90,8 @@ static const struct operation operations[DN_ROUTE_COUNT] = {
     [DN_ROUTE_JOB_PAUSE] = { .answer = &dn_job_info_fields, .accepted = &dn_job_info_fields, .errors = { DN_H_NOT_FOUND, DN_H_CONFLICT } },
     [DN_ROUTE_JOB_RESUME] = { .answer = &dn_job_info_fields, .accepted = &dn_job_info_fields, .errors = { DN_H_NOT_FOUND, DN_H_CONFLICT } },
     [DN_ROUTE_JOB_CANCEL] = { .answer = &dn_job_info_fields, .accepted = &dn_job_info_fields, .errors = { DN_H_NOT_FOUND, DN_H_CONFLICT } },
+    [DN_ROUTE_JOB_PUBLISH] = { .body = &dn_publish_fields, .answer = &dn_job_info_fields,
+        .errors = { DN_H_NOT_FOUND, DN_H_CONFLICT, DN_H_LENGTH, DN_H_TOO_LARGE, DN_H_MEDIA, DN_H_MEMORY, DN_H_DISK } },
     [DN_ROUTE_JOB_CHECKPOINTS] = { .answer = &dn_job_checkpoint_list_fields, .errors = { DN_H_NOT_FOUND } },
     [DN_ROUTE_JOB_SAVE] = { .answer = &dn_job_info_fields, .accepted = &dn_job_info_fields, .errors = { DN_H_NOT_FOUND, DN_H_CONFLICT } },
     [DN_ROUTE_JOB_SAMPLES] = { .answer = &dn_job_sample_list_fields, .errors = { DN_H_NOT_FOUND } },

@@ -402,6 +402,8 @@ void dn_event_error_write(dn_buf *b, int64_t id, const dn_http_error *e);
       "End the optimizer step, save, free the device")                                                                 \
     X(JOB_RESUME, "POST", "/jobs/{id}/resume", DN_JSON_BODY_MAX, NULL, "application/json", "Go on with a paused job")  \
     X(JOB_CANCEL, "POST", "/jobs/{id}/cancel", DN_JSON_BODY_MAX, NULL, "application/json", "End it for good")          \
+    X(JOB_PUBLISH, "POST", "/jobs/{id}/publish", DN_JSON_BODY_MAX, "application/json", "application/json",             \
+      "Make a live version of a model of it")                                                                          \
     X(JOB_CHECKPOINTS, "GET", "/jobs/{id}/checkpoints", 0, NULL, "application/json", "Its saved states")               \
     X(JOB_SAVE, "POST", "/jobs/{id}/checkpoints", DN_JSON_BODY_MAX, NULL, "application/json", "Save now")              \
     X(JOB_SAMPLES, "GET", "/jobs/{id}/samples", 0, NULL, "application/json", "Its previews, newest first")             \

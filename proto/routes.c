@@ -16,7 +16,7 @@ const dn_route dn_routes[DN_ROUTE_COUNT] = {
 static const struct {
     const char *method, *path;
 } later[] = {
-    { NULL, "/blobs" }, { NULL, "/blobs/{id}" }, { NULL, "/jobs/{id}/publish" }, { NULL, "/usage" }, { NULL, "/v1/*" }, { NULL, "/v2/*" },
+    { NULL, "/blobs" }, { NULL, "/blobs/{id}" }, { NULL, "/usage" }, { NULL, "/v1/*" }, { NULL, "/v2/*" },
 };
 /* clang-format on */
 

@@ -38,6 +38,7 @@ static const dn_endpoint endpoints[] = {
     { DN_ROUTE_JOB_PAUSE, dn_route_job_pause, DN_SCOPE_USE, NULL, DN_WHILE_DRAINING },
     { DN_ROUTE_JOB_RESUME, dn_route_job_resume, DN_SCOPE_USE, NULL, 0 },
     { DN_ROUTE_JOB_CANCEL, dn_route_job_cancel, DN_SCOPE_USE, NULL, DN_WHILE_DRAINING },
+    { DN_ROUTE_JOB_PUBLISH, dn_route_job_publish, DN_SCOPE_USE, NULL, 0 },
     { DN_ROUTE_JOB_SAVE, dn_route_job_save, DN_SCOPE_USE, NULL, DN_WHILE_DRAINING },
     { DN_ROUTE_JOB_CHECKPOINTS, dn_route_job_checkpoints, DN_SCOPE_USE, NULL, 0 },
     { DN_ROUTE_JOB_SAMPLES, dn_route_job_samples, DN_SCOPE_USE, NULL, 0 },

@@ -103,7 +103,7 @@ void dn_job_store(dn_job *j)
         return;
     }
     row_op *o = calloc(1, sizeof *o);
-    char *spec = o ? json_dumps(j->json, JSON_COMPACT | JSON_REAL_PRECISION(17)) : NULL;
+    char *spec = o ? dn_json_dump(j->json) : NULL;
     if (!spec) {
         free(o);
         complain(j, "its row", &(dn_error){ .code = DN_E_MEMORY, .message = "out of memory" });

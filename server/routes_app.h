@@ -28,6 +28,7 @@ void dn_route_job_change(dn_call *call);
 void dn_route_job_pause(dn_call *call);
 void dn_route_job_resume(dn_call *call);
 void dn_route_job_cancel(dn_call *call);
+void dn_route_job_publish(dn_call *call);
 void dn_route_job_save(dn_call *call);
 void dn_route_job_checkpoints(dn_call *call);
 void dn_route_job_samples(dn_call *call);

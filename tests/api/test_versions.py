@@ -259,3 +259,62 @@ def test_without_state(sources):
         assert client.ask("PUT", "/models/x", b"x", TAR).status == 422
         assert daemon.post("/models/plain/save", {"as": "x"}).status == 422
         assert daemon.ask("GET", "/models/plain/checkpoint").status == 422
+
+
+# ---- what jobs make ----
+
+
+def job_body(**more):
+    with open(os.path.join(GOLDEN, "unet_ddpm", "config.json")) as f:
+        config = json.load(f)
+    return dict({"kind": "train", "name": "t", "dataset": "d", "model": config, "seed": 1, "steps": 4, "batch_size": 2,
+                 "optimizer": {"kind": "adamw", "lr": 0.1}}, **more)
+
+
+def wait_job(d, id, *states):
+    end = time.monotonic() + PATIENCE
+    while True:
+        info = d.ask("GET", "/jobs/" + id).json()
+        if info["state"] in states:
+            return info
+        assert info["state"] in ("queued", "running") and time.monotonic() < end, info
+        time.sleep(0.02)
+
+
+def test_publish(box):
+    data = st_write({"images": ("U8", [8, 16, 16, 3], bytes(i * 31 % 251 for i in range(8 * 768)))})
+    client = box.d.client()
+    assert client.ask("PUT", "/datasets/d", data, {"Content-Type": "application/x-safetensors"}).status == 201
+    reply = box.d.post("/jobs", job_body())
+    assert reply.status == 201, reply.body
+    assert b'"lr":0.1,' in reply.body and b"0.10000000000000001" not in reply.body
+    id = reply.json()["id"]
+    wait_job(box.d, id, "succeeded")
+    assert b"0.10000000000000001" not in box.d.ask("GET", "/jobs/" + id).body
+    reply = box.d.post("/jobs/%s/publish" % id, {"as": "trained"})
+    assert reply.status == 200, reply.body
+    assert reply.json()["published"] == "trained@1" and reply.headers["location"] == "/models/trained@1"
+    first = box.d.result(model="trained", **ASK)
+    assert first["model"] == "trained@1"
+    assert box.d.post("/jobs/%s/publish" % id, {"as": "trained"}).json()["published"] == "trained@2"
+    assert box.versions("trained") == [(1, False), (2, True)]  # published: live
+    second = box.d.result(model="trained", **ASK)
+    assert second["model"] == "trained@2" and second["images"][0]["sha256"] == first["images"][0]["sha256"]
+    assert box.d.post("/jobs/%s/publish" % id, {"as": "No"}).json()["error"]["param"] == "as"
+    assert box.d.post("/jobs/%s/publish" % id, {}).status == 400
+    assert box.d.post("/jobs/none/publish", {"as": "x"}).status == 404
+
+    running = box.d.post("/jobs", job_body(steps=100000)).json()["id"]
+    end = time.monotonic() + PATIENCE
+    while not box.d.ask("GET", "/jobs/" + running).json().get("step"):
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    assert box.d.ask("DELETE", "/datasets/d").status == 409  # the job needs it
+    reply = box.d.post("/jobs/%s/publish" % running, {"as": "trained"})
+    assert reply.status == 200 and reply.json()["published"] == "trained@3", reply.body
+    assert box.d.result(model="trained", **ASK)["model"] == "trained@3"
+    assert box.d.post("/jobs/%s/cancel" % running, {}).status in (200, 202)
+    wait_job(box.d, running, "cancelled")
+    assert box.d.ask("DELETE", "/datasets/d").status == 200
+    assert box.d.ask("GET", "/jobs/" + running).json()["dataset"].startswith("d@")
+    assert not box.left()
