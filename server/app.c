@@ -204,7 +204,7 @@ static int start_timer(dn_app *app, dn_error *err)
         return dn_fail(err, DN_E_MEMORY, NULL, "no memory for a timer");
     uv_timer_init(dn_loop_uv(app->server.loop), app->timer);
     app->timer->data = app;
-    uv_timer_start(app->timer, on_tick, TICK_MS, TICK_MS);
+    uv_timer_start(app->timer, on_tick, 0, TICK_MS);
     return 0;
 }
 

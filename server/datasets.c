@@ -131,6 +131,8 @@ int dn_datasets_open(dn_app *app, dn_error *err)
 
 void dn_datasets_close(dn_app *app)
 {
+    if (!app->datasets)
+        return; /* the start failed before */
     DN_LINK_EACH(l, &app->datasets->stored) { dn_stored_free(DN_LINK_OF(l, dn_stored, link)); }
     free(app->datasets);
     app->datasets = NULL;

@@ -38,8 +38,9 @@ static void measured(dn_store_op *op)
     d->free = d->measured;
     bool low = d->free < d->app->server.config->disk_reserve;
     if (low != d->low)
-        dn_log(low ? DN_LOG_WARN : DN_LOG_INFO, low ? "disk_low" : "disk_well", "%lld bytes are free, disk-reserve is %lld",
-               (long long)d->free, (long long)d->app->server.config->disk_reserve);
+        dn_log(low ? DN_LOG_WARN : DN_LOG_INFO, low ? "disk_low" : "disk_well",
+               "%lld bytes are free, disk-reserve is %lld", (long long)d->free,
+               (long long)d->app->server.config->disk_reserve);
     d->low = low;
 }
 

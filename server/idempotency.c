@@ -1,7 +1,7 @@
 /* idempotency.c - keys in flight on the loop, answers in the store.
  *
- * An entry exists from the first call of a key until its answer is stored (or is no answer to be kept). It first asks the
- * store; then one call, the lead, is worked on, and the others wait for what it gets. */
+ * An entry exists from the first call of a key until its answer is stored (or is no answer to be kept). It first asks
+ * the store; then one call, the lead, is worked on, and the others wait for what it gets. */
 #include "idempotency.h"
 
 #include "log.h"
@@ -45,7 +45,7 @@ typedef struct entry {
     dn_call *lead; /* NULL: it has left, or is answered */
     dn_link waiters;
     void (*handler)(dn_call *call);
-    bool kept;   /* whoever answers keeps the answer too */
+    bool kept;      /* whoever answers keeps the answer too */
     dn_store_op op; /* ASKING: reads *found; STORING: keeps it */
     dn_idem_answer *found;
 } entry;
@@ -147,11 +147,12 @@ int dn_idem_keep(sqlite3 *db, const dn_idem_answer *a, dn_error *err)
 {
     if (!a)
         return 0;
-    return dn_sql_run(db, err,
-                      "INSERT OR REPLACE INTO answers (owner, method, path, key, asked, created, status, headers, type, "
-                      "body) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                      "sssssdissb", a->id.owner, a->id.method, a->id.path, a->id.key, a->id.asked, a->created,
-                      (int64_t)a->status, a->headers, a->type, a->body, a->n);
+    return dn_sql_run(
+        db, err,
+        "INSERT OR REPLACE INTO answers (owner, method, path, key, asked, created, status, headers, type, "
+        "body) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "sssssdissb", a->id.owner, a->id.method, a->id.path, a->id.key, a->id.asked, a->created, (int64_t)a->status,
+        a->headers, a->type, a->body, a->n);
 }
 
 static char *copy_text(sqlite3_stmt *s, int i)
@@ -208,27 +209,27 @@ static int trim_work(dn_store_op *op, sqlite3 *db)
         rc = dn_sql_run(db, &op->error, "DELETE FROM answers WHERE seq <= (SELECT max(seq) FROM answers) - ?", "i",
                         (int64_t)ROWS_MAX);
     if (!rc)
-        rc = dn_sql_run(db, &op->error,
-                        "UPDATE answers SET body = NULL WHERE body IS NOT NULL AND seq <= (SELECT max(seq) FROM (SELECT "
-                        "seq, sum(length(body)) OVER (ORDER BY seq DESC) AS held FROM answers WHERE body IS NOT NULL) "
-                        "WHERE held > ?)",
-                        "i", idem->bytes_max);
+        rc =
+            dn_sql_run(db, &op->error,
+                       "UPDATE answers SET body = NULL WHERE body IS NOT NULL AND seq <= (SELECT max(seq) FROM (SELECT "
+                       "seq, sum(length(body)) OVER (ORDER BY seq DESC) AS held FROM answers WHERE body IS NOT NULL) "
+                       "WHERE held > ?)",
+                       "i", idem->bytes_max);
     return rc;
 }
 
 /* ---- answering ---------------------------------------------------------------------------------------------- */
 
-/* Headers, then the body; `a` stays whose it is. */
-static void replay(dn_call *call, const dn_idem_answer *a)
+/* The answer with this body; NULL: it is not kept. `a` stays whose it is. */
+static void replay(dn_call *call, const dn_idem_answer *a, const void *body)
 {
-    const char *name;
-    json_t *value, *headers = json_loads(a->headers, 0, NULL);
-    if (!a->body) {
-        json_decref(headers);
-        dn_reply_refuse(call, DN_H_EXPIRED, "Idempotency-Key", "it was answered with %d; the answer's %s", a->status,
-                        "bytes are no longer kept");
+    if (!body) {
+        dn_reply_refuse(call, DN_H_EXPIRED, "Idempotency-Key", "it was answered with %d; that answer is no longer kept",
+                        a->status);
         return;
     }
+    const char *name;
+    json_t *value, *headers = json_loads(a->headers, 0, NULL);
     json_object_foreach(headers, name, value)
     {
         char *own = dn_arena_strndup(dn_call_arena(call), name, strlen(name)); /* dn_reply_header keeps the pointer */
@@ -236,7 +237,7 @@ static void replay(dn_call *call, const dn_idem_answer *a)
             dn_reply_header(call, own, "%s", json_string_value(value));
     }
     json_decref(headers);
-    dn_reply(call, a->status, a->type, a->body, a->n);
+    dn_reply(call, a->status, a->type, body, a->n);
 }
 
 static void entry_free(entry *e)
@@ -266,10 +267,10 @@ static void refuse_all(entry *e, const dn_http_error *err)
         dn_reply_error(call, err);
 }
 
-static void replay_all(entry *e)
+static void replay_all(entry *e, const void *body)
 {
     for (dn_call *call; (call = take_waiter(e));)
-        replay(call, e->found);
+        replay(call, e->found, body);
 }
 
 static void lead_left(void *arg) { ((entry *)arg)->lead = NULL; }
@@ -279,7 +280,7 @@ static void stored(dn_store_op *op)
     entry *e = dn_container_of(op, entry, op);
     if (op->rc)
         dn_log(DN_LOG_WARN, "answer_not_kept", "%s", op->error.message);
-    replay_all(e);
+    replay_all(e, e->found->body);
     entry_free(e);
 }
 
@@ -314,7 +315,7 @@ static void ended(void *arg, dn_call *call, const dn_ending *ending)
         entry_free(e);
         return;
     }
-    replay_all(e);
+    replay_all(e, ending->data);
     if (ending->status >= 300 || e->kept) {
         entry_free(e);
         return;
@@ -362,12 +363,12 @@ static void asked(dn_store_op *op)
         if (err.id)
             dn_reply_error(e->lead, &err);
         else
-            replay(e->lead, e->found);
+            replay(e->lead, e->found, e->found->body);
     }
     if (err.id)
         refuse_all(e, &err);
     else
-        replay_all(e);
+        replay_all(e, e->found->body);
     entry_free(e);
 }
 

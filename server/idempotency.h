@@ -2,8 +2,8 @@
  *
  * A key belongs to an owner, a method and a path, and is good for 24 hours. While its first call is worked on, further
  * calls with the same body wait for that answer; later ones get the stored one, bytes and headers. Another body is 422
- * `idempotency_mismatch`. Only answers that did something (2xx) are kept: after a refusal the next call tries again, and
- * so does the next that waits when the first one's client leaves before its answer.
+ * `idempotency_mismatch`. Only answers that did something (2xx) are kept: after a refusal the next call tries again,
+ * and so does the next that waits when the first one's client leaves before its answer.
  *
  * A route is made so by handing its handler to dn_idem_handle. What an operation makes durable, it keeps together with
  * the answer (dn_idem_answer_of, dn_idem_keep), so that no crash can come between them; of other routes the answer is
@@ -17,7 +17,7 @@
 typedef struct dn_idem_answer dn_idem_answer;
 
 int dn_idem_open(dn_app *app, dn_error *err);
-void dn_idem_tick(dn_app *app); /* drops what is too old, or too much */
+void dn_idem_tick(dn_app *app);  /* drops what is too old, or too much */
 void dn_idem_close(dn_app *app); /* the store has stopped, calls were told */
 
 /* handler(call): at once without the header, or when the store says that the key is new. Otherwise the call is answered

@@ -163,7 +163,8 @@ double dn_unix_now(void);
 
 /* Validate, plan on the slow lane, store, answer 201. */
 void dn_job_submit(dn_app *app, dn_call *call, struct json_t *json);
-void dn_job_accepted(dn_job *j, const dn_error *err); /* the row of a new job is stored, or is not */
+/* The row of a new job is stored, or is not; takes the text, the answer to its call. */
+void dn_job_accepted(dn_job *j, const dn_error *err, char *text, size_t n);
 /* A job from its stored row; the spec was written by dn_job_write. */
 int dn_job_restore(dn_job *j, const char *spec, const char *plan, dn_error *err);
 /* What the names in its request stand for: dataset, model, device. 0 or a DN_H code. */

@@ -201,7 +201,7 @@ static void finish(dn_job *j)
     static const struct {
         enum dn_job_state state;
         const char *reason;
-    } after[] = { [DN_GOAL_RUN] = { DN_JOB_PAUSED, NULL },
+    } after[] = { [DN_GOAL_RUN] = { DN_JOB_QUEUED, NULL }, /* the process ends */
                   [DN_GOAL_PAUSE] = { DN_JOB_PAUSED, "asked to" },
                   [DN_GOAL_CANCEL] = { DN_JOB_CANCELLED, NULL },
                   [DN_GOAL_YIELD] = { DN_JOB_QUEUED, NULL } };

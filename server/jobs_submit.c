@@ -1,4 +1,5 @@
 /* jobs_submit.c - from POST /jobs to a stored job: everything is validated and planned before the answer. */
+#include "disk.h"
 #include "jobs.h"
 #include "json.h"
 #include "routes_app.h"
@@ -302,27 +303,24 @@ int dn_job_restore(dn_job *j, const char *spec, const char *plan, dn_error *err)
     return 0;
 }
 
-static void reply_job(dn_call *call, dn_job *j, int status)
-{
-    dn_job_info info;
-    dn_job_info_of(j, &info);
-    dn_reply_header(call, "Location", "/jobs/%s", j->id);
-    dn_route_reply(call, status, &dn_job_info_fields, &info);
-}
-
 /* The job's row is on the disk, or is not. */
-void dn_job_accepted(dn_job *j, const dn_error *err)
+void dn_job_accepted(dn_job *j, const dn_error *err, char *text, size_t n)
 {
     dn_call *call = j->call;
     j->call = NULL;
     if (err->code) {
         if (call)
             dn_reply_engine_error(call, err);
+        free(text);
         dn_job_forget(j);
         return;
     }
-    if (call)
-        reply_job(call, j, 201);
+    if (call) {
+        dn_reply_header(call, "Location", "/jobs/%s", j->id);
+        dn_reply_take(call, 201, "application/json", text, n, free);
+    } else {
+        free(text);
+    }
     dn_jobs_pump(j->app);
 }
 
@@ -374,6 +372,8 @@ void dn_job_submit(dn_app *app, dn_call *call, json_t *json)
         rc = dn_http_fail(&err, DN_H_INVALID, "name", "name must match [a-z0-9][a-z0-9._-]{0,63}");
     if (!rc && !dn_store_folder(app->server.store))
         rc = dn_http_fail(&err, DN_H_IMPOSSIBLE, NULL, "training needs a folder to keep its state in: start denoised with --state");
+    if (!rc)
+        rc = dn_disk_check(app, 0, &err);
     if (!rc)
         rc = dn_job_resolve(j, &err);
     if (rc) {

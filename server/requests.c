@@ -236,12 +236,14 @@ void dn_encoded_reply(dn_encoded *e, dn_call *call, const char *type)
     dn_reply_lend(call, 200, type, e->data, e->n, shared_drop, e->shared);
 }
 
-static void encoded_fini(dn_encoded *e)
+void dn_encoded_drop(dn_encoded *e)
 {
     if (e->shared)
         shared_drop(e->shared);
     else
         free(e->data);
+    e->shared = NULL;
+    e->data = NULL;
 }
 
 static void request_free(dn_request *r)
@@ -255,7 +257,7 @@ static void request_free(dn_request *r)
     free_pictures(r);
     dn_run_free(r->row.run);
     for (int k = 0; r->encoded && k < n_encoded(r); k++)
-        encoded_fini(&r->encoded[k]);
+        dn_encoded_drop(&r->encoded[k]);
     free(r->encoded);
     free(r->body);
     dn_request_log_free(r);

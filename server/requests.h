@@ -62,7 +62,7 @@ typedef struct dn_request {
     dn_arena *arena;
     struct json_t *json;
     dn_generate_request in;
-    struct dn_rows *rows; /* POST /denoise: the rows it brings */
+    struct dn_rows *rows;                     /* POST /denoise: the rows it brings */
     bool denoise, async, accept_given, keyed; /* keyed: with an Idempotency-Key */
     char accept[40];                          /* the media type that Accept prefers */
 
@@ -121,9 +121,9 @@ void dn_requests_close(dn_app *app); /* no worker and no lane has anything of an
 dn_request *dn_request_new(dn_app *app, dn_call *call);
 /* One that an earlier process had: with this id, without a call. NULL when out of memory, or it is no id. */
 dn_request *dn_request_again(dn_app *app, const char *id);
-void dn_request_kept_again(dn_request *r);                      /* it had ended */
-void dn_request_remember_gone(dn_app *app, const char *id);     /* 410 from now on */
-int dn_request_results(const dn_request *r);                    /* of encoded[] */
+void dn_request_kept_again(dn_request *r);                  /* it had ended */
+void dn_request_remember_gone(dn_app *app, const char *id); /* 410 from now on */
+int dn_request_results(const dn_request *r);                /* of encoded[] */
 /* Accepted, but it cannot begin now: it is not active, and dn_requests_resume tries it again. */
 void dn_request_park(dn_request *r);
 int dn_requests_parked(const dn_app *app);
@@ -160,6 +160,7 @@ double dn_request_eta_ms(const dn_request *r);
 const char *dn_format_type(int format);
 /* Answer 200 with these bytes, without a copy of them. */
 void dn_encoded_reply(dn_encoded *e, dn_call *call, const char *type);
+void dn_encoded_drop(dn_encoded *e); /* its bytes; length and hash stay */
 
 /* ---- requests_admit.c: from a parsed request to a run on a device ---------------------------------------------- */
 

@@ -1,8 +1,8 @@
-/* requests_recover.c - what an earlier process left of its asynchronous requests: those that ended are shown again, those
- * that did not are begun anew, from their seed.
+/* requests_recover.c - what an earlier process left of its asynchronous requests: those that ended are shown again,
+ * those that did not are begun anew, from their seed.
  *
- * A request whose last start ended without a step may be what ended the daemon: a suspect. Only one suspect at a time is
- * on its way to its first step, so that the one at fault is found and the others are not taken for it. */
+ * A request whose last start ended without a step may be what ended the daemon: a suspect. Only one suspect at a time
+ * is on its way to its first step, so that the one at fault is found and the others are not taken for it. */
 #include "requests.h"
 
 #include "log.h"
@@ -19,8 +19,8 @@
 #include <unistd.h>
 
 enum {
-    TRIES_MAX = 3,   /* starts in a row without a step */
-    STARTS_MAX = 30, /* starts at all: what ends the daemon in its last step is found too */
+    TRIES_MAX = 3,    /* starts in a row without a step */
+    STARTS_MAX = 100, /* starts at all: what ends the daemon in its last step is found too */
 };
 
 /* ---- those that had ended ----------------------------------------------------------------------------------- */
@@ -171,7 +171,8 @@ static int take_row(void *arg, const dn_request_record *row, dn_error *err)
     bool ended = row->finished > 0, lost = row->file && !file_is_there(app, row);
     dn_request *r = lost ? NULL : dn_request_again(app, row->id);
     if (lost) {
-        dn_log(DN_LOG_WARN, "result_lost", "%s has not the %lld bytes that it should", row->file, (long long)row->bytes);
+        dn_log(DN_LOG_WARN, "result_lost", "%s has not the %lld bytes that it should", row->file,
+               (long long)row->bytes);
         dn_request_remember_gone(app, row->id);
         return dn_record_drop(dn_store_db(app->server.store), row->id, err);
     }
@@ -249,26 +250,38 @@ int dn_requests_recover(dn_app *app, dn_error *err)
 
 /* ---- beginning what is parked ------------------------------------------------------------------------------- */
 
-static bool suspect_under_way(dn_app *app)
+/* The parked suspect with the fewest tries, so that those at their last one go last, when others have cleared
+ * themselves; *any: there is one, parked or on its way. NULL: none may begin now. */
+static dn_request *next_suspect(dn_app *app, bool *any)
 {
+    dn_request *best = NULL;
+    bool under_way = false;
     for (dn_request *r = dn_requests_next(app, NULL); r; r = dn_requests_next(app, r)) {
-        if (r->row.suspect && !r->row.parked)
-            return true;
+        if (!r->row.suspect)
+            continue;
+        under_way |= !r->row.parked;
+        if (r->row.parked && (!best || r->row.tries < best->row.tries))
+            best = r;
     }
-    return false;
+    *any = best || under_way;
+    return under_way ? NULL : best;
 }
 
+/* The others stay away from the device meanwhile: a suspect's first step is to come at once, lest it be taken for the
+ * culprit of an end that has nothing to do with it. */
 void dn_requests_resume(dn_app *app)
 {
     if (!dn_requests_parked(app) || app->closing || app->draining)
         return;
-    bool suspect = suspect_under_way(app);
-    for (dn_request *r = dn_requests_next(app, NULL), *next; r; r = next) {
+    bool suspects;
+    dn_request *suspect = next_suspect(app, &suspects);
+    if (suspect)
+        dn_request_begin(suspect);
+    for (dn_request *r = suspects ? NULL : dn_requests_next(app, NULL), *next; r; r = next) {
         next = dn_requests_next(app, r);
-        if (!r->row.parked || (r->row.suspect && suspect))
+        if (!r->row.parked)
             continue;
         int parked = dn_requests_parked(app);
-        suspect |= r->row.suspect;
         dn_request_begin(r);
         if (dn_requests_parked(app) == parked) /* no room */
             break;

@@ -1,4 +1,5 @@
-/* requests_start.c - an admitted request on its way to a device: what is reserved for it, its 202, the store, the worker. */
+/* requests_start.c - an admitted request on its way to a device: what is reserved for it, its 202, the store, the
+ * worker. */
 #include "requests.h"
 
 #include <stdlib.h>

@@ -35,7 +35,7 @@ static void on_share(dn_request *r, const dn_share *share)
     r->left_ms = r->rows_left * r->price_ms;
     bool moved = share->step > r->step;
     r->step = share->step;
-    if (moved && r->row.there && !r->row.moved)
+    if (r->row.there && !r->row.moved) /* any batch will do */
         dn_request_store_moved(r);
     if (moved)
         dn_request_event_progress(r);

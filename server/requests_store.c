@@ -49,8 +49,8 @@ static void begin_free(begin_op *b)
     free(b);
 }
 
-/* What was asked, so that it means the same to any later process: the model by name and version, the seed, the size; and
- * every default once the model's are merged in. NULL when out of memory. */
+/* What was asked, so that it means the same to any later process: the model by name and version, the seed, the size;
+ * and every default once the model's are merged in. NULL when out of memory. */
 static char *spec_of(const dn_request *r)
 {
     bool resolved = *r->numerics;
@@ -71,14 +71,14 @@ static int begin_work(dn_store_op *op, struct sqlite3 *db)
 {
     begin_op *b = dn_container_of(op, begin_op, op);
     dn_request_record row = { .id = b->id,
-                   .owner = b->owner,
-                   .spec = b->spec,
-                   .model = *b->model ? b->model : NULL,
-                   .numerics = *b->numerics ? b->numerics : NULL,
-                   .numerics_before = *b->before ? b->before : NULL,
-                   .starts = b->starts,
-                   .tries = b->starts,
-                   .created = b->created };
+                              .owner = b->owner,
+                              .spec = b->spec,
+                              .model = *b->model ? b->model : NULL,
+                              .numerics = *b->numerics ? b->numerics : NULL,
+                              .numerics_before = *b->before ? b->before : NULL,
+                              .starts = b->starts,
+                              .tries = b->starts,
+                              .created = b->created };
     int rc = dn_record_begin(db, &row, &op->error);
     return rc ? rc : dn_idem_keep(db, b->answer, &op->error);
 }
@@ -88,7 +88,9 @@ static begin_op *begin_new(dn_request *r, void (*done)(dn_store_op *op))
     begin_op *b = calloc(1, sizeof *b);
     if (!b)
         return NULL;
-    *b = (begin_op){ .op = { .work = begin_work, .done = done }, .app = r->app, .run = r->run, .created = r->created_at };
+    *b = (begin_op){
+        .op = { .work = begin_work, .done = done }, .app = r->app, .run = r->run, .created = r->created_at
+    };
     memcpy(b->id, r->id, sizeof b->id);
     memcpy(b->owner, r->tenant, sizeof b->owner);
     memcpy(b->model, r->model, sizeof b->model);
@@ -357,13 +359,14 @@ static json_t *results_json(const dn_request *r)
 /* NULL when out of memory. */
 static char *ended_text(const dn_request *r, bool results)
 {
-    json_t *j = json_pack("{s:i,s:i,s:i,s:i,s:i,s:I,s:o,s:I,s:o}", "n", r->n, "step", r->step, "steps", r->steps, "format",
-                          r->format, "layout", r->layout, "seed", (json_int_t)r->seed, "timing", timing_json(&r->timing),
-                          "event", (json_int_t)r->event_id, "events", events_json(r));
+    json_t *j = json_pack("{s:i,s:i,s:i,s:i,s:i,s:I,s:o,s:I,s:o}", "n", r->n, "step", r->step, "steps", r->steps,
+                          "format", r->format, "layout", r->layout, "seed", (json_int_t)r->seed, "timing",
+                          timing_json(&r->timing), "event", (json_int_t)r->event_id, "events", events_json(r));
     int bad = !j;
     if (!bad && r->failure.id)
         bad = json_object_set_new(j, "error",
-                                  json_pack("[s,o,o]", r->failure.code, text_json(r->failure.param, strlen(r->failure.param)),
+                                  json_pack("[s,o,o]", r->failure.code,
+                                            text_json(r->failure.param, strlen(r->failure.param)),
                                             text_json(r->failure.message, strlen(r->failure.message))));
     if (!bad && results)
         bad = json_object_set_new(j, "results", results_json(r));
@@ -378,14 +381,14 @@ static int end_work(dn_store_op *op, struct sqlite3 *db)
     char file[FILE_NAME_MAX];
     file_name(file, e->id);
     dn_request_record row = { .id = e->id,
-                   .state = e->state,
-                   .finished = e->finished,
-                   .ended = e->ended,
-                   .model = *e->model ? e->model : NULL,
-                   .numerics = *e->numerics ? e->numerics : NULL,
-                   .numerics_before = *e->before ? e->before : NULL,
-                   .file = e->bytes ? file : NULL,
-                   .bytes = e->bytes };
+                              .state = e->state,
+                              .finished = e->finished,
+                              .ended = e->ended,
+                              .model = *e->model ? e->model : NULL,
+                              .numerics = *e->numerics ? e->numerics : NULL,
+                              .numerics_before = *e->before ? e->before : NULL,
+                              .file = e->bytes ? file : NULL,
+                              .bytes = e->bytes };
     return dn_record_end(db, &row, &op->error);
 }
 
@@ -408,10 +411,8 @@ static void saved(dn_store_op *op)
         log_unsaved(r->id, &op->error);
     } else if (e->bytes) {
         r->row.file_bytes = e->bytes;
-        for (int k = 0; k < e->n; k++) {
-            free(r->encoded[k].data);
-            r->encoded[k].data = NULL;
-        }
+        for (int k = 0; k < e->n; k++)
+            dn_encoded_drop(&r->encoded[k]);
     }
     end_free(e);
     dn_request_advance(r);

@@ -1,4 +1,5 @@
 /* route_jobs.c - /jobs: submit, list, look, change. A token with the scope admin sees and changes everybody's. */
+#include "idempotency.h"
 #include "jobs.h"
 #include "json.h"
 #include "routes_app.h"
@@ -43,13 +44,15 @@ static json_t *body_of(dn_call *call)
     return json;
 }
 
-void dn_route_jobs_submit(dn_call *call)
+static void submit(dn_call *call)
 {
     json_t *json = body_of(call);
     if (json)
         dn_job_submit(dn_call_app(call), call, json);
     json_decref(json);
 }
+
+void dn_route_jobs_submit(dn_call *call) { dn_idem_handle(dn_call_app(call), call, submit); }
 
 void dn_route_job(dn_call *call)
 {

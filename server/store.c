@@ -238,6 +238,12 @@ int dn_store_start(dn_store *s, dn_error *err)
     return 0;
 }
 
+static void send_back_stopped(dn_store *s, dn_store_op *op)
+{
+    op->rc = dn_fail(&op->error, DN_E_IO, "state", "the store has stopped");
+    send_back(s, op);
+}
+
 void dn_store_submit(dn_store *s, dn_store_op *op)
 {
     op->store = s;
@@ -249,8 +255,7 @@ void dn_store_submit(dn_store *s, dn_store_op *op)
     pthread_mutex_unlock(&s->gate);
     if (!closed)
         return;
-    op->rc = dn_fail(&op->error, DN_E_IO, "state", "the store has stopped");
-    send_back(s, op);
+    send_back_stopped(s, op);
 }
 
 void dn_store_stop(dn_store *s)
@@ -264,6 +269,12 @@ void dn_store_stop(dn_store *s)
     pthread_mutex_unlock(&s->gate);
     if (first && s->started)
         pthread_join(s->thread, NULL);
+    if (s->started)
+        return;
+    for (dn_msg *msg = dn_queue_take(&s->box.queue), *next; msg; msg = next) { /* a start that failed */
+        next = msg->next;
+        send_back_stopped(s, dn_container_of(msg, dn_store_op, msg));
+    }
 }
 
 void dn_store_free(dn_store *s)

@@ -15,7 +15,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { STEP_PAGES = 256, BUSY_MS = 10000, COPY_BYTES = 1 << 16, DEPTH_MAX = 8 };
+enum { BUSY_MS = 10000, COPY_BYTES = 1 << 16, DEPTH_MAX = 8 };
 
 /* What the database refers to: files or folders, relative to the state. */
 static const char *const references[] = {
@@ -27,17 +27,18 @@ static const char *const references[] = {
 
 /* ---- the database ------------------------------------------------------------------------------------------- */
 
+/* In one step, which is one read transaction: in smaller ones each commit of the daemon would make it begin again. */
 static int copy_pages(sqlite3 *to, sqlite3 *from, dn_error *err)
 {
     sqlite3_backup *b = sqlite3_backup_init(to, "main", from, "main");
     if (!b)
         return dn_sql_fail(to, err);
-    int code, waited_ms = 0;
-    while ((code = sqlite3_backup_step(b, STEP_PAGES)) == SQLITE_OK || code == SQLITE_BUSY || code == SQLITE_LOCKED) {
-        if (code != SQLITE_OK && (waited_ms += 10) > BUSY_MS)
+    int code;
+    for (int waited_ms = 0; (code = sqlite3_backup_step(b, -1)) == SQLITE_BUSY || code == SQLITE_LOCKED;
+         waited_ms += 10) {
+        if (waited_ms > BUSY_MS)
             break;
-        if (code != SQLITE_OK)
-            sqlite3_sleep(10);
+        sqlite3_sleep(10);
     }
     sqlite3_backup_finish(b);
     return code == SQLITE_DONE
@@ -152,7 +153,13 @@ static int copy_tree(const char *to, const char *from, int depth, int *missing, 
     }
     if (!S_ISDIR(st.st_mode))
         return S_ISREG(st.st_mode) ? copy_file(to, from, missing, err) : 0;
-    DIR *d = depth < DEPTH_MAX ? opendir(from) : NULL;
+    if (depth == DEPTH_MAX)
+        return dn_fail(err, DN_E_LIMIT, "backup", "%.300s: folders in folders, %d deep", from, DEPTH_MAX);
+    DIR *d = opendir(from);
+    if (!d && errno == ENOENT) {
+        ++*missing;
+        return 0;
+    }
     if (!d || (mkdir(to, 0700) && errno != EEXIST)) {
         int rc = fail_file(err, d ? to : from);
         if (d)

@@ -49,22 +49,23 @@ static const char *text(sqlite3_stmt *s, int i) { return (const char *)sqlite3_c
 static dn_request_record row_of(sqlite3_stmt *s)
 {
     return (dn_request_record){ .id = text(s, 0),
-                     .owner = text(s, 1),
-                     .state = text(s, 2),
-                     .spec = text(s, 3),
-                     .model = text(s, 4),
-                     .numerics = text(s, 5),
-                     .numerics_before = text(s, 6),
-                     .starts = sqlite3_column_int64(s, 7),
-                     .tries = sqlite3_column_int64(s, 8),
-                     .created = sqlite3_column_double(s, 9),
-                     .finished = sqlite3_column_double(s, 10),
-                     .ended = text(s, 11),
-                     .file = text(s, 12),
-                     .bytes = sqlite3_column_int64(s, 13) };
+                                .owner = text(s, 1),
+                                .state = text(s, 2),
+                                .spec = text(s, 3),
+                                .model = text(s, 4),
+                                .numerics = text(s, 5),
+                                .numerics_before = text(s, 6),
+                                .starts = sqlite3_column_int64(s, 7),
+                                .tries = sqlite3_column_int64(s, 8),
+                                .created = sqlite3_column_double(s, 9),
+                                .finished = sqlite3_column_double(s, 10),
+                                .ended = text(s, 11),
+                                .file = text(s, 12),
+                                .bytes = sqlite3_column_int64(s, 13) };
 }
 
-int dn_record_read(sqlite3 *db, int (*take)(void *arg, const dn_request_record *row, dn_error *err), void *arg, dn_error *err)
+int dn_record_read(sqlite3 *db, int (*take)(void *arg, const dn_request_record *row, dn_error *err), void *arg,
+                   dn_error *err)
 {
     sqlite3_stmt *s = NULL;
     int rc = dn_sql_query(&s, db, err,

@@ -15,13 +15,13 @@ typedef struct dn_request_record {
 /* Made, or (by id) brought up to date: spec, model, numerics; starts and tries are added. */
 int dn_record_begin(struct sqlite3 *db, const dn_request_record *row, dn_error *err);
 int dn_record_moved(struct sqlite3 *db, const char *id, dn_error *err); /* no tries so far */
-int dn_record_left(struct sqlite3 *db, dn_error *err);                 /* the same of all that have not ended */
+int dn_record_left(struct sqlite3 *db, dn_error *err);                  /* the same of all that have not ended */
 /* state, finished, ended, model, numerics, file, bytes. */
 int dn_record_end(struct sqlite3 *db, const dn_request_record *row, dn_error *err);
 int dn_record_drop(struct sqlite3 *db, const char *id, dn_error *err); /* it is remembered as gone */
 /* Oldest first. `take` returns a DN_E code to stop. */
 int dn_record_read(struct sqlite3 *db, int (*take)(void *arg, const dn_request_record *row, dn_error *err), void *arg,
-                 dn_error *err);
+                   dn_error *err);
 int dn_record_read_gone(struct sqlite3 *db, void (*take)(void *arg, const char *id), void *arg, dn_error *err);
 
 #endif

@@ -6,7 +6,7 @@
 /* clang-format off */
 static const char version_1[] =
     /* Accepted asynchronous requests. `spec` is the request with every default resolved; `tries` counts the starts in a
-     * row that did no step, `starts` all; what is NULL is not known yet. */
+     * row that did no step, `starts` all; `state` is queued until it has ended; what is NULL is not known yet. */
     "CREATE TABLE requests ("
     "  seq INTEGER PRIMARY KEY AUTOINCREMENT,"
     "  id TEXT NOT NULL UNIQUE,"

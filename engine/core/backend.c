@@ -64,10 +64,28 @@ int dn_step_add(dn_lowered *l, dn_step step)
     return l->n_steps++;
 }
 
+bool dn_form_same(const dn_form *a, const dn_form *b)
+{
+    return a->block == b->block && a->param == b->param && !strcmp(a->key, b->key) && a->n_more == b->n_more &&
+           !memcmp(a->more, b->more, sizeof *a->more * (size_t)a->n_more);
+}
+
+void dn_form_make(void *dst, const dn_form *f, const dn_program *p, const float *block)
+{
+    const dn_param *param = p->block[f->block].param;
+    const float *src[1 + DN_FORM_MORE] = { block + param[f->param].offset };
+    for (int i = 0; i < f->n_more; i++)
+        src[1 + i] = block + param[f->more[i]].offset;
+    if (f->n_more)
+        f->pack_all(dst, src, &param[f->param].shape);
+    else
+        f->pack(dst, src[0], &param[f->param].shape);
+}
+
 int dn_form_add(dn_lowered *l, dn_form form)
 {
     for (int i = 0; i < l->n_forms; i++)
-        if (l->form[i].block == form.block && l->form[i].param == form.param && !strcmp(l->form[i].key, form.key))
+        if (dn_form_same(&l->form[i], &form))
             return i;
     if (dn_grow(&l->form, l->n_forms, &l->forms_cap, sizeof *l->form))
         return -1;

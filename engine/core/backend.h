@@ -38,10 +38,13 @@ struct dn_step {
     int in[DN_IN_MAX + 2], out[DN_OUT_MAX + 4]; /* places, -1: none */
     int n_in, n_out;
     int workspace;                         /* a place used during this step only, or -1 */
-    int op_first, op_last;                 /* the program's ops that it computes, for traces and replay on ref */
+    int op_first, op_last;                 /* the program's ops that it computes (or a part of), for traces and replay */
 };
 
-/* A packed form of one parameter: made once per weights version, shared by all programs that ask for the same key. */
+enum { DN_FORM_MORE = 3 };
+
+/* A packed form of one parameter, or of several of one block: made once per weights version, shared by all programs that
+ * ask for the same key of the same parameters. */
 typedef struct dn_form {
     int block, param;
     const char *key; /* a static string that names algorithm and layout, e.g. "winograd43" */
@@ -49,7 +52,13 @@ typedef struct dn_form {
     void (*pack)(void *dst, const float *src, const dn_shape *shape);
     /* Part `part` of `parts`, which together make the whole, in any order. NULL: it is not worth dividing. */
     void (*pack_part)(void *dst, const float *src, const dn_shape *shape, int part, int parts);
+    int more[DN_FORM_MORE], n_more; /* further parameters */
+    void (*pack_all)(void *dst, const float *const *src, const dn_shape *shape); /* with further ones; shape of the first */
 } dn_form;
+
+bool dn_form_same(const dn_form *a, const dn_form *b);
+/* Fill dst from the block's values. */
+void dn_form_make(void *dst, const dn_form *f, const dn_program *p, const float *block);
 
 struct dn_lowered {
     const struct dn_backend *backend;

@@ -5,7 +5,6 @@
  * first layer of a training step. */
 #include "program_internal.h"
 #include <stdlib.h>
-#include <string.h>
 
 typedef struct {
     dn_program *p;
@@ -271,19 +270,6 @@ static void walk_back(tape *t, int n_ops)
     }
 }
 
-/* A fusion rounds in its own way. Whether it takes place must not depend on what is recomputed or stored narrowly later. */
-static void find_shared(dn_program *p, char *read)
-{
-    for (int i = 0; i < p->n_ops && !p->error.code; i++)
-        for (int j = 0; j < p->op[i].n_in; j++) {
-            dn_val v = p->op[i].in[j];
-            if (v == DN_NONE || p->value[v].op < 0 || p->value[v].op >= p->first_backward)
-                continue;
-            p->value[v].shared |= read[v] || i >= p->first_backward;
-            read[v] = 1;
-        }
-}
-
 void dn_grad(dn_program *p, dn_val y, dn_val dy, const dn_val *wrt, int n, dn_val *grad)
 {
     int n_values = p->n_values, n_ops = p->n_ops;
@@ -301,8 +287,6 @@ void dn_grad(dn_program *p, dn_val y, dn_val dy, const dn_val *wrt, int n, dn_va
         walk_back(&t, n_ops);
         for (int i = 0; i < n && !p->error.code; i++)
             grad[i] = wrt[i] == DN_NONE ? DN_NONE : t.grad[wrt[i]];
-        memset(t.wanted, 0, (size_t)n_values);
-        find_shared(p, t.wanted);
     }
     free(t.grad);
     free(t.wanted);

@@ -96,11 +96,18 @@ static void check(dn_inspector *in, const dn_run *run, const dn_step *step, int 
     }
 }
 
+/* Does the next step write this place too? An op may be divided into several steps. */
+static bool is_partial(const dn_run *run, int place)
+{
+    const dn_lowered *l = run->lowered;
+    return run->next + 1 < l->n_steps && l->step[run->next + 1].out[0] == place;
+}
+
 void dn_inspect_step(dn_inspector *in, const dn_run *run, const dn_step *step)
 {
     for (int i = 0; i < step->n_out; i++) {
         int place = step->out[i];
-        if (!readable(run, place))
+        if (!readable(run, place) || is_partial(run, place))
             continue;
         int64_t n = dn_shape_count(dn_shape_of(run->lowered->program, run->lowered->place[place].val));
         float *row = malloc(sizeof *row * 2 * (size_t)n);

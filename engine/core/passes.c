@@ -22,23 +22,23 @@ static bool is_forward(const dn_program *p, dn_val v)
 
 /* ---- running forward ops again ---- */
 
-/* Forward ops belong to groups. A group runs again, as far as it must, right before the first backward op that reads one of
- * its values; what a group reads of others is kept. */
+/* Forward ops belong to groups. A group runs again, as far as it must, right before the first backward op that reads
+ * one of its values; what a group reads of others is kept. */
 typedef struct {
     dn_program *p;
     dn_rewrite r;
-    int *group;       /* [n_ops], -1: none */
+    int *group;        /* [n_ops], -1: none */
     int *first, *last; /* [n_ops] of a group's number: its ops */
-    char *fixed;      /* [n_values] is kept whoever reads it */
-    char *late;       /* [n_values] the backward part reads it, in the end */
-    char *again;      /* [n_ops] runs again */
-    dn_val *copy;     /* [n_values] what a backward op reads instead, or DN_NONE */
+    char *fixed;       /* [n_values] is kept whoever reads it */
+    char *late;        /* [n_values] the backward part reads it, in the end */
+    char *again;       /* [n_ops] runs again */
+    dn_val *copy;      /* [n_values] what a backward op reads instead, or DN_NONE */
 } rerun;
 
 static int group_of(const rerun *c, dn_val v) { return is_forward(c->p, v) ? c->group[c->p->value[v].op] : -1; }
 
-/* Can it be forgotten and made again? No op runs again for its second output alone: a norm's statistics and indices of codes
- * are small. */
+/* Can it be forgotten and made again? No op runs again for its second output alone: a norm's statistics and indices of
+ * codes are small. */
 static bool is_inner(const rerun *c, dn_val v)
 {
     return group_of(c, v) >= 0 && !c->fixed[v] && v == c->p->op[c->p->value[v].op].out[0];
@@ -103,7 +103,6 @@ static void emit_group(rerun *c, int group)
             dn_val copy = dn_value_add(p, made.shape, made.kind, made.dtype, -1);
             if (copy == DN_NONE)
                 return;
-            p->value[copy].shared = made.shared;
             c->copy[op.out[j]] = copy;
             op.out[j] = copy;
         }
@@ -224,12 +223,13 @@ static bool is_map(const dn_program *p, dn_val v)
     if (v == DN_NONE)
         return false;
     const dn_value *value = &p->value[v];
-    int64_t n = dn_shape_count(&value->shape), channels = value->shape.rank ? value->shape.dim[value->shape.rank - 1] : 1;
+    int64_t n = dn_shape_count(&value->shape),
+            channels = value->shape.rank ? value->shape.dim[value->shape.rank - 1] : 1;
     return value->kind == DN_ROW && value->dtype == DN_F32 && n >= MAP_MIN && n > channels;
 }
 
-/* Does the op begin a chain of cheap ops whose only map, its first input, is worth keeping instead of what they make? The
- * backward part reads that of a norm and of a function anyway; that of an upsampling is smaller. */
+/* Does the op begin a chain of cheap ops whose only map, its first input, is worth keeping instead of what they make?
+ * The backward part reads that of a norm and of a function anyway; that of an upsampling is smaller. */
 static bool begins_chain(const dn_op *op)
 {
     return op->kind == DN_OP_NORM || (op->kind == DN_OP_UNARY && op->attr.unary.kind != DN_AFFINE) ||
@@ -283,8 +283,8 @@ typedef struct {
     dn_program *p;
     dn_rewrite r;
     enum dn_dtype dtype;
-    int *last;  /* [n_values] of those that are stored: the last forward op that touches it, else -1 */
-    int *seen;  /* [n_values] the last backward op that reads it */
+    int *last;             /* [n_values] of those that are stored: the last forward op that touches it, else -1 */
+    int *seen;             /* [n_values] the last backward op that reads it */
     dn_val *narrow, *wide; /* [n_values] */
 } store16;
 

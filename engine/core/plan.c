@@ -61,7 +61,7 @@ static int by_size(const void *a, const void *b)
     return x->bytes != y->bytes ? (x->bytes < y->bytes ? 1 : -1) : x->place - y->place;
 }
 
-/* Give s the lowest offset at which it meets no span of `placed` (by offset) that lives at the same time; put it there. */
+/* Put s at the lowest offset at which it meets no span of `placed` (by offset) that lives at the same time. */
 static void first_fit(span *s, span *placed, int n)
 {
     int64_t at = 0;

@@ -123,7 +123,6 @@ typedef struct dn_value {
     int op;           /* the op that makes it, or -1: an input or a parameter */
     int block, param; /* PARAM: which block, which parameter of it */
     bool output;      /* kept for the caller to read */
-    bool shared;      /* dn_grad saw more than one reader, or a backward one: no fusion may swallow it, though a pass leaves one */
     const char *name; /* inputs, outputs and parameters; owned by the program; may be NULL */
 } dn_value;
 

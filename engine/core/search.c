@@ -64,7 +64,7 @@ static int list_candidates(const dn_search *s, candidate **list, int *n, dn_erro
 static int grow(const dn_search *s, const candidate *list, int n, dn_marks *m, size_t *bytes, dn_error *err)
 {
     dn_marks smallest = *m;
-    for (int i = 0; i < n && *bytes > s->budget; i++) {
+    for (int i = 0; i<n && * bytes> s->budget; i++) {
         size_t now = 0;
         dn_marks_set(m, list[i].mark, true);
         int rc = measure(s, m, &now, err);
@@ -119,7 +119,7 @@ int dn_plan_search(const dn_search *s, dn_marks *chosen, size_t *bytes, dn_error
     *chosen = m;
     *bytes = size;
     if (size > s->budget)
-        return dn_fail(err, DN_E_MEMORY, NULL, "%d rows of this program need at least %zu bytes, there are %zu", s->rows_max, size,
-                       s->budget);
+        return dn_fail(err, DN_E_MEMORY, NULL, "%d rows of this program need at least %zu bytes, there are %zu",
+                       s->rows_max, size, s->budget);
     return 0;
 }

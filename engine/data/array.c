@@ -133,7 +133,8 @@ static int list_npy(dn_stored_list *l, const dn_source *src, int source, dn_erro
     if (head[6] < 1 || head[6] > 3)
         return bad(src, DN_E_UNSUPPORTED, "a version of npy that is not 1, 2 or 3", err);
     size_t start = head[6] == 1 ? 10 : 12;
-    uint32_t len = head[8] | (uint32_t)head[9] << 8 | (head[6] == 1 ? 0 : (uint32_t)head[10] << 16 | (uint32_t)head[11] << 24);
+    uint32_t len =
+        head[8] | (uint32_t)head[9] << 8 | (head[6] == 1 ? 0 : (uint32_t)head[10] << 16 | (uint32_t)head[11] << 24);
     if (len > NPY_HEADER_MAX)
         return bad(src, DN_E_LIMIT, "an npy header of more than 65536 bytes", err);
     uint8_t *text;
@@ -204,7 +205,8 @@ static int read_labels(int32_t *out, int *n_classes, const dn_stored *t, const d
     return 0;
 }
 
-static int load_labels(int32_t **out, int *n_classes, int64_t n, const dn_stored *t, const dn_source *src, dn_error *err)
+static int load_labels(int32_t **out, int *n_classes, int64_t n, const dn_stored *t, const dn_source *src,
+                       dn_error *err)
 {
     if (!is_integer(t))
         return bad(src, DN_E_UNSUPPORTED, "labels that are not integers", err);
@@ -234,7 +236,8 @@ static int check_images(const dn_stored *t, const dn_source *src, dn_error *err)
     if (t->dim[1] < 1 || t->dim[2] < 1 || t->dim[1] > DN_DATASET_SIDE_MAX || t->dim[2] > DN_DATASET_SIDE_MAX)
         return bad(src, DN_E_RANGE, "height and width of its images must be 1..8192", err);
     if (c < 1 || c > DN_CHANNELS_MAX || t->dim[1] * t->dim[2] * c > ((int64_t)1 << 28))
-        return bad(src, DN_E_RANGE, "its images must have 1..64 channels and 2^28 values at most (are they [n,C,H,W]?)", err);
+        return bad(src, DN_E_RANGE, "its images must have 1..64 channels and 2^28 values at most (are they [n,C,H,W]?)",
+                   err);
     if (!is_type(t, "U8") && t->dtype->kind != DN_T_F32 && t->dtype->kind != DN_T_F16 && t->dtype->kind != DN_T_F64 &&
         t->dtype->kind != DN_T_BF16)
         return bad(src, DN_E_UNSUPPORTED, "images must be of unsigned bytes or floats", err);
@@ -254,7 +257,8 @@ static int read_image(void *dst, const dn_stored *t, int64_t i, const dn_source 
     return dn_stored_read(&one, src, dst, err);
 }
 
-static int add_images(dn_store *s, const dn_stored *t, const dn_source *src, const int32_t *labels, void *image, dn_error *err)
+static int add_images(dn_store *s, const dn_stored *t, const dn_source *src, const int32_t *labels, void *image,
+                      dn_error *err)
 {
     int channels = t->rank == 4 ? (int)t->dim[3] : 1, rc = 0;
     size_t bytes = (size_t)(t->count / t->dim[0]) * (is_type(t, "U8") ? 1 : sizeof(float));
@@ -264,13 +268,14 @@ static int add_images(dn_store *s, const dn_stored *t, const dn_source *src, con
         if (rc == 0 && dn_store_digest(digest, image, bytes) != 0)
             rc = dn_fail(err, DN_E_BACKEND, src->name, "cannot hash an image");
         if (rc == 0)
-            rc = dn_store_add(s, NULL, image, (int)t->dim[1], (int)t->dim[2], channels, labels ? labels[i] : -1, digest, err);
+            rc = dn_store_add(s, NULL, image, (int)t->dim[1], (int)t->dim[2], channels, labels ? labels[i] : -1, digest,
+                              err);
     }
     return rc;
 }
 
-int dn_array_import(dn_store *s, const dn_stored *t, const dn_source *src, const dn_stored *labels, const dn_source *labels_src,
-                    int *n_classes, dn_error *err)
+int dn_array_import(dn_store *s, const dn_stored *t, const dn_source *src, const dn_stored *labels,
+                    const dn_source *labels_src, int *n_classes, dn_error *err)
 {
     int32_t *label = NULL;
     int classes = 0, rc = check_images(t, src, err);

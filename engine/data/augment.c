@@ -101,7 +101,8 @@ static void cutout(struct frame *f, double amount, const float *u)
 }
 
 const char *const dn_augment_names[] = {
-    [DN_AUG_FLIP] = "flip",         [DN_AUG_CROP] = "crop",     [DN_AUG_ROTATE] = "rotate", [DN_AUG_BRIGHTNESS] = "brightness",
+    [DN_AUG_FLIP] = "flip",         [DN_AUG_CROP] = "crop",
+    [DN_AUG_ROTATE] = "rotate",     [DN_AUG_BRIGHTNESS] = "brightness",
     [DN_AUG_CONTRAST] = "contrast", [DN_AUG_CUTOUT] = "cutout",
 };
 
@@ -110,12 +111,9 @@ static const struct {
     void (*apply)(struct frame *f, double amount, const float *u);
     double lo, hi;
 } kinds[DN_AUG_COUNT] = {
-    [DN_AUG_FLIP] = { flip, 0, 0 },
-    [DN_AUG_CROP] = { NULL, 0.01, 1 },
-    [DN_AUG_ROTATE] = { rotate, 0, 180 },
-    [DN_AUG_BRIGHTNESS] = { brightness, 0, 1 },
-    [DN_AUG_CONTRAST] = { contrast, 0, 1 },
-    [DN_AUG_CUTOUT] = { cutout, 0, 1 },
+    [DN_AUG_FLIP] = { flip, 0, 0 },         [DN_AUG_CROP] = { NULL, 0.01, 1 },
+    [DN_AUG_ROTATE] = { rotate, 0, 180 },   [DN_AUG_BRIGHTNESS] = { brightness, 0, 1 },
+    [DN_AUG_CONTRAST] = { contrast, 0, 1 }, [DN_AUG_CUTOUT] = { cutout, 0, 1 },
 };
 
 int dn_augment_check(const dn_augment *augment, int n, dn_error *err)
@@ -130,8 +128,8 @@ int dn_augment_check(const dn_augment *augment, int n, dn_error *err)
         if (!(a->p >= 0 && a->p <= 1))
             return dn_fail(err, DN_E_RANGE, "augment", "augment: p of \"%s\" must be 0..1", dn_augment_names[a->kind]);
         if (a->kind != DN_AUG_FLIP && !(a->amount >= kinds[a->kind].lo && a->amount <= kinds[a->kind].hi))
-            return dn_fail(err, DN_E_RANGE, "augment", "augment: amount of \"%s\" must be %g..%g", dn_augment_names[a->kind],
-                           kinds[a->kind].lo, kinds[a->kind].hi);
+            return dn_fail(err, DN_E_RANGE, "augment", "augment: amount of \"%s\" must be %g..%g",
+                           dn_augment_names[a->kind], kinds[a->kind].lo, kinds[a->kind].hi);
         crops += a->kind == DN_AUG_CROP;
     }
     return crops > 1 ? dn_fail(err, DN_E_INVALID, "augment", "augment: \"crop\" can be given once") : 0;
@@ -153,7 +151,8 @@ static dn_box largest_box(int height, int width, int to_height, int to_width, do
     return b;
 }
 
-dn_box dn_augment_box(const dn_augment *augment, int n, const dn_draws *d, int height, int width, int to_height, int to_width)
+dn_box dn_augment_box(const dn_augment *augment, int n, const dn_draws *d, int height, int width, int to_height,
+                      int to_width)
 {
     float u[4] = { 1 };
     int i = 0;
@@ -172,8 +171,8 @@ dn_box dn_augment_box(const dn_augment *augment, int n, const dn_draws *d, int h
     return b;
 }
 
-void dn_augment_apply(const dn_augment *augment, int n, const dn_draws *d, float *x, float *other, int height, int width,
-                      int channels)
+void dn_augment_apply(const dn_augment *augment, int n, const dn_draws *d, float *x, float *other, int height,
+                      int width, int channels)
 {
     struct frame f = { x, other, height, width, channels, (size_t)height * (size_t)width * (size_t)channels };
     for (int i = 0; i < n; i++) {

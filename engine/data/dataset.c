@@ -1,6 +1,7 @@
 /* dataset.c - opens a stored dataset. See dataset.h and store.h.
  *
- * Every record is checked once against the mapped bytes and against dataset.json, so that nothing which reads the dataset later has to. */
+ * Every record is checked once against the mapped bytes and against dataset.json, so that nothing which reads the
+ * dataset later has to. */
 #include "store.h"
 #include "json.h"
 
@@ -14,14 +15,18 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-static int lies(const char *file, const char *why, dn_error *err) { return dn_fail(err, DN_E_FORMAT, file, "%s: %s", file, why); }
+static int lies(const char *file, const char *why, dn_error *err)
+{
+    return dn_fail(err, DN_E_FORMAT, file, "%s: %s", file, why);
+}
 
 static int map_file(const void **map, size_t *bytes, int dirfd, const char *file, dn_error *err)
 {
     struct stat st;
     int fd = openat(dirfd, file, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
     if (fd < 0)
-        return dn_fail(err, errno == ENOENT ? DN_E_NOT_FOUND : DN_E_IO, file, "%s: cannot open it: %s", file, strerror(errno));
+        return dn_fail(err, errno == ENOENT ? DN_E_NOT_FOUND : DN_E_IO, file, "%s: cannot open it: %s", file,
+                       strerror(errno));
     int rc = 0;
     void *p = MAP_FAILED;
     if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode) || st.st_size <= 0)
@@ -73,17 +78,17 @@ static int read_json(dn_dataset *d, const json_t *root, dn_error *err)
     const char *hash = NULL;
     json_t *names = NULL;
     dn_dataset_info *info = &d->info;
-    if (json_unpack((json_t *)root, "{s:I, s:I, s:I, s:b, s:[FF!], s:I, s:o, s:s}", "version", &version, "n", &n, "channels",
-                    &channels, "floats", &floats, "range", &info->range[0], &info->range[1], "n_classes", &n_classes, "classes",
-                    &names, "hash", &hash) != 0)
+    if (json_unpack((json_t *)root, "{s:I, s:I, s:I, s:b, s:[FF!], s:I, s:o, s:s}", "version", &version, "n", &n,
+                    "channels", &channels, "floats", &floats, "range", &info->range[0], &info->range[1], "n_classes",
+                    &n_classes, "classes", &names, "hash", &hash) != 0)
         return lies(DN_STORE_JSON, "a field is missing or of the wrong type", err);
     if (version != DN_STORE_VERSION)
-        return dn_fail(err, DN_E_UNSUPPORTED, DN_STORE_JSON, "%s: version %lld of the format; this build reads %d", DN_STORE_JSON,
-                       (long long)version, DN_STORE_VERSION);
+        return dn_fail(err, DN_E_UNSUPPORTED, DN_STORE_JSON, "%s: version %lld of the format; this build reads %d",
+                       DN_STORE_JSON, (long long)version, DN_STORE_VERSION);
     if (n < 1 || n > INT32_MAX || channels < 1 || channels > DN_CHANNELS_MAX || n_classes < 0 ||
         n_classes > DN_DATASET_CLASSES_MAX || !get_sides(root, "height", &info->height_min, &info->height_max) ||
-        !get_sides(root, "width", &info->width_min, &info->width_max) || !isfinite(info->range[0]) || !isfinite(info->range[1]) ||
-        info->range[0] > info->range[1])
+        !get_sides(root, "width", &info->width_min, &info->width_max) || !isfinite(info->range[0]) ||
+        !isfinite(info->range[1]) || info->range[0] > info->range[1])
         return lies(DN_STORE_JSON, "a value out of range", err);
     if (strlen(hash) != 64 || strspn(hash, "0123456789abcdef") != 64)
         return lies(DN_STORE_JSON, "hash is not 64 hex digits", err);
@@ -98,8 +103,10 @@ static int read_json(dn_dataset *d, const json_t *root, dn_error *err)
 static bool record_is_good(const dn_dataset *d, const dn_record *r)
 {
     const dn_dataset_info *info = &d->info;
-    if (r->height < info->height_min || r->height > info->height_max || r->width < info->width_min || r->width > info->width_max ||
-        (r->channels != info->channels && (info->floats || info->channels != 3 || r->channels != 1)) || r->offset % 4 != 0)
+    if (r->height < info->height_min || r->height > info->height_max || r->width < info->width_min ||
+        r->width > info->width_max ||
+        (r->channels != info->channels && (info->floats || info->channels != 3 || r->channels != 1)) ||
+        r->offset % 4 != 0)
         return false;
     if (info->n_classes > 0 ? r->label < 0 || r->label >= info->n_classes : r->label != -1)
         return false;
@@ -113,8 +120,8 @@ static int check_records(const dn_dataset *d, dn_error *err)
         return lies(DN_STORE_INDEX, "its size does not agree with dataset.json", err);
     for (int64_t i = 0; i < d->info.n; i++)
         if (!record_is_good(d, &d->record[i]))
-            return dn_fail(err, DN_E_FORMAT, DN_STORE_INDEX, "%s: the record of image %lld does not agree with the rest",
-                           DN_STORE_INDEX, (long long)i);
+            return dn_fail(err, DN_E_FORMAT, DN_STORE_INDEX,
+                           "%s: the record of image %lld does not agree with the rest", DN_STORE_INDEX, (long long)i);
     return 0;
 }
 
@@ -143,7 +150,8 @@ int dn_dataset_open(dn_dataset **out, const char *dir, dn_error *err)
 {
     int dirfd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (dirfd < 0)
-        return dn_fail(err, errno == ENOENT ? DN_E_NOT_FOUND : DN_E_IO, NULL, "cannot open the dataset: %s", strerror(errno));
+        return dn_fail(err, errno == ENOENT ? DN_E_NOT_FOUND : DN_E_IO, NULL, "cannot open the dataset: %s",
+                       strerror(errno));
     dn_dataset *d = calloc(1, sizeof *d);
     int rc = d ? open_all(d, dirfd, err) : dn_fail(err, DN_E_MEMORY, NULL, "no memory for a dataset");
     close(dirfd);

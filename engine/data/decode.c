@@ -11,7 +11,11 @@
 #include <jerror.h>
 #include <webp/decode.h>
 
-enum { JPEG_SCANS_MAX = 500, CHUNK_MAX = 16 << 20, WORKING_BYTES = 8 /* per pixel: RGBA, and what the library holds */ };
+enum {
+    JPEG_SCANS_MAX = 100,
+    CHUNK_MAX = 16 << 20,
+    WORKING_BYTES = 8 /* per pixel: RGBA, and what the library holds */
+};
 
 enum dn_picture_kind dn_picture_kind_of(const uint8_t *data, size_t len)
 {
@@ -61,7 +65,9 @@ static int open_png(spng_ctx **out, struct spng_ihdr *ihdr, const uint8_t *data,
         rc = spng_get_ihdr(png, ihdr);
     if (rc != 0) {
         spng_ctx_free(png);
-        int code = rc == SPNG_EMEM ? DN_E_MEMORY : rc == SPNG_EUSER_WIDTH || rc == SPNG_EUSER_HEIGHT ? DN_E_LIMIT : DN_E_FORMAT;
+        int code = rc == SPNG_EMEM                                     ? DN_E_MEMORY
+                   : rc == SPNG_EUSER_WIDTH || rc == SPNG_EUSER_HEIGHT ? DN_E_LIMIT
+                                                                       : DN_E_FORMAT;
         return dn_fail(err, code, NULL, "PNG: %s", spng_strerror(rc));
     }
     *out = png;

@@ -1,8 +1,9 @@
 /* decode.h - PNG, JPEG and WebP of strangers to 8-bit pixels.
  *
- * Sides and pixels are checked against limits before anything is allocated. Pictures with alpha are laid over white. 16-bit PNGs keep their
- * high bytes. No colour profile, gamma or EXIF rotation is applied, as PIL does by default. A picture whose channels are equal everywhere
- * is grey and has one channel, whatever its file says; so the same picture has the same pixels in every lossless format. */
+ * Sides and pixels are checked against limits before anything is allocated. Pictures with alpha are laid over white.
+ * 16-bit PNGs keep their high bytes. No colour profile, gamma or EXIF rotation is applied, as PIL does by default. A
+ * picture whose channels are equal everywhere is grey and has one channel, whatever its file says; so the same picture
+ * has the same pixels in every lossless format. */
 #ifndef DN_DATA_DECODE_H
 #define DN_DATA_DECODE_H
 
@@ -16,7 +17,7 @@ enum dn_picture_kind { DN_NO_PICTURE, DN_PNG, DN_JPEG, DN_WEBP };
 enum dn_picture_kind dn_picture_kind_of(const uint8_t *data, size_t len);
 
 typedef struct dn_picture {
-    uint8_t *pixels; /* [H,W,C], malloc'ed, the caller's */
+    uint8_t *pixels;             /* [H,W,C], malloc'ed, the caller's */
     int height, width, channels; /* C: 1 or 3 */
 } dn_picture;
 

@@ -9,7 +9,7 @@
 typedef struct dn_decoders dn_decoders;
 
 typedef struct dn_decoded {
-    char name[1025]; /* of its file in the archive */
+    char name[1025];    /* of its file in the archive */
     dn_picture picture; /* the caller's to free */
     uint8_t digest[32];
     int rc; /* of decoding; then picture.pixels is NULL and `error` says why */

@@ -1,7 +1,8 @@
 /* import.c - an uploaded file to a stored dataset. See dataset.h.
  *
- * The archive is read once. Pictures go to the decoders and from them, in order, to the store; arrays are copied to scratch files of the
- * store and read from there, so that their order in the archive does not matter. Which it is, pictures or arrays, the content says. */
+ * The archive is read once. Pictures go to the decoders and from them, in order, to the store; arrays are copied to
+ * scratch files of the store and read from there, so that their order in the archive does not matter. Which it is,
+ * pictures or arrays, the content says. */
 #include "array.h"
 #include "decoders.h"
 #include "inflate.h"
@@ -18,7 +19,8 @@
 #include <unistd.h>
 
 enum { ARRAYS_MAX = 64, PICTURE_FILE_MAX = 64 << 20, HEAD_BYTES = 64, PATH_BYTES = 4200 };
-static const uint64_t scratch_floor = (uint64_t)1 << 30, scratch_factor = 8; /* int64 labels, float64 values of a store in bytes */
+static const uint64_t scratch_floor = (uint64_t)1 << 30,
+                      scratch_factor = 8; /* int64 labels, float64 values of a store in bytes */
 
 struct import {
     const dn_import_params *p;
@@ -57,8 +59,8 @@ static int store_oldest(struct import *im, dn_error *err)
         return dn_fail(err, d.rc, d.name, "%s: %s", dn_show(d.name, strlen(d.name)).text, d.error.message);
     if (d.rc != 0)
         return broken(im, d.name, d.error.message, err);
-    int rc = dn_store_add(im->store, d.name, d.picture.pixels, d.picture.height, d.picture.width, d.picture.channels, -1, d.digest,
-                          err);
+    int rc = dn_store_add(im->store, d.name, d.picture.pixels, d.picture.height, d.picture.width, d.picture.channels,
+                          -1, d.digest, err);
     free(d.picture.pixels);
     return rc;
 }
@@ -177,7 +179,8 @@ static int read_array(struct import *im, dn_archive *a, const char *name, bool p
 /* What systems and people leave beside the data: hidden files, macOS' shadows, notes. */
 static bool is_clutter(const char *name)
 {
-    static const char *const endings[] = { ".txt", ".md", ".html", ".rst", ".pdf", "Thumbs.db", "desktop.ini", "LICENSE", "README" };
+    static const char *const endings[] = { ".txt",      ".md",         ".html",   ".rst",  ".pdf",
+                                           "Thumbs.db", "desktop.ini", "LICENSE", "README" };
     const char *slash = strrchr(name, '/'), *base = slash ? slash + 1 : name;
     size_t len = strlen(base);
     if (base[0] == '.' || strncmp(name, "__MACOSX/", 9) == 0 || strstr(name, "/__MACOSX/"))
@@ -293,8 +296,8 @@ static const dn_stored *choose(const dn_stored_list *l, bool labels, const char 
     if (n_any == 0 || n_any == 1)
         return any;
     if (n_named != 1)
-        *rc = dn_fail(err, DN_E_INVALID, any->name, "%d arrays could be the %s; name one \"%s\"", n_any, labels ? "labels" : "images",
-                      names[0]);
+        *rc = dn_fail(err, DN_E_INVALID, any->name, "%d arrays could be the %s; name one \"%s\"", n_any,
+                      labels ? "labels" : "images", names[0]);
     return named;
 }
 
@@ -312,8 +315,8 @@ static int commit_arrays(struct import *im, dn_error *err)
     if (rc == 0 && !images)
         rc = dn_fail(err, DN_E_FORMAT, NULL, "there is no array of images in it");
     if (rc == 0)
-        rc = dn_array_import(im->store, images, &im->array[images->source], labels, labels ? &im->array[labels->source] : NULL,
-                             &n_classes, err);
+        rc = dn_array_import(im->store, images, &im->array[images->source], labels,
+                             labels ? &im->array[labels->source] : NULL, &n_classes, err);
     dn_stored_fini(&l);
     if (rc == 0) {
         dn_store_items(im->store, &im->report.n_images);
@@ -330,7 +333,8 @@ static int read_head(const char *path, uint8_t head[HEAD_BYTES], size_t *len, ui
     struct stat st;
     *fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
     if (*fd < 0)
-        return dn_fail(err, errno == ENOENT ? DN_E_NOT_FOUND : DN_E_IO, NULL, "cannot open the upload: %s", strerror(errno));
+        return dn_fail(err, errno == ENOENT ? DN_E_NOT_FOUND : DN_E_IO, NULL, "cannot open the upload: %s",
+                       strerror(errno));
     ssize_t n = fstat(*fd, &st) == 0 && S_ISREG(st.st_mode) ? pread(*fd, head, HEAD_BYTES, 0) : -1;
     if (n < 0) {
         close(*fd);
@@ -361,7 +365,8 @@ static int read_upload(struct import *im, const char *path, dn_error *err)
     rc = dn_archive_open(&a, path, &limits, &why);
     if (rc == 0)
         rc = read_archive(im, a, err);
-    else if (rc == DN_E_FORMAT && is_packed(head, len) && inflate_array(im, path, "upload", &kind, NULL) == 0 && kind != DN_NO_ARRAY)
+    else if (rc == DN_E_FORMAT && is_packed(head, len) && inflate_array(im, path, "upload", &kind, NULL) == 0 &&
+             kind != DN_NO_ARRAY)
         rc = 0;
     else
         dn_fail(err, rc, why.param, "%s", why.message);
@@ -369,7 +374,8 @@ static int read_upload(struct import *im, const char *path, dn_error *err)
     return rc;
 }
 
-int dn_dataset_import(const char *src, const char *dir, const dn_import_params *p, dn_import_report *report, dn_error *err)
+int dn_dataset_import(const char *src, const char *dir, const dn_import_params *p, dn_import_report *report,
+                      dn_error *err)
 {
     struct import *im = calloc(1, sizeof *im);
     if (!im)

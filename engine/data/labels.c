@@ -56,7 +56,8 @@ static int add_line(dn_labels *l, const char *name, const char *file, const char
     return 0;
 }
 
-/* Split one line of CSV in place; a field may be in double quotes, doubled inside. Returns where the next line starts. */
+/* Split one line of CSV in place; a field may be in double quotes, doubled inside. Returns where the next line starts.
+ */
 static char *split_csv(char *p, char *field[LINE_FIELDS], int *n)
 {
     *n = 0;
@@ -204,9 +205,10 @@ static int parse_jsonl(dn_labels *l, const char *name, char *text, dn_error *err
 static const struct {
     const char *base;
     int (*parse)(dn_labels *l, const char *name, char *text, dn_error *err);
-} files[] = {
-    { "labels.csv", parse_csv }, { "metadata.csv", parse_csv }, { "labels.json", parse_json }, { "metadata.jsonl", parse_jsonl }
-};
+} files[] = { { "labels.csv", parse_csv },
+              { "metadata.csv", parse_csv },
+              { "labels.json", parse_json },
+              { "metadata.jsonl", parse_jsonl } };
 enum { FILES = sizeof files / sizeof *files };
 
 static int find_file(const char *name)
@@ -344,7 +346,10 @@ static int by_file(const void *a, const void *b)
     return strcmp(x->file, y->file);
 }
 
-static int item_by_name(const void *a, const void *b) { return strcmp(((const dn_item *)a)->name, ((const dn_item *)b)->name); }
+static int item_by_name(const void *a, const void *b)
+{
+    return strcmp(((const dn_item *)a)->name, ((const dn_item *)b)->name);
+}
 
 static int check_lines(const dn_labels *l, dn_error *err)
 {
@@ -356,7 +361,8 @@ static int check_lines(const dn_labels *l, dn_error *err)
 }
 
 /* Walk both sorted lists. Items without a line get no text and no height. */
-static int match(struct span *text, dn_labels *l, dn_item *item, int64_t n, dn_label_missing missing, void *arg, dn_error *err)
+static int match(struct span *text, dn_labels *l, dn_item *item, int64_t n, dn_label_missing missing, void *arg,
+                 dn_error *err)
 {
     int64_t i = 0;
     int k = 0, rc = 0;
@@ -390,8 +396,8 @@ static int64_t gather(struct span *text, dn_item *item, int64_t n)
     return m;
 }
 
-static int apply_files(dn_classes *out, struct span *text, dn_labels *l, dn_item *item, int64_t n, dn_label_missing missing,
-                       void *arg, dn_error *err)
+static int apply_files(dn_classes *out, struct span *text, dn_labels *l, dn_item *item, int64_t n,
+                       dn_label_missing missing, void *arg, dn_error *err)
 {
     qsort(l->at, (size_t)l->len, sizeof *l->at, by_file);
     qsort(item, (size_t)n, sizeof *item, item_by_name);
@@ -403,7 +409,8 @@ static int apply_files(dn_classes *out, struct span *text, dn_labels *l, dn_item
     int64_t m = gather(text, item, n);
     if (m == 0)
         return 0;
-    return all_numbers(text, m, true) ? label_by_number(out, item, text, m, err) : label_by_name(out, item, text, m, err);
+    return all_numbers(text, m, true) ? label_by_number(out, item, text, m, err)
+                                      : label_by_name(out, item, text, m, err);
 }
 
 /* --- by folders --- */
@@ -442,14 +449,16 @@ static int apply_folders(dn_classes *out, struct span *text, dn_item *item, int6
     return label_by_name(out, item, text, n, err);
 }
 
-int dn_labels_apply(dn_classes *out, dn_labels *l, dn_item *item, int64_t n, dn_label_missing missing, void *arg, dn_error *err)
+int dn_labels_apply(dn_classes *out, dn_labels *l, dn_item *item, int64_t n, dn_label_missing missing, void *arg,
+                    dn_error *err)
 {
     if (n == 0)
         return 0;
     struct span *text = malloc((size_t)n * sizeof *text);
     if (!text)
         return no_memory(err);
-    int rc = l->len > 0 ? apply_files(out, text, l, item, n, missing, arg, err) : apply_folders(out, text, item, n, err);
+    int rc =
+        l->len > 0 ? apply_files(out, text, l, item, n, missing, arg, err) : apply_folders(out, text, item, n, err);
     free(text);
     return rc;
 }

@@ -1,12 +1,14 @@
 /* labels.h - what the pictures of an archive are: by class folders, or by labels files.
  *
- * Labels files, by their name: labels.csv and metadata.csv ("file,label", with a header or without), labels.json ({"file": label}, or
- * [["file", label], ...], or {"labels": that list}), metadata.jsonl ({"file_name": ..., "label": ...} a line). File names are relative to the
- * labels file's folder. A label is a number or a class name; if all are whole numbers, they are the labels, else the sorted names are
- * the classes.
+ * Labels files, by their name: labels.csv and metadata.csv ("file,label", with a header or without), labels.json
+ * ({"file": label}, or
+ * [["file", label], ...], or {"labels": that list}), metadata.jsonl ({"file_name": ..., "label": ...} a line). File
+ * names are relative to the labels file's folder. A label is a number or a class name; if all are whole numbers, they
+ * are the labels, else the sorted names are the classes.
  *
- * Without a labels file the top folder is the class, after folders that all pictures share are taken away. Classes are sorted, as
- * numbers if all are; folders 0..K-1 are the labels 0..K-1 without names. Pictures in no folder at all have no labels. */
+ * Without a labels file the top folder is the class, after folders that all pictures share are taken away. Classes are
+ * sorted, as numbers if all are; folders 0..K-1 are the labels 0..K-1 without names. Pictures in no folder at all have
+ * no labels. */
 #ifndef DN_DATA_LABELS_H
 #define DN_DATA_LABELS_H
 
@@ -17,7 +19,7 @@ enum { DN_LABELS_FILE_MAX = 64 << 20 };
 typedef struct dn_labels {
     struct dn_label_line {
         char *file, *label;
-    } *at;
+    } * at;
     int len, cap;
     struct dn_heap_chunk *text;
 } dn_labels;
@@ -34,9 +36,11 @@ typedef struct dn_classes {
 } dn_classes;
 void dn_classes_fini(dn_classes *c);
 
-/* A picture that the labels files do not name, or a named one that is not there: 0 to go on without it, or the error. */
+/* A picture that the labels files do not name, or a named one that is not there: 0 to go on without it, or the error.
+ */
 typedef int (*dn_label_missing)(void *arg, const char *file, const char *why, dn_error *err);
 /* Set the labels of the items. One without a label that `missing` lets pass gets height 0. */
-int dn_labels_apply(dn_classes *out, dn_labels *l, dn_item *item, int64_t n, dn_label_missing missing, void *arg, dn_error *err);
+int dn_labels_apply(dn_classes *out, dn_labels *l, dn_item *item, int64_t n, dn_label_missing missing, void *arg,
+                    dn_error *err);
 
 #endif

@@ -1,11 +1,11 @@
 /* reader.c - samples for training, prefetched. See dataset.h.
  *
- * A sample is a function of its number g = step * batch_size + k alone: which image it is (two keyed permutations, no state), and what
- * augmentation does to it. So threads only decide when a sample is made, never what it is.
+ * A sample is a function of its number g = step * batch_size + k alone: which image it is (two keyed permutations, no
+ * state), and what augmentation does to it. So threads only decide when a sample is made, never what it is.
  *
- * The ring holds the samples head .. head+ring_len-1; sample g has slot g % ring_len. `next` is the first sample that nobody has begun. One
- * thread calls dn_reader_get; it makes samples itself that nobody has begun. Invariant: a slot in the window is overwritten by
- * nobody; a busy one neither. */
+ * The ring holds the samples head .. head+ring_len-1; sample g has slot g % ring_len. `next` is the first sample that
+ * nobody has begun. One thread calls dn_reader_get; it makes samples itself that nobody has begun. Invariant: a slot in
+ * the window is overwritten by nobody; a busy one neither. */
 #include "augment.h"
 #include "backend.h"
 #include "rng.h"
@@ -42,9 +42,9 @@ struct worker {
 struct dn_reader {
     dn_reader_params p;
     size_t sample_floats;
-    char *memory;      /* one block: ring, then desks */
-    float *ring;       /* [ring_len, H, W, C] */
-    slot *slots;       /* [ring_len] */
+    char *memory; /* one block: ring, then desks */
+    float *ring;  /* [ring_len, H, W, C] */
+    slot *slots;  /* [ring_len] */
     int64_t ring_len, head, next;
     int n_workers, n_idle;
     bool stop, caller_waits;
@@ -56,8 +56,8 @@ struct dn_reader {
 
 /* --- which image --- */
 
-/* A keyed permutation of 0..n-1: a Feistel network over the next even power of two, walked until it falls below n (Black and Rogaway,
- * "Ciphers with arbitrary finite domains", 2002). */
+/* A keyed permutation of 0..n-1: a Feistel network over the next even power of two, walked until it falls below n
+ * (Black and Rogaway, "Ciphers with arbitrary finite domains", 2002). */
 static int64_t permute(int64_t i, int64_t n, uint64_t seed, uint64_t epoch, uint32_t first_round)
 {
     int bits = 2;
@@ -115,8 +115,8 @@ static int32_t make(const dn_reader *r, struct desk *desk, int64_t g, float *x)
     int64_t i = dn_reader_index(p, d.step, d.sample);
     const dn_record *rec = &p->data->record[i];
     dn_box box = dn_augment_box(p->augment, p->n_augment, &d, rec->height, rec->width, p->height, p->width);
-    dn_resize(&desk->resizer, desk->image, p->height, p->width, dn_dataset_pixels(p->data, i), p->data->info.floats, rec->width,
-              rec->channels, &box);
+    dn_resize(&desk->resizer, desk->image, p->height, p->width, dn_dataset_pixels(p->data, i), p->data->info.floats,
+              rec->width, rec->channels, &box);
     convert(x, desk->image, (size_t)p->height * (size_t)p->width, rec->channels, p->channels, &p->data->info);
     dn_augment_apply(p->augment, p->n_augment, &d, x, desk->image, p->height, p->width, p->channels);
     float lo = (float)p->range[0], span = (float)(p->range[1] - p->range[0]);
@@ -146,6 +146,8 @@ static void *work(void *arg)
         }
         int64_t g = r->next++;
         slot *s = &r->slots[g % r->ring_len];
+        if (s->g == g && s->state == SLOT_READY) /* from before a jump back; it may be being read */
+            continue;
         s->g = g;
         s->state = SLOT_BUSY;
         pthread_mutex_unlock(&r->lock);
@@ -220,7 +222,10 @@ void dn_reader_get(dn_reader *r, int64_t step, int first, int n, float *x, int32
 
 static size_t align_up(size_t n) { return (n + ALIGN - 1) / ALIGN * ALIGN; }
 
-static int reader_threads(const dn_reader_params *p) { return p->threads < 0 ? 0 : p->threads > THREADS_MAX ? THREADS_MAX : p->threads; }
+static int reader_threads(const dn_reader_params *p)
+{
+    return p->threads < 0 ? 0 : p->threads > THREADS_MAX ? THREADS_MAX : p->threads;
+}
 
 static size_t sample_bytes(const dn_reader_params *p)
 {
@@ -270,12 +275,13 @@ static int check(const dn_reader_params *p, int64_t start_step, dn_error *err)
         return dn_fail(err, DN_E_RANGE, "height", "height and width must be 1..%d", DN_DATASET_SIDE_MAX);
     if (p->channels < 1 || p->channels > DN_CHANNELS_MAX ||
         (p->channels != info->channels && info->channels != 1 && !(info->channels == 3 && p->channels == 1)))
-        return dn_fail(err, DN_E_IMPOSSIBLE, "channels", "images with %d channels cannot be read as %d", info->channels, p->channels);
+        return dn_fail(err, DN_E_IMPOSSIBLE, "channels", "images with %d channels cannot be read as %d", info->channels,
+                       p->channels);
     if (p->batch_size < 1 || start_step < 0)
         return dn_fail(err, DN_E_RANGE, "batch_size", "batch_size must be at least 1 and the first step at least 0");
     if (p->first < 0 || p->n < 1 || p->first > info->n || p->n > info->n - p->first)
-        return dn_fail(err, DN_E_RANGE, "dataset", "images %lld to %lld of a dataset that has %lld", (long long)p->first,
-                       (long long)p->first + (long long)p->n - 1, (long long)info->n);
+        return dn_fail(err, DN_E_RANGE, "dataset", "%lld images from number %lld of a dataset that has %lld",
+                       (long long)p->n, (long long)p->first, (long long)info->n);
     if (!isfinite(p->range[0]) || !isfinite(p->range[1]) || p->range[0] >= p->range[1])
         return dn_fail(err, DN_E_RANGE, "range", "the range to map to must be finite and rising");
     return dn_augment_check(p->augment, p->n_augment, err);

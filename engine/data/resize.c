@@ -60,37 +60,37 @@ static void taps_set(dn_taps *t, int in, int out)
     }
 }
 
-#define ROW_FUNCTIONS(type)                                                                         \
-    static void row_copy_##type(float *restrict dst, const type *restrict src, size_t n)            \
-    {                                                                                               \
-        for (size_t i = 0; i < n; i++)                                                              \
-            dst[i] = (float)src[i];                                                                 \
-    }                                                                                               \
-    static void row_first_##type(float *restrict dst, const type *restrict src, float w, size_t n)  \
-    {                                                                                               \
-        for (size_t i = 0; i < n; i++)                                                              \
-            dst[i] = w * (float)src[i];                                                             \
-    }                                                                                               \
-    static void row_more_##type(float *restrict dst, const type *restrict src, float w, size_t n)   \
-    {                                                                                               \
-        for (size_t i = 0; i < n; i++)                                                              \
-            dst[i] += w * (float)src[i];                                                            \
-    }                                                                                               \
-    /* [box height, n] -> [height, n] */                                                            \
+#define ROW_FUNCTIONS(type)                                                                            \
+    static void row_copy_##type(float *restrict dst, const type *restrict src, size_t n)               \
+    {                                                                                                  \
+        for (size_t i = 0; i < n; i++)                                                                 \
+            dst[i] = (float)src[i];                                                                    \
+    }                                                                                                  \
+    static void row_first_##type(float *restrict dst, const type *restrict src, float w, size_t n)     \
+    {                                                                                                  \
+        for (size_t i = 0; i < n; i++)                                                                 \
+            dst[i] = w * (float)src[i];                                                                \
+    }                                                                                                  \
+    static void row_more_##type(float *restrict dst, const type *restrict src, float w, size_t n)      \
+    {                                                                                                  \
+        for (size_t i = 0; i < n; i++)                                                                 \
+            dst[i] += w * (float)src[i];                                                               \
+    }                                                                                                  \
+    /* [box height, n] -> [height, n] */                                                               \
     static void columns_##type(float *dst, const type *src, size_t stride, size_t n, const dn_taps *t) \
-    {                                                                                               \
-        for (int y = 0; y < t->out; y++, dst += n) {                                                \
-            const float *w = t->weight + (size_t)y * (size_t)t->stride;                             \
-            const type *in = src + (size_t)t->first[y] * stride;                                    \
-            row_first_##type(dst, in, w[0], n);                                                     \
-            for (int k = 1; k < t->count[y]; k++)                                                   \
-                row_more_##type(dst, in + (size_t)k * stride, w[k], n);                             \
-        }                                                                                           \
-    }                                                                                               \
-    static void box_copy_##type(float *dst, const type *src, size_t stride, size_t n, int height)   \
-    {                                                                                               \
-        for (int y = 0; y < height; y++)                                                            \
-            row_copy_##type(dst + (size_t)y * n, src + (size_t)y * stride, n);                      \
+    {                                                                                                  \
+        for (int y = 0; y < t->out; y++, dst += n) {                                                   \
+            const float *w = t->weight + (size_t)y * (size_t)t->stride;                                \
+            const type *in = src + (size_t)t->first[y] * stride;                                       \
+            row_first_##type(dst, in, w[0], n);                                                        \
+            for (int k = 1; k < t->count[y]; k++)                                                      \
+                row_more_##type(dst, in + (size_t)k * stride, w[k], n);                                \
+        }                                                                                              \
+    }                                                                                                  \
+    static void box_copy_##type(float *dst, const type *src, size_t stride, size_t n, int height)      \
+    {                                                                                                  \
+        for (int y = 0; y < height; y++)                                                               \
+            row_copy_##type(dst + (size_t)y * n, src + (size_t)y * stride, n);                         \
     }
 ROW_FUNCTIONS(uint8_t)
 ROW_FUNCTIONS(float)
@@ -109,8 +109,8 @@ static void resize_row(float *dst, const float *src, int channels, const dn_taps
     }
 }
 
-void dn_resize(dn_resizer *r, float *dst, int height, int width, const void *src, bool floats, int src_width, int channels,
-               const dn_box *box)
+void dn_resize(dn_resizer *r, float *dst, int height, int width, const void *src, bool floats, int src_width,
+               int channels, const dn_box *box)
 {
     size_t stride = (size_t)src_width * (size_t)channels, n = (size_t)box->width * (size_t)channels;
     size_t at = (size_t)box->y * stride + (size_t)box->x * (size_t)channels;

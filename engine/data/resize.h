@@ -21,13 +21,14 @@ typedef struct dn_box {
     int y, x, height, width;
 } dn_box;
 
-/* Bytes of memory of a resizer to `height` by `width` from boxes of at most height_max by width_max with `channels` channels. */
+/* Bytes of memory of a resizer to `height` by `width` from boxes of at most height_max by width_max with `channels`
+ * channels. */
 size_t dn_resizer_bytes(int height, int width, int height_max, int width_max, int channels);
 /* `memory` is of that size, aligned for floats, and the caller's. */
 void dn_resizer_init(dn_resizer *r, void *memory, int height, int width, int height_max, int width_max);
-/* dst [height,width,C] from the box of src, uint8 or float32 [.., src_width, C]. The box has the source's own numbers when its size is the
- * target's. */
-void dn_resize(dn_resizer *r, float *dst, int height, int width, const void *src, bool floats, int src_width, int channels,
-               const dn_box *box);
+/* dst [height,width,C] from the box of src, uint8 or float32 [.., src_width, C]. The box has the source's own numbers
+ * when its size is the target's. */
+void dn_resize(dn_resizer *r, float *dst, int height, int width, const void *src, bool floats, int src_width,
+               int channels, const dn_box *box);
 
 #endif

@@ -1,6 +1,7 @@
 /* store.c - writes a stored dataset, whole or not at all. See store.h.
  *
- * Until the rename everything lives in a temporary folder beside the final one; dn_store_abort removes whatever is in it. */
+ * Until the rename everything lives in a temporary folder beside the final one; dn_store_abort removes whatever is in
+ * it. */
 #include "store.h"
 #include "memory.h"
 
@@ -232,8 +233,11 @@ int dn_store_add(dn_store *s, const char *name, const void *pixels, int height, 
     if (dn_grow(&s->item, s->n_items, &s->items_cap, sizeof *s->item) != 0)
         return dn_fail(err, DN_E_MEMORY, name, "no memory for the list of images");
     dn_item *item = &s->item[s->n_items];
-    item->record = (dn_record){ .offset = s->images_bytes, .height = (uint16_t)height, .width = (uint16_t)width,
-                                .channels = (uint16_t)channels, .label = label };
+    item->record = (dn_record){ .offset = s->images_bytes,
+                                .height = (uint16_t)height,
+                                .width = (uint16_t)width,
+                                .channels = (uint16_t)channels,
+                                .label = label };
     memcpy(item->digest, digest, sizeof item->digest);
     int rc = add_name(s, item, name, err);
     if (rc == 0 && s->floats)
@@ -290,7 +294,8 @@ static dn_dataset_info summary(const dn_store *s, int n_classes)
 }
 
 /* What the hash covers comes in as fixed-width little-endian numbers and names with their zero. */
-static int hash_items(char hex[DN_SHA256_HEX_SIZE], const dn_store *s, const dn_dataset_info *info, char *const *classes)
+static int hash_items(char hex[DN_SHA256_HEX_SIZE], const dn_store *s, const dn_dataset_info *info,
+                      char *const *classes)
 {
     dn_sha256 h;
     int64_t head[4] = { info->n, info->channels, info->floats, info->n_classes };
@@ -342,9 +347,9 @@ static json_t *describe(const dn_dataset_info *info, char *const *classes)
     for (int i = 0; classes && i < info->n_classes; i++)
         json_array_append_new(names, json_string(classes[i]));
     return json_pack("{s:i, s:I, s:i, s:[ii], s:[ii], s:b, s:[ff], s:i, s:o, s:s}", "version", DN_STORE_VERSION, "n",
-                     (json_int_t)info->n, "channels", info->channels, "height", info->height_min, info->height_max, "width",
-                     info->width_min, info->width_max, "floats", info->floats, "range", info->range[0], info->range[1],
-                     "n_classes", info->n_classes, "classes", names, "hash", info->hash);
+                     (json_int_t)info->n, "channels", info->channels, "height", info->height_min, info->height_max,
+                     "width", info->width_min, info->width_max, "floats", info->floats, "range", info->range[0],
+                     info->range[1], "n_classes", info->n_classes, "classes", names, "hash", info->hash);
 }
 
 static int write_json(const dn_store *s, const dn_dataset_info *info, char *const *classes, dn_error *err)
@@ -355,9 +360,9 @@ static int write_json(const dn_store *s, const dn_dataset_info *info, char *cons
     if (!text)
         return dn_fail(err, DN_E_MEMORY, DN_STORE_JSON, "%s: no memory to write it", DN_STORE_JSON);
     size_t len = strlen(text);
-    int rc = len > DN_STORE_JSON_MAX ? dn_fail(err, DN_E_LIMIT, NULL, "the names of the classes take more than %d bytes",
-                                               DN_STORE_JSON_MAX)
-                                     : write_file(s, DN_STORE_JSON, text, len, err);
+    int rc = len > DN_STORE_JSON_MAX
+                 ? dn_fail(err, DN_E_LIMIT, NULL, "the names of the classes take more than %d bytes", DN_STORE_JSON_MAX)
+                 : write_file(s, DN_STORE_JSON, text, len, err);
     free(text);
     return rc;
 }
@@ -382,7 +387,8 @@ static int publish(dn_store *s, dn_error *err)
     if (remove_scratch(s) != 0 || fsync(s->dirfd) != 0)
         return cannot_write("dataset", err);
     if (renameat2(AT_FDCWD, s->tmp, AT_FDCWD, s->dir, RENAME_NOREPLACE) != 0)
-        return errno == EEXIST ? dn_fail(err, DN_E_INVALID, NULL, "the folder of the dataset exists") : cannot_write("dataset", err);
+        return errno == EEXIST ? dn_fail(err, DN_E_INVALID, NULL, "the folder of the dataset exists")
+                               : cannot_write("dataset", err);
     if (sync_parent(s->dir) == 0)
         return 0;
     int rc = cannot_write("dataset", err);

@@ -1,7 +1,8 @@
 /* archive.c - libarchive behind names, kinds and sizes that are checked here. See archive.h and inflate.h.
  *
- * Every byte that leaves libarchive passes through take(), which counts it against the limits: what a header claims is never believed,
- * and an entry that nobody reads is drained through it too. Folders of an archive are skipped; those that files need are made. */
+ * Every byte that leaves libarchive passes through take(), which counts it against the limits: what a header claims is
+ * never believed, and an entry that nobody reads is drained through it too. Folders of an archive are skipped; those
+ * that files need are made. */
 #include "inflate.h"
 #include "source.h"
 
@@ -15,7 +16,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { BLOCK_BYTES = 1 << 16, HEAD_BYTES = 64, RATIO_FLOOR = 16 << 20 /* bytes that may come out of any archive, however small */ };
+enum {
+    BLOCK_BYTES = 1 << 16,
+    HEAD_BYTES = 64,
+    RATIO_FLOOR = 16 << 20 /* bytes that may come out of any archive, however small */
+};
 
 struct dn_archive {
     struct archive *lib;
@@ -24,11 +29,11 @@ struct dn_archive {
     int fd;
     locale_t utf8; /* libarchive converts names to the thread's locale; 0: there is none */
     dn_archive_limits limits;
-    uint64_t file_bytes; /* of the archive itself */
+    uint64_t file_bytes;               /* of the archive itself */
     uint64_t entry_bytes, total_bytes; /* that came out */
-    int64_t entry_size; /* as its header says; -1: it does not */
+    int64_t entry_size;                /* as its header says; -1: it does not */
     int entries;
-    bool open_entry; /* has bytes that were not asked for yet */
+    bool open_entry;          /* has bytes that were not asked for yet */
     uint8_t head[HEAD_BYTES]; /* of the current entry: peeked at, to be read from head_at */
     size_t head_at, head_len;
     uint64_t *seen; /* hashes of the names of files, open addressing; 0: free */
@@ -185,7 +190,8 @@ static int64_t take(dn_archive *a, void *dst, size_t room, dn_error *err)
     a->entry_bytes += (uint64_t)n;
     a->total_bytes += (uint64_t)n;
     a->open_entry = n > 0;
-    if (a->entry_size >= 0 && (n == 0 ? a->entry_bytes < (uint64_t)a->entry_size : a->entry_bytes > (uint64_t)a->entry_size))
+    if (a->entry_size >= 0 &&
+        (n == 0 ? a->entry_bytes < (uint64_t)a->entry_size : a->entry_bytes > (uint64_t)a->entry_size))
         return -refuse(a, DN_E_FORMAT, err, "its size is not the one that the archive says");
     int rc = check_totals(a, a->entry_bytes, a->total_bytes, err);
     return rc != 0 ? -rc : n;
@@ -308,7 +314,8 @@ int dn_archive_read(dn_archive *a, uint8_t **data, size_t *len, size_t max, dn_e
     while (buf && (n = take(a, buf + at, room - at, err)) > 0) {
         at += (size_t)n;
         if (at > max) {
-            n = -dn_fail(err, DN_E_LIMIT, a->name, "%s: more than %zu bytes", dn_show(a->name, strlen(a->name)).text, max);
+            n = -dn_fail(err, DN_E_LIMIT, a->name, "%s: more than %zu bytes", dn_show(a->name, strlen(a->name)).text,
+                         max);
             break;
         }
         if (at < room)
@@ -450,7 +457,8 @@ int dn_inflate(int fd, const char *path, const char *name, const dn_archive_limi
     return rc;
 }
 
-/* Open, and make where it is missing, the folder of `path` below dirfd; *base becomes the last component. No link is followed. */
+/* Open, and make where it is missing, the folder of `path` below dirfd; *base becomes the last component. No link is
+ * followed. */
 static int open_parent(int dirfd, const char *path, const char **base)
 {
     int fd = dup(dirfd);

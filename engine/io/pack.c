@@ -1,7 +1,7 @@
 /* pack.c - a folder as a tar.zst, the same bytes for the same files. See archive.h.
  *
- * Entries are sorted by name, owned by nobody, without times; zstd runs on one thread at a fixed level. The archive is written under a
- * temporary name, fsynced and renamed. */
+ * Entries are sorted by name, owned by nobody, without times; zstd runs on one thread at a fixed level. The archive is
+ * written under a temporary name, fsynced and renamed. */
 #include <denoised/archive.h>
 
 #include <archive.h>
@@ -129,17 +129,17 @@ static int write_archive(int fd, int dirfd, const struct list *l, dn_error *err)
     struct archive *a = archive_write_new();
     uint8_t *buf = malloc(BLOCK_BYTES);
     int rc = 0;
-    if (!a || !buf || archive_write_set_format_pax_restricted(a) != ARCHIVE_OK || archive_write_add_filter_zstd(a) != ARCHIVE_OK ||
-        archive_write_set_filter_option(a, "zstd", "compression-level", level) != ARCHIVE_OK || archive_write_open_fd(a, fd) != ARCHIVE_OK)
+    if (!a || !buf || archive_write_set_format_pax_restricted(a) != ARCHIVE_OK ||
+        archive_write_add_filter_zstd(a) != ARCHIVE_OK ||
+        archive_write_set_filter_option(a, "zstd", "compression-level", level) != ARCHIVE_OK ||
+        archive_write_open_fd(a, fd) != ARCHIVE_OK)
         rc = dn_fail(err, DN_E_MEMORY, NULL, "cannot begin a tar.zst archive");
     for (int i = 0; rc == 0 && i < l->len; i++)
         rc = write_file(a, dirfd, l->name[i], buf, err);
     if (rc == 0 && archive_write_close(a) != ARCHIVE_OK)
         rc = dn_fail(err, DN_E_IO, NULL, "cannot write the archive: %s", archive_error_string(a));
-    else if (rc != 0 && a)
-        archive_write_fail(a);
     if (a)
-        archive_write_free(a);
+        archive_write_free(a); /* of a failed one too, which it ends: libarchive leaks if told that it failed */
     free(buf);
     return rc;
 }
@@ -177,7 +177,8 @@ int dn_archive_pack(const char *dir, const char *path, dn_error *err)
 {
     struct list l = { 0 };
     int dirfd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC), again = dirfd >= 0 ? dup(dirfd) : -1;
-    int rc = again >= 0 ? scan(&l, again, "", 0, err) : dn_fail(err, DN_E_IO, NULL, "cannot open the folder: %s", strerror(errno));
+    int rc = again >= 0 ? scan(&l, again, "", 0, err)
+                        : dn_fail(err, DN_E_IO, NULL, "cannot open the folder: %s", strerror(errno));
     if (rc == 0 && l.len > 0)
         qsort(l.name, (size_t)l.len, sizeof *l.name, by_name);
     if (rc == 0)

@@ -506,7 +506,7 @@ bool dn_model_size_ok(const dn_model *m, int height, int width)
 static const void *find_form(const dn_model *m, const dn_form *f)
 {
     for (int i = 0; i < m->n_forms; i++)
-        if (m->form[i].param == f->param && !strcmp(m->form[i].key, f->key))
+        if (dn_form_same(&m->form[i].form, f))
             return m->form[i].data;
     return NULL;
 }
@@ -546,9 +546,8 @@ int dn_model_forms(dn_model *m, const dn_lowered *l, const void **out, size_t *m
         const dn_form *f = &l->form[i];
         if (out[i])
             continue;
-        const dn_param *q = &l->program->block[f->block].param[f->param];
-        f->pack(at, m->weights + q->offset, &q->shape);
-        m->form[m->n_forms++] = (dn_packed){ f->param, f->key, at };
+        dn_form_make(at, f, l->program, m->weights);
+        m->form[m->n_forms++] = (dn_packed){ *f, at };
         out[i] = at;
         at += dn_form_room(f);
     }

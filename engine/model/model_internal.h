@@ -8,10 +8,9 @@
 
 #define DN_INIT_MAX ((int64_t)1 << 30) /* parameters of a model that is made here */
 
-/* A packed form of one parameter of a model. */
+/* A packed form of a model's parameters. */
 typedef struct dn_packed {
-    int param;
-    const char *key;
+    dn_form form;
     const void *data; /* in one of the model's form blocks */
 } dn_packed;
 

@@ -101,8 +101,11 @@ def png_read(data):
 
 
 def to_u8(values, lo=-1.0, hi=1.0):
-    """As diffusers: scaled, clamped, rounded half to even."""
-    return bytes(round(255 * min(max((v - lo) / (hi - lo), 0.0), 1.0)) for v in values)
+    """As diffusers: scaled, clamped, rounded half to even, each step in single precision."""
+    def f32(v):
+        return struct.unpack("<f", struct.pack("<f", v))[0]
+    scale, shift = f32(1 / (hi - lo)), f32(-lo / (hi - lo))
+    return bytes(round(f32(255 * min(max(f32(f32(v * scale) + shift), 0.0), 1.0))) for v in values)
 
 
 # ---- models ----

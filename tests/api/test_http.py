@@ -297,7 +297,7 @@ def test_http_1_0_closes(shared):
 
 
 def test_later_endpoints_are_refused_by_name(shared):
-    refused(shared.ask("POST", "/jobs", {}), 501, "not_implemented")
+    refused(shared.ask("GET", "/usage"), 501, "not_implemented")
 
 
 def test_openapi_and_metrics(shared):

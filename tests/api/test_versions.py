@@ -92,7 +92,7 @@ def test_upload(box, sources):
     assert box.put("new", tar_of(sources / "misc", "w:gz")).status == 201
     assert box.versions("new") == [(1, True), (2, False)]  # live does not move
     assert box.d.result(model="new", **ASK)["model"] == "new@1"
-    assert box.d.result(model="new@2", **ASK)["model"] == "new@2"
+    assert box.d.result(model="new@2", class_label=0, **ASK)["model"] == "new@2"
     assert box.put("plain", tar_of(sources / "other")).status == 201
     assert box.versions("plain") == [(1, True), (2, False)]
     assert box.d.sha(model="plain", **ASK) == plain["images"][0]["sha256"] != box.d.sha(model="plain@2", **ASK)

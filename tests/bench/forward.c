@@ -1,13 +1,16 @@
 /* forward.c - where a U-Net's forward pass spends its time on the CPU: per kind of step, or (-v) step by step.
  *
- *     forward [-bcv] [-n rows] [-m rows_max] [-t threads] [-r repeats] config.json
+ *     forward [-bcsv] [-n rows] [-m rows_max] [-t threads] [-r repeats] config.json | resblock:CHANNELS:SIZE
  *
  * -b: a training step's program instead: forward, loss, gradients by all parameters. Steps of the ref backend say so.
- * -c takes the calling thread's CPU time instead of the wall clock: with -t 1, what a busy machine allows to measure.
- * Weights are random: time does not depend on them. "eff" counts the FLOPs of direct convolution. */
+ * resblock is a single ResNet block between maps of SIZE x SIZE. -s serves: lines "forward BATCH SECONDS" on stdin, as
+ * forward_server takes them; what is timed begins and ends in the backend's own layout, as inside a network. -c takes
+ * the calling thread's CPU time instead of the wall clock: with -t 1, what a busy machine allows to measure. Weights
+ * are random: time does not depend on them. "eff" counts the FLOPs of direct convolution. */
 #include "arch.h"
 #include "backend.h"
 #include "lower.h"
+#include "nn.h"
 #include "pool.h"
 #include "ref.h"
 #include <jansson.h>
@@ -18,7 +21,7 @@
 #include <unistd.h>
 
 typedef struct options {
-    bool verbose, cpu_time, backward;
+    bool verbose, cpu_time, serve, backward;
     int rows, rows_max, threads, repeats;
     const char *config;
 } options;
@@ -138,6 +141,7 @@ static double median(double *x, int n)
 /* The mean squared error against another input, and its gradient by every parameter. */
 static void differentiate(dn_program *p, const dn_arch_info *info)
 {
+    p->block[0].trains = true;
     dn_val target = dn_input(p, "target", DN_F32, dn_shape(info->height, info->width, info->out_channels));
     dn_val loss = dn_loss(p, DN_MSE, dn_find(p, "out"), target, 0);
     int n = p->block[0].n_params;
@@ -177,6 +181,20 @@ static dn_program *record(const char *path, bool backward)
     return p;
 }
 
+/* GroupNorm, SiLU, convolution, time, GroupNorm, SiLU, convolution, residual. */
+static dn_program *record_resblock(int channels, int size)
+{
+    dn_program *p = must(dn_program_new());
+    dn_nn m = { p, dn_block_add(p, "net") };
+    dn_resnet r = { .channels = channels, .groups = 32, .eps = 1e-5, .act = DN_SILU, .output_scale_factor = 1 };
+    dn_val x = dn_input(p, "x", DN_F32, dn_shape(size, size, channels));
+    dn_val emb = dn_input(p, "emb", DN_F32, dn_shape(4 * channels));
+    dn_output(p, "y", dn_nn_resnet(&m, "resblock", &r, x, dn_unary(p, DN_SILU, emb)));
+    if (p->error.code)
+        die("resblock", p->error.message);
+    return p;
+}
+
 static float *random_block(const dn_block *b)
 {
     size_t n = ((size_t)b->count + 31) / 16 * 16;
@@ -194,14 +212,13 @@ static const void **pack(const dn_lowered *l, const float *block)
     const void **form = must(calloc((size_t)l->n_forms + 1, sizeof *form));
     double bytes = 0;
     for (int i = 0; i < l->n_forms; i++) {
-        const dn_param *q = &l->program->block[0].param[l->form[i].param];
         void *dst = must(aligned_alloc(64, (l->form[i].bytes + 63) / 64 * 64));
-        l->form[i].pack(dst, block + q->offset, &q->shape);
+        dn_form_make(dst, &l->form[i], l->program, block);
         form[i] = dst;
         bytes += (double)l->form[i].bytes;
     }
-    printf("forms %.1f MB, arena %.1f MB, block %.1f MB\n", bytes / 1e6, (double)l->arena_bytes / 1e6,
-           (double)l->program->block[0].count * 4e-6);
+    fprintf(stderr, "forms %.1f MB, arena %.1f MB, block %.1f MB\n", bytes / 1e6, (double)l->arena_bytes / 1e6,
+            (double)l->program->block[0].count * 4e-6);
     return form;
 }
 
@@ -231,7 +248,8 @@ static void measure(const options *o, const dn_lowered *l, dn_run *run, timed *t
     for (int i = 0; i < l->n_steps; i++) {
         qsort(each + (size_t)i * (size_t)o->repeats, (size_t)o->repeats, sizeof *each, by_value);
         t[i].ms = each[(size_t)i * (size_t)o->repeats];
-        for (int op = l->step[i].op_first; op <= l->step[i].op_last && op < l->program->n_ops; op++)
+        const bool partial = i + 1 < l->n_steps && l->step[i + 1].op_first == l->step[i].op_first;
+        for (int op = l->step[i].op_first; !partial && op <= l->step[i].op_last && op < l->program->n_ops; op++)
             t[i].gflop += op == l->step[i].op_first ? gflop_of(l->program, &l->program->op[op]) : 0;
     }
     double middle = median(whole, o->repeats); /* sorts */
@@ -241,16 +259,93 @@ static void measure(const options *o, const dn_lowered *l, dn_run *run, timed *t
     free(each);
 }
 
+/* ---- on request ---- */
+
+/* A batch in chunks, each with an arena of its own that its input waits in. */
+typedef struct chunks {
+    dn_run *run;
+    int n;
+} chunks;
+
+static void run_inner_steps(const dn_run *run)
+{
+    for (int i = 0; i < run->lowered->n_steps; i++) {
+        const dn_step *s = &run->lowered->step[i];
+        if (s->op_first <= s->op_last) /* no conversion */
+            s->fn(run, s);
+    }
+}
+
+static void chunk_task(void *arg, int64_t from, int64_t to, int thread)
+{
+    (void)thread;
+    const chunks *c = arg;
+    for (int64_t i = from; i < to; i++)
+        run_inner_steps(&c->run[i]);
+}
+
+/* As the device does: with a chunk for each thread, each takes its own. */
+static void run_chunks(const chunks *c, dn_pool *pool)
+{
+    const bool apart = c->n >= dn_pool_threads(pool);
+    for (int i = 0; i < c->n; i++)
+        c->run[i].pool = apart ? NULL : pool;
+    dn_pool_run(apart ? pool : NULL, chunk_task, (void *)c, c->n, 1);
+}
+
+static chunks make_chunks(const dn_run *like, int rows)
+{
+    const dn_lowered *l = like->lowered;
+    chunks c = { .n = (rows + l->rows_max - 1) / l->rows_max };
+    c.run = must(calloc((size_t)c.n, sizeof *c.run));
+    for (int i = 0; i < c.n; i++) {
+        c.run[i] = *like;
+        c.run[i].n = rows - i * l->rows_max < l->rows_max ? rows - i * l->rows_max : l->rows_max;
+        c.run[i].arena = must(aligned_alloc(64, l->arena_bytes + 64));
+        for (size_t k = 0; k < l->arena_bytes / sizeof(float); k++)
+            ((float *)c.run[i].arena)[k] = (float)(k % 1999) * 1e-3f - 1;
+        dn_run_some(&c.run[i], 0);
+    }
+    return c;
+}
+
+static void serve(const options *o, const dn_run *like)
+{
+    char line[128];
+    int rows;
+    double seconds;
+    while (fgets(line, sizeof line, stdin) && sscanf(line, "forward %d %lf", &rows, &seconds) == 2) {
+        chunks c = make_chunks(like, rows);
+        double end = now_ms(o) + seconds * 1e3, start, ms;
+        const char *before = "R[";
+        do {
+            start = now_ms(o);
+            run_chunks(&c, like->pool);
+            ms = now_ms(o);
+            printf("%s%.4f", before, ms - start);
+            before = ",";
+        } while (ms < end);
+        printf("]\n");
+        fflush(stdout);
+        for (int i = 0; i < c.n; i++)
+            free(c.run[i].arena);
+        free(c.run);
+    }
+}
+
 static options parse(int argc, char **argv)
 {
     options o = { .rows = 4, .threads = 2, .repeats = 9 };
-    for (int c; (c = getopt(argc, argv, "bcvn:m:t:r:")) != -1;)
+    for (int c; (c = getopt(argc, argv, "bcsvn:m:t:r:")) != -1;)
         switch (c) {
         case 'b':
             o.backward = true;
             break;
         case 'c':
             o.cpu_time = true;
+            break;
+        case 's':
+            o.serve = true;
             break;
         case 'v':
             o.verbose = true;
@@ -271,15 +366,29 @@ static options parse(int argc, char **argv)
             exit(2);
         }
     if (optind + 1 != argc || o.rows < 1 || o.threads < 1 || o.repeats < 1)
-        die("usage", "forward [-bcv] [-n rows] [-m rows_max] [-t threads] [-r repeats] config.json");
+        die("usage",
+            "forward [-bcsv] [-n rows] [-m rows_max] [-t threads] [-r repeats] config.json | resblock:CHANNELS:SIZE");
     o.config = argv[optind];
     return o;
+}
+
+static void report(const options *o, const dn_program *p, const dn_lowered *l, dn_run *run)
+{
+    timed *t = must(calloc((size_t)l->n_steps, sizeof *t));
+    measure(o, l, run, t);
+    int chunk = o->rows < l->rows_max ? o->rows : l->rows_max;
+    if (o->verbose)
+        print_steps(p, l, t, chunk);
+    print_kinds(p, l, t, chunk);
+    free(t);
 }
 
 int main(int argc, char **argv)
 {
     options o = parse(argc, argv);
-    dn_program *p = record(o.config, o.backward);
+    int channels, size;
+    bool resblock = sscanf(o.config, "resblock:%d:%d", &channels, &size) == 2;
+    dn_program *p = resblock ? record_resblock(channels, size) : record(o.config, o.backward);
     dn_lowered *l;
     dn_error err = { 0 };
     if (dn_lower(&l, &dn_backend_cpu, p, o.rows_max ? o.rows_max : dn_cpu_rows_default(p), &err))
@@ -292,16 +401,13 @@ int main(int argc, char **argv)
                    .form = form,
                    .pool = o.threads > 1 ? must(dn_pool_new(o.threads, NULL)) : NULL };
     memset(run.arena, 0, l->arena_bytes);
-    timed *t = must(calloc((size_t)l->n_steps, sizeof *t));
-    measure(&o, l, &run, t);
-    int chunk = o.rows < l->rows_max ? o.rows : l->rows_max;
-    if (o.verbose)
-        print_steps(p, l, t, chunk);
-    print_kinds(p, l, t, chunk);
+    if (o.serve)
+        serve(&o, &run);
+    else
+        report(&o, p, l, &run);
     for (int i = 0; i < l->n_forms; i++)
         free((void *)form[i]);
     free(form);
-    free(t);
     free(block);
     free(run.arena);
     dn_pool_free(run.pool);

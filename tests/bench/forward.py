@@ -1,7 +1,8 @@
 """Our network forward beside PyTorch, ONNX Runtime and OpenVINO: processes alternate, with a pause for spinning threads.
 
-forward.py BUILD_FOLDER [MODEL ...]; DENOISED_PEER_PYTHON names a Python that has torch, diffusers, onnx, onnxscript,
-onnxruntime and openvino (none: the peers' columns say so). Prints medians in ms and the ratios peer / ours.
+forward.py BUILD_FOLDER [MODEL ...], a MODEL being fashion-mnist, ddpm-cifar10 or resblock (single ResNet blocks, between maps
+in the runtime's own layout). DENOISED_PEER_PYTHON names a Python that has torch, diffusers, onnx, onnxscript, onnxruntime and
+openvino (none: the peers' columns say so). Prints medians in ms and the ratios peer / ours.
 """
 import json
 import os
@@ -14,6 +15,7 @@ import time
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
 PEERS = ["eager", "channels_last", "onnxruntime", "openvino"]
+RESBLOCKS = ["resblock:64:28", "resblock:128:32", "resblock:128:16", "resblock:256:16"]  # channels, height and width
 ROUNDS = 3
 
 
@@ -54,11 +56,11 @@ def models(build, scratch):
     yield "ddpm-cifar10", folder
 
 
-def compare(name, folder, build, python, threads):
-    runners = [Runner("denoised", [build + "/tests/bench/forward_server", folder, "cpu"])]
+def compare(name, ours, subject, peers, batches, python, threads):
+    runners = [Runner("denoised", ours)]
     if python:
-        runners += [Runner(k, [python, HERE + "/peers.py", k, folder, str(threads)]) for k in PEERS]
-    for batch in (1, 4, 16):
+        runners += [Runner(k, [python, HERE + "/peers.py", k, subject, str(threads)]) for k in peers]
+    for batch in batches:
         times = {r.name: [] for r in runners}
         for _ in range(ROUNDS):
             for r in runners:
@@ -66,10 +68,14 @@ def compare(name, folder, build, python, threads):
         median = {k: statistics.median(v) for k, v in times.items() if v}
         ours = median["denoised"]
         cells = ["%s %.2f ms (%.2f x)" % (k, median[k], median[k] / ours) if k in median else k + " not installed"
-                 for k in [r.name for r in runners] + ([] if python else PEERS)]
+                 for k in [r.name for r in runners] + ([] if python else peers)]
         print("%s, batch %d: %s" % (name, batch, ", ".join(cells)), flush=True)
     for r in runners:
         r.close()
+
+
+def wanted(name):
+    return len(sys.argv) < 3 or name in sys.argv[2:]
 
 
 def main():
@@ -77,8 +83,13 @@ def main():
     python, threads = peer_python(), len(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as scratch:
         for name, folder in models(build, scratch):
-            if len(sys.argv) < 3 or name in sys.argv[2:]:
-                compare(name, folder, build, python, threads)
+            if wanted(name):
+                ours = [build + "/tests/bench/forward_server", folder, "cpu"]
+                compare(name, ours, folder, PEERS, (1, 4, 16), python, threads)
+    for name in RESBLOCKS:
+        if wanted("resblock"):
+            ours = [build + "/tests/bench/forward", "-s", "-t", str(threads), name]
+            compare(name, ours, name, PEERS[:2], (1, 4, 16, 64), python, threads)
 
 
 if __name__ == "__main__":

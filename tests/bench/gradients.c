@@ -127,6 +127,7 @@ static dn_conv_dw_call by_weights(const dn_conv_shape *s, int n, const dn_conv_d
 {
     return (dn_conv_dw_call){ .shape = *s,
                               .n = n,
+                              .parts = 1,
                               .x = rows_of(n, s->H * s->W, s->C, false),
                               .dy = rows_of(n, s->Ho * s->Wo, s->K, false),
                               .dw = fill((size_t)s->kh * s->kw * s->C * s->K),

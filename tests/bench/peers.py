@@ -1,6 +1,6 @@
 """One peer of the engine on a U-Net forward: peers.py KIND MODEL_FOLDER THREADS, commands on stdin as forward_server takes them.
 
-KIND is eager, channels_last, onnxruntime or openvino. Each peer lives in a process of its own: the spinning thread pools
+KIND is eager, channels_last, onnxruntime or openvino; of the first two, resblock:CHANNELS:SIZE may stand for the folder. Each peer lives in a process of its own: the spinning thread pools
 of several runtimes in one process slow each other three times.
 """
 import json
@@ -13,30 +13,43 @@ import warnings
 warnings.filterwarnings("ignore")
 
 
-def build(kind, folder, threads):
-    """A function (x, t, labels) -> anything that runs one forward, and the model."""
+def resblock(kind, channels, size):
+    """A function (x, temb) -> anything that runs one ResNet block, and its inputs for n rows."""
+    import torch
+    from diffusers.models.resnet import ResnetBlock2D
+
+    block = ResnetBlock2D(in_channels=channels, temb_channels=4 * channels, groups=32, eps=1e-5).eval()
+    layout = torch.channels_last if kind == "channels_last" else torch.contiguous_format
+    block.to(memory_format=layout)
+    return block, lambda n: (torch.randn(n, channels, size, size).to(memory_format=layout), torch.randn(n, 4 * channels))
+
+
+def unet(kind, folder, threads):
+    """A function (x, t, labels) -> anything that runs one forward, and its inputs for n rows."""
     import torch
     from diffusers import UNet2DModel
 
-    torch.set_num_threads(threads)
     where = folder + "/unet" if os.path.isdir(folder + "/unet") else folder
     model = UNet2DModel.from_pretrained(where, low_cpu_mem_usage=False).eval()
 
     def call(x, t, y):
         return model(x, t, class_labels=y, return_dict=False)[0]
 
+    def make(n):
+        return inputs(model, n)
+
     if kind == "eager":
-        return call, model
+        return call, make
     if kind == "channels_last":
         model.to(memory_format=torch.channels_last)
-        return (lambda x, t, y: call(x.to(memory_format=torch.channels_last), t, y)), model
+        return (lambda x, t, y: call(x.to(memory_format=torch.channels_last), t, y)), make
 
     path = tempfile.gettempdir() + "/denoised-bench-%s.onnx" % os.path.basename(os.path.abspath(folder))
     if not os.path.exists(path):
         export(model, path)
     if kind == "onnxruntime":
-        return onnxruntime(path, threads), model
-    return openvino(path, threads), model
+        return onnxruntime(path, threads), make
+    return openvino(path, threads), make
 
 
 def export(model, path):
@@ -95,14 +108,18 @@ def inputs(model, n):
 
 
 def main():
-    kind, folder, threads = sys.argv[1], sys.argv[2], int(sys.argv[3])
+    kind, subject, threads = sys.argv[1], sys.argv[2], int(sys.argv[3])
     import torch
 
-    run, model = build(kind, folder, threads)
+    torch.set_num_threads(threads)
+    if subject.startswith("resblock:"):
+        run, make = resblock(kind, *map(int, subject.split(":")[1:]))
+    else:
+        run, make = unet(kind, subject, threads)
     with torch.inference_mode():
         for line in sys.stdin:
             _, n, seconds = line.split()
-            args, times = inputs(model, int(n)), []
+            args, times = make(int(n)), []
             run(*args)
             end = time.time() + float(seconds)
             while time.time() < end or len(times) < 3:

@@ -1,4 +1,5 @@
-/* fuzz_archive.c - any bytes as an uploaded archive: it is read within its limits, or refused with a message; names are clean. */
+/* fuzz_archive.c - any bytes as an uploaded archive: it is read within its limits, or refused with a message; names are
+ * clean. */
 #include <denoised/archive.h>
 
 #include <stdio.h>
@@ -12,7 +13,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 static void check_name(const char *name)
 {
     size_t len = strlen(name);
-    if (len == 0 || len > DN_ARCHIVE_NAME_MAX || name[0] == '/' || name[len - 1] == '/' || strchr(name, '\\') || strstr(name, "//"))
+    if (len == 0 || len > DN_ARCHIVE_NAME_MAX || name[0] == '/' || name[len - 1] == '/' || strchr(name, '\\') ||
+        strstr(name, "//"))
         abort();
     for (const char *p = name; p; p = strchr(p, '/') ? strchr(p, '/') + 1 : NULL)
         if (strcmp(p, "..") == 0 || strncmp(p, "../", 3) == 0)

@@ -1,4 +1,5 @@
-/* fuzz_array.c - any bytes as an array, IDX, npy or safetensors: all elements that a header promises lie in the file. */
+/* fuzz_array.c - any bytes as an array, IDX, npy or safetensors: all elements that a header promises lie in the file.
+ */
 #include "array.h"
 
 #include <stdlib.h>
@@ -18,7 +19,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         abort();
     for (int i = 0; i < l.len; i++) {
         const dn_stored *t = &l.at[i];
-        if (t->offset > size || t->bytes > size - t->offset || (uint64_t)t->count * (uint64_t)t->dtype->bits > t->bytes * 8)
+        if (t->offset > size || t->bytes > size - t->offset ||
+            (uint64_t)t->count * (uint64_t)t->dtype->bits > t->bytes * 8)
             abort();
         uint8_t *copy = malloc((size_t)t->bytes + 1);
         if (!copy || dn_source_read(&src, t->offset, copy, (size_t)t->bytes, &err) != 0)

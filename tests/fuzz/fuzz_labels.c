@@ -1,4 +1,5 @@
-/* fuzz_labels.c - any bytes as each kind of labels file for four pictures: labels within their classes, or a message. */
+/* fuzz_labels.c - any bytes as each kind of labels file for four pictures: labels within their classes, or a message.
+ */
 #include "labels.h"
 
 #include <stdlib.h>

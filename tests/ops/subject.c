@@ -155,9 +155,8 @@ static void **make_forms(const dn_lowered *l, const char *block)
     void **form = alloc(sizeof *form * (size_t)(l->n_forms + 1));
     for (int i = 0; i < l->n_forms; i++) {
         const dn_form *f = &l->form[i];
-        const dn_param *param = &l->program->block[f->block].param[f->param];
         form[i] = alloc(f->bytes);
-        f->pack(form[i], (const float *)block + param->offset, &param->shape);
+        dn_form_make(form[i], f, l->program, (const float *)block);
     }
     return form;
 }

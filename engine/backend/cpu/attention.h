@@ -16,6 +16,7 @@ typedef struct dn_attention_args {
     float scale;
     dn_rows q, k, v, y;
     dn_rows work; /* dn_attention_work bytes for each row, dense, 64-byte aligned */
+    const dn_epilogue *finish; /* what happens to y on the way, heads of whole blocks; NULL: nothing */
 } dn_attention_args;
 
 int64_t dn_attention_work(int64_t queries, int64_t keys, int channels, int heads);

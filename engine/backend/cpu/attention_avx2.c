@@ -82,13 +82,24 @@ static void put(const head *h, int64_t position, int c, int n, const float *x, f
         channel_at(&y, c + i)[position * LANES] = x[i] * factor;
 }
 
+static void put_finished(const head *h, int64_t from, int rows, int c, const float *sums, const float *factor)
+{
+    for (int i = 0; i < PANEL && c + i < h->d; i += LANES) {
+        const sink s = sink_open(h->a->finish, &h->a->y, h->a->channels, h->row, h->first + c + i);
+        for (int r = 0; r < rows; r++)
+            sink_put(&s, from + r, _mm256_mul_ps(_mm256_load_ps(sums + r * PANEL + i), _mm256_set1_ps(factor[r])));
+    }
+}
+
 static void weigh_values(const head *h, int64_t from, int rows, const float *weights, const float *factor)
 {
     _Alignas(64) float sums[STRIP_ROWS * PANEL];
     int depth = (int)round_up(h->a->keys, LANES);
     for (int c = 0; c < h->d; c += PANEL) {
         dn_cpu_strip(rows, depth / LANES, weights, rows * LANES, h->v + (int64_t)c * depth, sums, false);
-        for (int i = 0; i < rows; i++)
+        if (h->a->finish)
+            put_finished(h, from, rows, c, sums, factor);
+        for (int i = 0; i < rows && !h->a->finish; i++)
             put(h, from + i, c, h->d - c < PANEL ? h->d - c : PANEL, sums + i * PANEL, factor[i]);
     }
 }

@@ -13,10 +13,10 @@ typedef struct head {
     const dn_attention_bwd_args *a;
     int64_t row;
     int first, d;
-    float *k_keys, *v_keys;              /* [M/16][d][16], k times the scale */
+    float *k_keys, *v_keys;                 /* [M/16][d][16], k times the scale */
     float *k_values, *q_values, *dy_values; /* [d/16][M][16], [d/16][L][16] twice */
-    float *dk, *dv;                      /* [d/16][M][16] */
-    const float *q, *dy;                 /* blocks [d/8][L][8], packed or in place */
+    float *dk, *dv;                         /* [d/16][M][16] */
+    const float *q, *dy;                    /* blocks [d/8][L][8], packed or in place */
     ptrdiff_t q_block, dy_block;
     float *q_packed, *dy_packed;
 } head;
@@ -29,10 +29,14 @@ static int64_t lay_out(head *h, float *base)
     struct {
         float **part;
         int64_t floats;
-    } parts[] = { { &h->k_keys, round_up(M, PANEL) * deep },  { &h->v_keys, round_up(M, PANEL) * deep },
-                  { &h->k_values, round_up(M, LANES) * wide }, { &h->q_values, round_up(L, LANES) * wide },
-                  { &h->dy_values, round_up(L, LANES) * wide }, { &h->dk, M * wide },
-                  { &h->dv, M * wide },                        { &h->q_packed, blocks },
+    } parts[] = { { &h->k_keys, round_up(M, PANEL) * deep },
+                  { &h->v_keys, round_up(M, PANEL) * deep },
+                  { &h->k_values, round_up(M, LANES) * wide },
+                  { &h->q_values, round_up(L, LANES) * wide },
+                  { &h->dy_values, round_up(L, LANES) * wide },
+                  { &h->dk, M * wide },
+                  { &h->dv, M * wide },
+                  { &h->q_packed, blocks },
                   { &h->dy_packed, blocks } };
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
         *parts[i].part = base ? base + at : NULL;
@@ -94,18 +98,30 @@ typedef struct strip {
     float *p, *ds;      /* [M/8][rows][8] */
 } strip;
 
-/* p /= its sum; returns the sum of p * dp of row i in each lane. */
+/* Eight numbers of row i of dp, at key m. */
+static inline const float *dp_at(const strip *s, int i, int64_t m)
+{
+    return s->dp + (m / PANEL * s->rows + i) * PANEL + m % PANEL;
+}
+
+/* p /= its sum; returns in each lane the mean of dp, weighed by p, of row i. That mean is what makes a row of ds sum to
+ * nothing, which the gradient by a bias of k is all made of: so it is found again from what the first one leaves. */
 static __m256 settle_row(const strip *s, int64_t keys, int i, float factor)
 {
-    __m256 by = _mm256_set1_ps(factor), sum = _mm256_setzero_ps();
+    __m256 by = _mm256_set1_ps(factor), sum = _mm256_setzero_ps(), weights = sum, left = sum;
     for (int64_t m = 0; m < keys; m += LANES) {
         float *p = s->p + (m * s->rows + i * LANES);
-        const float *dp = s->dp + (m / PANEL * s->rows + i) * PANEL + m % PANEL;
         __m256 weight = _mm256_mul_ps(by, _mm256_loadu_ps(p));
         _mm256_storeu_ps(p, weight);
-        sum = _mm256_fmadd_ps(weight, _mm256_loadu_ps(dp), sum);
+        weights = _mm256_add_ps(weights, weight);
+        sum = _mm256_fmadd_ps(weight, _mm256_loadu_ps(dp_at(s, i, m)), sum);
     }
-    return _mm256_set1_ps(lanes_sum(sum));
+    float whole = lanes_sum(weights), mean = lanes_sum(sum) / whole;
+    for (int64_t m = 0; m < keys; m += LANES) {
+        __m256 d = _mm256_sub_ps(_mm256_loadu_ps(dp_at(s, i, m)), _mm256_set1_ps(mean));
+        left = _mm256_fmadd_ps(_mm256_loadu_ps(s->p + (m * s->rows + i * LANES)), d, left);
+    }
+    return _mm256_set1_ps(mean + lanes_sum(left) / whole);
 }
 
 static void score_gradients(const strip *s, int64_t keys, float scale, const float *factor)
@@ -115,8 +131,7 @@ static void score_gradients(const strip *s, int64_t keys, float scale, const flo
         __m256 mean = settle_row(s, keys, i, factor[i]);
         for (int64_t m = 0; m < keys; m += LANES) {
             int64_t at = m * s->rows + i * LANES;
-            const float *dp = s->dp + (m / PANEL * s->rows + i) * PANEL + m % PANEL;
-            __m256 d = _mm256_sub_ps(_mm256_loadu_ps(dp), mean);
+            __m256 d = _mm256_sub_ps(_mm256_loadu_ps(dp_at(s, i, m)), mean);
             _mm256_storeu_ps(s->ds + at, _mm256_mul_ps(_mm256_mul_ps(by, _mm256_loadu_ps(s->p + at)), d));
         }
     }

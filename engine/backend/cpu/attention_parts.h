@@ -1,5 +1,5 @@
-/* attention_parts.h - what attention's two directions share: one head's channels packed for dn_cpu_strip, and a strip of
- * weights. For files that are compiled with -mavx2 -mfma. */
+/* attention_parts.h - what attention's two directions share: one head's channels packed for dn_cpu_strip, and a strip
+ * of weights. For files that are compiled with -mavx2 -mfma. */
 #ifndef DN_CPU_ATTENTION_PARTS_H
 #define DN_CPU_ATTENTION_PARTS_H
 
@@ -120,7 +120,8 @@ static inline void weigh(float *weight, __m256 *sum, __m256 exponential, __m256 
 }
 
 /* The weights of eight keys, for all rows. */
-static inline void weigh_keys(int rows, const float *scores, const float *highest, __m256 inside, float *weight, __m256 *sum)
+static inline void weigh_keys(int rows, const float *scores, const float *highest, __m256 inside, float *weight,
+                              __m256 *sum)
 {
     int i = 0;
     for (; i + 4 <= rows; i += 4, scores += 4 * PANEL, weight += 4 * LANES) {

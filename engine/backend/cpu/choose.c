@@ -17,6 +17,12 @@ static bool is_winograd(const dn_conv_shape *s)
            s->Wo == s->W;
 }
 
+static bool is_doubled(const dn_conv_shape *s)
+{
+    return s->kh == 3 && s->kw == 3 && s->stride == 1 && s->pad_top == 1 && s->pad_left == 1 && s->Ho == 2 * s->H &&
+           s->Wo == 2 * s->W && s->C > FEW_IN && s->K > FEW_OUT;
+}
+
 static int64_t tiles(const dn_conv_shape *s, int m) { return (int64_t)((s->H + m - 1) / m) * ((s->W + m - 1) / m); }
 
 /* The tiles of F(4,3) cover so much outside the image that F(2,3) multiplies as little. */
@@ -59,6 +65,21 @@ const dn_conv_kernel *dn_cpu_conv_choose(const dn_conv_shape *s, enum dn_form_us
     if (s->kh == 1 && s->kw == 1 && s->stride == 1 && s->Ho == s->H && s->Wo == s->W)
         return &dn_cpu_pointwise;
     return &dn_cpu_implicit;
+}
+
+/* The products are 25/36 of F(4,3)'s on the same tiles; weights come as theirs do. */
+const dn_conv_kernel *dn_cpu_doubled_choose(const dn_conv_shape *s, enum dn_form_use use)
+{
+    enum { AHEAD, PLAIN, LIVE, FORMS };
+#define X(name) &dn_cpu_##name##_avx2,
+    static const dn_conv_kernel *const avx2[FORMS] = { DN_DOUBLEDS(X) };
+#undef X
+#define X(name) &dn_cpu_##name##_avx512,
+    static const dn_conv_kernel *const avx512[FORMS] = { DN_DOUBLEDS(X) };
+#undef X
+    const bool ahead = use == DN_FORM_KEPT && tiles(s, 2) >= 16 && (int64_t)s->C * s->K < 256 * 256;
+    const int form = use == DN_FORM_NONE ? LIVE : ahead ? AHEAD : PLAIN;
+    return is_doubled(s) ? (dn_cpu_has_avx512() ? avx512 : avx2)[form] : NULL;
 }
 
 const dn_conv_dw_kernel *dn_cpu_conv_dw_choose(const dn_conv_shape *s)

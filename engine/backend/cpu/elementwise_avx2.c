@@ -21,26 +21,60 @@ static inline __m256 load(const float *x, __m256i inside, bool whole)
 }
 
 /* Loads of a ragged end never touch what is beyond it. */
-#define RUN(name, expression)                                                           \
-    static void name(const run *r)                                                      \
-    {                                                                                   \
-        const __m256 p = r->p, q = r->q, keep = _mm256_castsi256_ps(r->keep);           \
-        (void)p, (void)q;                                                               \
-        int64_t i = 0;                                                                  \
-        for (__m256i inside = lanes_mask(DN_LANES); i + DN_LANES <= r->n; i += DN_LANES) { \
-            __m256 x = load(r->x + i, inside, true);                                    \
-            const bool whole = true;                                                    \
-            (void)whole;                                                                \
-            _mm256_storeu_ps(r->y + i, _mm256_and_ps(keep, expression));                \
-        }                                                                               \
-        if (i < r->n) {                                                                 \
-            __m256i inside = lanes_mask(r->n - i);                                      \
-            __m256 x = load(r->x + i, inside, false);                                   \
-            const bool whole = false;                                                   \
-            (void)whole;                                                                \
-            _mm256_maskstore_ps(r->y + i, inside, _mm256_and_ps(keep, expression));     \
-        }                                                                               \
+#define RUN(name, expression)                                                                                 \
+    static inline __attribute__((always_inline)) __m256 name##_at(const run *r, int64_t i, __m256i inside,    \
+                                                                  const bool whole)                           \
+    {                                                                                                         \
+        const __m256 p = r->p, q = r->q, x = load(r->x + i, inside, whole);                                   \
+        (void)p, (void)q;                                                                                     \
+        return _mm256_and_ps(_mm256_castsi256_ps(r->keep), expression);                                       \
+    }                                                                                                         \
+    static void name(const run *a)                                                                            \
+    {                                                                                                         \
+        const run r = *a; /* stores cannot change it */                                                       \
+        int64_t i = 0;                                                                                        \
+        for (; i + DN_LANES <= r.n; i += DN_LANES)                                                            \
+            _mm256_storeu_ps(r.y + i, name##_at(&r, i, r.keep, true));                                        \
+        __m256i inside = lanes_mask(r.n - i);                                                                 \
+        if (i < r.n)                                                                                          \
+            _mm256_maskstore_ps(r.y + i, inside, name##_at(&r, i, inside, false));                            \
     }
+
+/* clang-format off */
+#define SET(v) _mm256_set1_ps(v)
+#define MUL(v, w) _mm256_mul_ps(v, w)
+#define SUB(v, w) _mm256_sub_ps(v, w)
+#define FMA(u, v, w) _mm256_fmadd_ps(u, v, w)
+/* clang-format on */
+
+#define ABS(v) _mm256_andnot_ps(_mm256_set1_ps(-0.0f), v)
+
+/* P(x) of the normal distribution, and exp(-x^2/2) by the way; erf as in Abramowitz and Stegun 7.1.26, 1.5e-7 */
+static inline __m256 normal_below(__m256 x, __m256 *bell)
+{
+    __m256 z = MUL(ABS(x), SET(0.70710678f)), e = dn_v_exp(MUL(SUB(SET(0), z), z));
+    __m256 t = _mm256_div_ps(SET(1), FMA(SET(0.3275911f), z, SET(1))), p = SET(1.061405429f);
+    p = FMA(p, t, SET(-1.453152027f));
+    p = FMA(p, t, SET(1.421413741f));
+    p = FMA(p, t, SET(-0.284496736f));
+    p = FMA(p, t, SET(0.254829592f));
+    __m256 tail = MUL(MUL(MUL(p, t), e), SET(0.5f)); /* P(-|x|) */
+    *bell = e;
+    return _mm256_blendv_ps(SUB(SET(1), tail), tail, x);
+}
+
+static inline __m256 gelu(__m256 x)
+{
+    __m256 bell;
+    return MUL(x, normal_below(x, &bell));
+}
+
+/* x (1 + tanh(u)) / 2 = x sigmoid(2u), u = k (x + 0.044715 x^3) */
+static inline __m256 gelu_tanh(__m256 x)
+{
+    __m256 u = MUL(MUL(SET(0.79788456f), x), FMA(SET(0.044715f), MUL(x, x), SET(1)));
+    return MUL(x, dn_v_sigmoid(_mm256_add_ps(u, u)));
+}
 
 /* x tanh(ln(1 + e^x)) = x n / (n + 2), n = e^x (e^x + 2); from 20 on the quotient is 1. */
 static inline __m256 mish(__m256 x)
@@ -50,8 +84,9 @@ static inline __m256 mish(__m256 x)
     return _mm256_div_ps(_mm256_mul_ps(x, n), _mm256_add_ps(n, two));
 }
 
-#define ABS(v) _mm256_andnot_ps(_mm256_set1_ps(-0.0f), v)
 RUN(run_silu, dn_v_silu(x))
+RUN(run_gelu, gelu(x))
+RUN(run_gelu_tanh, gelu_tanh(x))
 RUN(run_sigmoid, dn_v_sigmoid(x))
 RUN(run_relu, _mm256_max_ps(_mm256_setzero_ps(), x))
 RUN(run_square, _mm256_mul_ps(x, x))
@@ -66,7 +101,7 @@ RUN(run_clamp, _mm256_min_ps(q, _mm256_max_ps(p, x)))
 static const run_fn unary_runs[DN_UNARY_COUNT] = {
     [DN_SILU] = run_silu,     [DN_SIGMOID] = run_sigmoid, [DN_RELU] = run_relu, [DN_SQUARE] = run_square,
     [DN_ABS] = run_abs,       [DN_AFFINE] = run_affine,   [DN_CLAMP] = run_clamp, [DN_MISH] = run_mish,
-    [DN_SQRT] = run_sqrt,     [DN_RECIPROCAL] = run_reciprocal,
+    [DN_SQRT] = run_sqrt,     [DN_RECIPROCAL] = run_reciprocal, [DN_GELU] = run_gelu, [DN_GELU_TANH] = run_gelu_tanh,
 };
 /* clang-format on */
 
@@ -87,13 +122,6 @@ static const run_fn binary_runs[][2] = {
 };
 
 /* ---- derivatives ---- */
-
-/* clang-format off */
-#define SET(v) _mm256_set1_ps(v)
-#define MUL(v, w) _mm256_mul_ps(v, w)
-#define SUB(v, w) _mm256_sub_ps(v, w)
-#define FMA(u, v, w) _mm256_fmadd_ps(u, v, w)
-/* clang-format on */
 
 static inline __m256 where(__m256 mask, __m256 v) { return _mm256_and_ps(mask, v); }
 
@@ -129,18 +157,11 @@ static inline __m256 mish_slope(__m256 x)
     return FMA(MUL(x, rest), dn_v_sigmoid(x), MUL(n, k));
 }
 
-/* P(x) + x p(x) of the normal distribution; erf as in Abramowitz and Stegun 7.1.26, 1.5e-7 */
+/* P(x) + x p(x) of the normal distribution */
 static inline __m256 gelu_slope(__m256 x)
 {
-    __m256 z = MUL(ABS(x), SET(0.70710678f)), bell = dn_v_exp(MUL(SUB(SET(0), z), z));
-    __m256 t = _mm256_div_ps(SET(1), FMA(SET(0.3275911f), z, SET(1))), p = SET(1.061405429f);
-    p = FMA(p, t, SET(-1.453152027f));
-    p = FMA(p, t, SET(1.421413741f));
-    p = FMA(p, t, SET(-0.284496736f));
-    p = FMA(p, t, SET(0.254829592f));
-    __m256 tail = MUL(MUL(MUL(p, t), bell), SET(0.5f)); /* P(-|x|) */
-    __m256 whole = _mm256_blendv_ps(SUB(SET(1), tail), tail, x);
-    return FMA(MUL(x, bell), SET(0.39894228f), whole);
+    __m256 bell, below = normal_below(x, &bell);
+    return FMA(MUL(x, bell), SET(0.39894228f), below);
 }
 
 /* s + 2 x s (1 - s) u', s = sigmoid(2u), u = k (x + 0.044715 x^3) */
@@ -180,10 +201,11 @@ RUN(run_clamp_bwd, where(within(x, p, q), B_AT))
 
 /* clang-format off */
 static const run_fn unary_bwd_runs[DN_UNARY_COUNT] = {
-    [DN_SILU] = run_silu_bwd,     [DN_GELU] = run_gelu_bwd,   [DN_GELU_TANH] = run_gelu_tanh_bwd, [DN_RELU] = run_relu_bwd,
-    [DN_MISH] = run_mish_bwd,     [DN_SIGMOID] = run_sigmoid_bwd, [DN_TANH] = run_tanh_bwd,       [DN_EXP] = run_exp_bwd,
-    [DN_LOG] = run_log_bwd,       [DN_SQRT] = run_sqrt_bwd,   [DN_SQUARE] = run_square_bwd,
-    [DN_RECIPROCAL] = run_reciprocal_bwd, [DN_ABS] = run_abs_bwd, [DN_CLAMP] = run_clamp_bwd,
+    [DN_SILU] = run_silu_bwd,       [DN_GELU] = run_gelu_bwd,     [DN_GELU_TANH] = run_gelu_tanh_bwd,
+    [DN_RELU] = run_relu_bwd,       [DN_MISH] = run_mish_bwd,     [DN_SIGMOID] = run_sigmoid_bwd,
+    [DN_TANH] = run_tanh_bwd,       [DN_EXP] = run_exp_bwd,       [DN_LOG] = run_log_bwd,
+    [DN_SQRT] = run_sqrt_bwd,       [DN_SQUARE] = run_square_bwd, [DN_RECIPROCAL] = run_reciprocal_bwd,
+    [DN_ABS] = run_abs_bwd,         [DN_CLAMP] = run_clamp_bwd,
 };
 /* clang-format on */
 #undef SET

@@ -107,6 +107,8 @@ static void lanes_task(void *arg, int64_t from, int64_t to, int thread)
 
 static void run(few_dw *g, const dn_conv_dw_call *call)
 {
+    if (call->part + 1 < call->parts) /* it is little work */
+        return;
     g->call = call;
     g->padded = call->workspace;
     dn_pool_run(call->pool, pad_task, g, (int64_t)call->n * call->shape.H, LINES_PER_CLAIM);

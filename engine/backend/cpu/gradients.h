@@ -26,6 +26,7 @@ typedef struct dn_conv_dw_call {
     float *dw;     /* written whole */
     void *workspace;
     dn_pool *pool;
+    int part, parts; /* the work may be divided: calls for all parts in order, with one workspace. Of no effect on bits */
 } dn_conv_dw_call;
 
 typedef struct dn_conv_dw_kernel {

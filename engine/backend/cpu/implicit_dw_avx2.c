@@ -144,7 +144,8 @@ static void run(const dn_conv_dw_call *call)
     g.call = call;
     g.a = call->workspace;
     g.b = g.a + inputs * CHUNK * LANES;
-    for (g.first = 0; g.first < all; g.first += CHUNK) {
+    const int64_t chunks = (all + CHUNK - 1) / CHUNK, end = chunks * (call->part + 1) / call->parts * CHUNK;
+    for (g.first = chunks * call->part / call->parts * CHUNK; g.first < end; g.first += CHUNK) {
         g.count = (int)min64(CHUNK, all - g.first);
         dn_pool_run(call->pool, gather_task, &g, inputs + 2 * g.panels, 4);
         dn_pool_run(call->pool, products_task, &g, products, 1);

@@ -75,6 +75,10 @@ enum dn_form_use {
 /* The kernel for a layer, from its shape alone; never NULL. */
 const dn_conv_kernel *dn_cpu_conv_choose(const dn_conv_shape *s, enum dn_form_use use);
 
+/* The same for a 3x3 convolution of padding 1 of a map that is made twice as large first, nearest: the call's x is the
+ * small one, Ho and Wo are 2H and 2W. NULL: none, double it and convolve. */
+const dn_conv_kernel *dn_cpu_doubled_choose(const dn_conv_shape *s, enum dn_form_use use);
+
 /* y[m] = act((x[m] W + bias ...) * scale): linear layers and 1x1 convolutions. x and y are each blocked or dense. */
 typedef struct dn_gemm_call {
     int n;     /* rows */

@@ -9,6 +9,9 @@ enum { ALIGN = 64, PLANE_PAD = 64, ROWS_MIN = 4, ROWS_MAX = 8, PACK_PARTS = 8 };
  * read the plain weights instead, which costs some percent and gives the same bits. */
 static const int64_t conv_forms_max = (int64_t)3 << 29;
 
+/* Of one step: 10 ms of a core for a 3x3 convolution, 30 for other products. */
+static const double multiplications_max = 1.5e9;
+
 /* clang-format off */
 static const dn_lower_fn table[DN_OP_COUNT] = {
     [DN_OP_CONV2D_DX] = dn_lower_conv_dx, [DN_OP_CONV2D_DW] = dn_lower_conv_dw, [DN_OP_MATMUL_DW] = dn_lower_matmul_dw,
@@ -250,6 +253,17 @@ void *dn_lower_attr(dn_lower_state *s, const void *attr, size_t bytes)
     return own;
 }
 
+int dn_lower_parts(const dn_lower_state *s, double multiplications)
+{
+    double parts = multiplications * s->l->rows_max / multiplications_max + 1;
+    return parts < s->l->rows_max ? (int)parts : s->l->rows_max;
+}
+
+double dn_lower_conv_work(const dn_conv_shape *s)
+{
+    return (double)s->Ho * s->Wo * s->kh * s->kw * s->C * s->K;
+}
+
 void dn_lower_step(dn_lower_state *s, dn_step step, int op, int last)
 {
     step.op_first = op;
@@ -345,7 +359,7 @@ bool dn_lower_make(dn_lower_state *s, dn_val v)
 
 int dn_lower_only_reader(const dn_lower_state *s, dn_val v)
 {
-    return s->readers[v] == 1 && !s->p->value[v].output && !s->p->value[v].shared ? s->reader[v] : -1;
+    return s->readers[v] == 1 && !s->p->value[v].output ? s->reader[v] : -1;
 }
 
 /* A reshape whose result is the same bytes in both layouts. */
@@ -440,12 +454,20 @@ int dn_cpu_rows_default(const dn_program *p)
     return rows > ROWS_MAX ? ROWS_MAX : rows >= ROWS_MIN ? (int)rows : largest * ROWS_MIN <= affordable ? ROWS_MIN : 1;
 }
 
+static bool is_gradient(enum dn_op_kind kind)
+{
+    return kind == DN_OP_CONV2D_DX || kind == DN_OP_CONV2D_DW || kind == DN_OP_MATMUL_DW || kind == DN_OP_ATTENTION_BWD ||
+           kind == DN_OP_NORM_DX || kind == DN_OP_NORM_DW || kind == DN_OP_UNARY_BWD;
+}
+
 int dn_cpu_lower(dn_lowered *l, dn_error *err)
 {
     dn_lower_state s = { .l = l, .p = l->program, .err = err };
     if (!get_tables(&s))
         return dn_fail(err, DN_E_MEMORY, NULL, "out of memory while lowering a program");
     s.live = dn_lower_conv_forms(s.p) > conv_forms_max;
+    for (int i = 0; i < s.p->n_ops; i++)
+        s.gradients |= is_gradient(s.p->op[i].kind);
     look_around(&s);
     find_homes(&s);
     for (int i = 0; i < s.p->n_ops && !s.rc; i++)

@@ -27,6 +27,7 @@ typedef struct dn_lower_state {
     int now;        /* the op that is being lowered */
     int *chained;   /* [n_ops] of a UNARY_BWD: 1 + the norm whose step computes what it is the gradient of; 0: none */
     int *stats;     /* [n_ops] of a norm whose chain was taken: the place of its statistics */
+    bool gradients; /* the program has some: nothing is multiplied out, as what is recomputed must have the same bits */
     bool live;      /* packed convolution weights would take too much memory: transform them in every run */
     bool *made;     /* [n_values] steps that compute it are emitted */
     char *op_state; /* [n_ops] enum dn_op_state */
@@ -60,6 +61,10 @@ int dn_lower_form(dn_lower_state *s, dn_val v, dn_form form);
 int dn_lower_pack(dn_lower_state *s, int from, const dn_shape *shape, dn_form form);
 bool dn_lower_trains(const dn_lower_state *s, dn_val v);
 void *dn_lower_attr(dn_lower_state *s, const void *attr, size_t bytes);
+/* Into how many steps a convolution or a matrix of so many multiplications for each row is divided: no run should be away
+ * for long from whoever shares the device. No bit depends on it. */
+int dn_lower_parts(const dn_lower_state *s, double multiplications);
+double dn_lower_conv_work(const dn_conv_shape *s);
 /* Append a step that computes `op` and what was swallowed up to `last`, with value `y`. */
 void dn_lower_step(dn_lower_state *s, dn_step step, int op, int last);
 
@@ -73,6 +78,8 @@ void dn_lower_swallow(dn_lower_state *s, int op);
 /* Lower op number i if there is a kernel for it; false: ref does it. */
 typedef bool (*dn_lower_fn)(dn_lower_state *s, int i);
 bool dn_lower_conv(dn_lower_state *s, int i);
+/* Lower op i, a nearest upsampling, and the convolution that alone reads it as one step; false: it is not so. */
+bool dn_lower_doubled(dn_lower_state *s, int i);
 bool dn_lower_conv_dx(dn_lower_state *s, int i);
 bool dn_lower_conv_dw(dn_lower_state *s, int i);
 bool dn_lower_matmul_dw(dn_lower_state *s, int i);
@@ -99,8 +106,8 @@ bool dn_lower_embed_dw(dn_lower_state *s, int i);
 bool dn_lower_dropout(dn_lower_state *s, int i);
 bool dn_lower_cast(dn_lower_state *s, int i);
 
-/* A norm, then scale and shift (or not), then SiLU, where only their gradients read what is in between; op numbers, -1:
- * there is none. */
+/* A norm, then scale and shift (or not), then SiLU (or only its gradient), where only gradients read what is in
+ * between; op numbers, -1: there is none. */
 typedef struct dn_norm_chain {
     int norm, mul, add, silu;
     int silu_bwd, shift_sum, by_scale, by_norm, scale_sum, dx, dw; /* the gradients */

@@ -121,7 +121,10 @@ bool dn_lower_conv_dx(dn_lower_state *s, int i)
 typedef struct dw_attr {
     dn_conv_shape shape;
     const dn_conv_dw_kernel *kernel;
+    int part, parts;
 } dw_attr;
+
+enum { DW_OUT, DW_WORKSPACE };
 
 static int run_dw(const dn_run *run, const dn_step *step)
 {
@@ -130,23 +133,30 @@ static int run_dw(const dn_run *run, const dn_step *step)
                                        .n = run->n,
                                        .x = dn_view(run, step->in[0], a->shape.C),
                                        .dy = dn_view(run, step->in[1], a->shape.K),
-                                       .dw = dn_place_at(run, step->out[0], 0),
-                                       .workspace = dn_place_at(run, step->workspace, 0),
-                                       .pool = run->pool });
+                                       .dw = dn_place_at(run, step->out[DW_OUT], 0),
+                                       .workspace = dn_place_at(run, step->out[DW_WORKSPACE], 0),
+                                       .pool = run->pool,
+                                       .part = a->part,
+                                       .parts = a->parts });
     return 0;
 }
 
-static void emit_dw(dn_lower_state *s, int i, const dw_attr *a)
+/* The workspace lives through all parts: an output of each. */
+static void emit_dw(dn_lower_state *s, int i, dw_attr *a)
 {
     const dn_op *op = &s->p->op[i];
     const bool any[2] = { a->kernel->any_x, a->kernel->any_dy };
-    dn_step step = { .fn = run_dw, .n_in = 2, .n_out = 1 };
+    const int64_t bytes = (int64_t)a->kernel->workspace_bytes(&a->shape, s->l->rows_max);
+    dn_step step = { .fn = run_dw, .n_in = 2, .n_out = 2, .workspace = -1 };
     for (int j = 0; j < 2; j++)
         step.in[j] = any[j] ? any_layout(s, op->in[j]) : dn_lower_blocked(s, op->in[j]);
-    step.out[0] = dn_lower_new_dense(s, op->out[0]);
-    step.workspace = dn_lower_workspace(s, (int64_t)a->kernel->workspace_bytes(&a->shape, s->l->rows_max), false);
-    step.attr = dn_lower_attr(s, a, sizeof *a);
-    dn_lower_step(s, step, i, i);
+    step.out[DW_OUT] = dn_lower_new_dense(s, op->out[0]);
+    step.out[DW_WORKSPACE] = dn_lower_workspace(s, bytes, false);
+    a->parts = dn_lower_parts(s, dn_lower_conv_work(&a->shape));
+    for (; a->part < a->parts; a->part++) {
+        step.attr = dn_lower_attr(s, a, sizeof *a);
+        dn_lower_step(s, step, i, i);
+    }
 }
 
 bool dn_lower_conv_dw(dn_lower_state *s, int i)
@@ -167,7 +177,7 @@ bool dn_lower_matmul_dw(dn_lower_state *s, int i)
         return false;
     const int C = dn_value_channels(s->p, op->in[0]), N = dn_value_channels(s->p, op->in[1]);
     const int positions = (int)dn_value_positions(s->p, op->in[0]);
-    dw_attr a = { { C, N, positions, 1, positions, 1, 1, 1, 1, 0, 0 }, &dn_cpu_implicit_dw };
+    dw_attr a = { { C, N, positions, 1, positions, 1, 1, 1, 1, 0, 0 }, &dn_cpu_implicit_dw, 0, 0 };
     emit_dw(s, i, &a);
     return true;
 }

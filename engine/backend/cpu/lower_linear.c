@@ -1,6 +1,8 @@
 /* lower_linear.c - convolutions and linear layers with what follows them: bias, time embedding, residual, scale, SiLU
  * in one step. */
 #include "lower.h"
+#include "attention.h"
+#include "fold.h"
 
 /* What a chain of ops adds to a linear op; see dn_epilogue. */
 typedef struct tail {
@@ -108,6 +110,26 @@ static dn_epilogue epilogue_of(const dn_run *run, const dn_step *step, int chann
     return e;
 }
 
+/* ---- parts: some of the rows for each step of an op ---- */
+
+static void skip_rows(dn_rows *t, int64_t n)
+{
+    if (t->base)
+        t->base = (char *)t->base + n * t->row_bytes;
+}
+
+/* Move everything to the part's first row; returns how many it has. */
+static int take_part(int n, int part, int parts, dn_rows *x, dn_rows *y, dn_epilogue *e)
+{
+    const int64_t first = (int64_t)n * part / parts;
+    skip_rows(x, first);
+    skip_rows(y, first);
+    skip_rows(&e->residual, first);
+    if (e->row_bias)
+        e->row_bias += first * e->row_bias_bytes / (int64_t)sizeof(float);
+    return (int)((int64_t)n * (part + 1) / parts - first);
+}
+
 /* ---- linear layers ---- */
 
 typedef struct gemm_attr {
@@ -115,24 +137,153 @@ typedef struct gemm_attr {
     int C, N;
     float scale;
     bool silu;
+    int part, parts;
 } gemm_attr;
 
 static int run_gemm(const dn_run *run, const dn_step *step)
 {
     const gemm_attr *a = step->attr;
-    dn_gemm_call call = { .n = run->n, .M = a->positions, .C = a->C, .N = a->N, .pool = run->pool };
+    dn_gemm_call call = { .M = a->positions, .C = a->C, .N = a->N, .pool = run->pool };
     call.x = dn_view(run, step->in[IN_X], a->C);
     call.y = dn_view(run, step->out[0], a->N);
     call.epilogue = epilogue_of(run, step, a->N, a->scale, a->silu);
     call.weights = dn_place_at(run, step->in[IN_WEIGHTS], 0);
-    dn_cpu_gemm(&call);
+    call.n = take_part(run->n, a->part, a->parts, &call.x, &call.y, &call.epilogue);
+    if (call.n)
+        dn_cpu_gemm(&call);
     return 0;
+}
+
+/* ---- attention of one head with its linear layers: fold.h ---- */
+
+enum { IN_BIAS_IN = N_IN, N_IN_FOLD };
+
+typedef struct fold {
+    int q, k, v, attention, out; /* ops */
+} fold;
+
+typedef struct fold_attr {
+    int64_t positions, room; /* room: bytes of the two products of a row */
+    int C;
+    float scores, scale;
+    bool silu;
+} fold_attr;
+
+static int block_of(const dn_lower_state *s, dn_val param) { return s->p->value[param].block; }
+
+/* Is op i a layer [C,C] with a bias, x -> y, of that parameter block, that waits (or is being lowered)? */
+static bool is_square(const dn_lower_state *s, int i, dn_val x, int block)
+{
+    const dn_op *op = i < 0 ? NULL : &s->p->op[i];
+    return op && op->kind == DN_OP_MATMUL && op->in[0] == x && !op->attr.matmul.transposed && op->in[2] != DN_NONE &&
+           is_param(s->p, op->in[1]) && is_param(s->p, op->in[2]) && block_of(s, op->in[1]) == block &&
+           block_of(s, op->in[2]) == block && (s->op_state[i] == DN_OP_WAITING || i == s->now) &&
+           dn_value_channels(s->p, x) == dn_value_channels(s->p, op->out[0]);
+}
+
+/* Is op i the layer of the queries of such an attention, whose values between nobody else reads? */
+static bool find_fold(const dn_lower_state *s, int i, fold *f)
+{
+    const dn_op *q = &s->p->op[i];
+    const dn_val x = q->in[0];
+    const int C = dn_value_channels(s->p, x);
+    const int a = dn_lower_only_reader(s, q->out[0]);
+    if (a < 0 || C % DN_FOLD_CHANNELS || C > DN_FOLD_CHANNELS_MAX || s->p->value[x].kind != DN_ROW || s->gradients ||
+        !is_param(s->p, q->in[1]) || dn_lower_trains(s, q->in[1]))
+        return false;
+    const dn_op *op = &s->p->op[a];
+    if (op->kind != DN_OP_ATTENTION || op->attr.attention.heads != 1 || op->in[0] != q->out[0] ||
+        s->op_state[a] != DN_OP_WAITING || dn_value_positions(s->p, x) > DN_ATTENTION_KEYS_MAX)
+        return false;
+    *f = (fold){ i, s->p->value[op->in[1]].op, s->p->value[op->in[2]].op, a, dn_lower_only_reader(s, op->out[0]) };
+    const int block = block_of(s, q->in[1]);
+    return is_square(s, i, x, block) && is_square(s, f->k, x, block) && is_square(s, f->v, x, block) &&
+           is_square(s, f->out, op->out[0], block) && dn_lower_only_reader(s, op->in[1]) == a &&
+           dn_lower_only_reader(s, op->in[2]) == a;
+}
+
+static int run_fold(const dn_run *run, const dn_step *step)
+{
+    const fold_attr *a = step->attr;
+    const dn_rows room = dn_view(run, step->workspace, 0), x = dn_view(run, step->in[IN_X], a->C);
+    dn_rows products = { room.base, room.row_bytes, a->positions * 32 + 64, 0 }, values = products, work = room;
+    values.base = (char *)room.base + a->C / DN_LANES * products.plane;
+    work.base = (char *)room.base + a->room;
+    dn_cpu_gemm(&(dn_gemm_call){ .n = run->n,
+                                 .M = a->positions,
+                                 .C = a->C,
+                                 .N = 2 * a->C,
+                                 .x = x,
+                                 .y = products,
+                                 .epilogue = { .bias = dn_place_at(run, step->in[IN_BIAS_IN], 0), .scale = 1 },
+                                 .weights = dn_place_at(run, step->in[IN_WEIGHTS], 0),
+                                 .pool = run->pool });
+    const dn_epilogue finish = epilogue_of(run, step, a->C, a->scale, a->silu);
+    dn_attention_blocked(run->pool, &(dn_attention_args){ .n = run->n,
+                                                          .queries = a->positions,
+                                                          .keys = a->positions,
+                                                          .channels = a->C,
+                                                          .heads = 1,
+                                                          .scale = a->scores,
+                                                          .q = products,
+                                                          .k = x,
+                                                          .v = values,
+                                                          .y = dn_view(run, step->out[0], a->C),
+                                                          .work = work,
+                                                          .finish = &finish });
+    return 0;
+}
+
+/* The place of a form of parameter `first` and of further ones, up to DN_NONE. */
+static int fold_form(dn_lower_state *s, dn_val first, dn_form form, dn_val b, dn_val c, dn_val d)
+{
+    const dn_val more[] = { b, c, d };
+    for (int i = 0; i < DN_FORM_MORE && more[i] != DN_NONE; i++)
+        form.more[form.n_more++] = s->p->value[more[i]].param;
+    return dn_lower_form(s, first, form);
+}
+
+static bool lower_fold(dn_lower_state *s, int i)
+{
+    fold f;
+    if (!find_fold(s, i, &f))
+        return false;
+    const dn_op *q = &s->p->op[f.q], *k = &s->p->op[f.k], *v = &s->p->op[f.v], *out = &s->p->op[f.out];
+    const dn_val x = q->in[0];
+    const int swallowed[] = { f.k, f.v, f.attention, f.out };
+    for (size_t j = 0; j < sizeof swallowed / sizeof *swallowed; j++)
+        dn_lower_swallow(s, swallowed[j]);
+    const tail t = find_tail(s, f.out);
+    fold_attr a = { .positions = dn_value_positions(s->p, x), .C = dn_value_channels(s->p, x) };
+    a.scores = (float)s->p->op[f.attention].attr.attention.scale;
+    a.scale = t.scale;
+    a.silu = t.silu;
+    a.room = (2 * a.C / DN_LANES * (a.positions * 32 + 64) + 63) / 64 * 64;
+    dn_step step = linear_step(s, &(dn_op){ .in = { x, DN_NONE, DN_NONE } }, &t, false, false);
+    const size_t bytes = dn_cpu_gemm_form_bytes(a.C, 2 * a.C), vector = (size_t)a.C * sizeof(float);
+    step.n_in = N_IN_FOLD;
+    step.in[IN_WEIGHTS] =
+        fold_form(s, q->in[1], (dn_form){ .key = "fold", .bytes = bytes, .pack_all = dn_fold_weights }, k->in[1],
+                  v->in[1], out->in[1]);
+    step.in[IN_BIAS_IN] =
+        fold_form(s, q->in[2], (dn_form){ .key = "fold-in", .bytes = 2 * vector, .pack_all = dn_fold_bias_in },
+                  k->in[1], DN_NONE, DN_NONE);
+    step.in[IN_BIAS] =
+        fold_form(s, out->in[2], (dn_form){ .key = "fold-out", .bytes = vector, .pack_all = dn_fold_bias_out },
+                  v->in[2], out->in[1], DN_NONE);
+    step.workspace = dn_lower_workspace(s, a.room + dn_attention_work(a.positions, a.positions, a.C, 1), true);
+    step.fn = run_fold;
+    step.attr = dn_lower_attr(s, &a, sizeof a);
+    dn_lower_step(s, step, f.attention, t.last);
+    return true;
 }
 
 bool dn_lower_matmul(dn_lower_state *s, int i)
 {
     const dn_op *op = &s->p->op[i];
     dn_val x = op->in[0];
+    if (lower_fold(s, i))
+        return true;
     bool transposed = op->attr.matmul.transposed, have_bias = op->in[2] != DN_NONE;
     if (!is_param(s->p, op->in[1]) || (have_bias && !is_param(s->p, op->in[2])) || s->p->value[x].kind != DN_ROW)
         return false;
@@ -149,8 +300,11 @@ bool dn_lower_matmul(dn_lower_state *s, int i)
                      .pack_part = transposed ? dn_cpu_gemm_pack_transposed_part : dn_cpu_gemm_pack_part };
     step.in[IN_WEIGHTS] = dn_lower_form(s, op->in[1], form);
     step.fn = run_gemm;
-    step.attr = dn_lower_attr(s, &a, sizeof a);
-    dn_lower_step(s, step, i, t.last);
+    a.parts = dn_lower_parts(s, (double)a.positions * a.C * a.N);
+    for (; a.part < a.parts; a.part++) {
+        step.attr = dn_lower_attr(s, &a, sizeof a);
+        dn_lower_step(s, step, i, t.last);
+    }
     return true;
 }
 
@@ -161,18 +315,21 @@ typedef struct conv_attr {
     const dn_conv_kernel *kernel;
     float scale;
     bool silu;
+    int part, parts;
 } conv_attr;
 
 static int run_conv(const dn_run *run, const dn_step *step)
 {
     const conv_attr *a = step->attr;
-    dn_conv_call call = { .shape = a->shape, .n = run->n, .pool = run->pool };
+    dn_conv_call call = { .shape = a->shape, .pool = run->pool };
     call.x = dn_view(run, step->in[IN_X], a->shape.C);
     call.y = dn_view(run, step->out[0], a->shape.K);
     call.epilogue = epilogue_of(run, step, a->shape.K, a->scale, a->silu);
     call.weights = dn_place_at(run, step->in[IN_WEIGHTS], 0);
     call.workspace = step->workspace < 0 ? NULL : dn_place_at(run, step->workspace, 0);
-    a->kernel->run(&call);
+    call.n = take_part(run->n, a->part, a->parts, &call.x, &call.y, &call.epilogue);
+    if (call.n)
+        a->kernel->run(&call);
     return 0;
 }
 
@@ -204,27 +361,66 @@ static int weights_of(dn_lower_state *s, dn_val w, const dn_conv_kernel *kernel)
     return dn_lower_form(s, w, form);
 }
 
-void dn_lower_conv_emit(dn_lower_state *s, int i, const dn_conv_shape *shape, const dn_conv_kernel *kernel, int weights)
+static bool has_own_weights(const dn_program *p, const dn_op *op)
 {
+    return is_param(p, op->in[1]) && (op->in[2] == DN_NONE || is_param(p, op->in[2]));
+}
+
+static enum dn_form_use use_of(const dn_lower_state *s, dn_val weights)
+{
+    return dn_lower_trains(s, weights) ? DN_FORM_EACH_RUN : s->live ? DN_FORM_NONE : DN_FORM_KEPT;
+}
+
+/* Op i of x, which is its input or the map that it doubles. */
+static void emit_conv(dn_lower_state *s, int i, dn_val x, const dn_conv_shape *shape, const dn_conv_kernel *kernel,
+                      int weights)
+{
+    dn_op op = s->p->op[i];
+    op.in[0] = x;
     tail t = find_tail(s, i);
-    conv_attr a = { *shape, kernel, t.scale, t.silu };
-    dn_step step = linear_step(s, &s->p->op[i], &t, kernel->dense_in, kernel->dense_out);
+    conv_attr a = { *shape, kernel, t.scale, t.silu, 0, dn_lower_parts(s, dn_lower_conv_work(shape)) };
+    dn_step step = linear_step(s, &op, &t, kernel->dense_in, kernel->dense_out);
     step.in[IN_WEIGHTS] = weights;
     step.workspace = dn_lower_workspace(s, (int64_t)kernel->workspace_bytes(shape, s->l->rows_max), false);
     step.fn = run_conv;
-    step.attr = dn_lower_attr(s, &a, sizeof a);
-    dn_lower_step(s, step, i, t.last);
+    for (; a.part < a.parts; a.part++) {
+        step.attr = dn_lower_attr(s, &a, sizeof a);
+        dn_lower_step(s, step, i, t.last);
+    }
+}
+
+void dn_lower_conv_emit(dn_lower_state *s, int i, const dn_conv_shape *shape, const dn_conv_kernel *kernel, int weights)
+{
+    emit_conv(s, i, s->p->op[i].in[0], shape, kernel, weights);
 }
 
 bool dn_lower_conv(dn_lower_state *s, int i)
 {
     const dn_op *op = &s->p->op[i];
     dn_conv_shape shape = shape_of(s->p, op);
-    if (!is_param(s->p, op->in[1]) || (op->in[2] != DN_NONE && !is_param(s->p, op->in[2])))
+    if (!has_own_weights(s->p, op))
         return false;
-    enum dn_form_use use = dn_lower_trains(s, op->in[1]) ? DN_FORM_EACH_RUN : s->live ? DN_FORM_NONE : DN_FORM_KEPT;
-    const dn_conv_kernel *kernel = dn_cpu_conv_choose(&shape, use);
+    const dn_conv_kernel *kernel = dn_cpu_conv_choose(&shape, use_of(s, op->in[1]));
     dn_lower_conv_emit(s, i, &shape, kernel, weights_of(s, op->in[1], kernel));
+    return true;
+}
+
+bool dn_lower_doubled(dn_lower_state *s, int i)
+{
+    const dn_val small = s->p->op[i].in[0], large = s->p->op[i].out[0];
+    const int conv = dn_lower_only_reader(s, large);
+    const dn_op *op = conv < 0 ? NULL : &s->p->op[conv];
+    if (!op || s->gradients || op->kind != DN_OP_CONV2D || op->in[0] != large || s->op_state[conv] != DN_OP_WAITING ||
+        !has_own_weights(s->p, op) || dn_lower_trains(s, op->in[1]))
+        return false;
+    dn_conv_shape shape = shape_of(s->p, op);
+    shape.H /= 2;
+    shape.W /= 2;
+    const dn_conv_kernel *kernel = dn_cpu_doubled_choose(&shape, use_of(s, op->in[1]));
+    if (!kernel)
+        return false;
+    dn_lower_swallow(s, conv);
+    emit_conv(s, conv, small, &shape, kernel, weights_of(s, op->in[1], kernel));
     return true;
 }
 

@@ -133,13 +133,14 @@ bool dn_lower_norm(dn_lower_state *s, int i)
     } else {
         dn_norm_chain c;
         if ((chained = dn_norm_chain_take(s, i, &c)))
-            t = (norm_tail){ s->p->op[c.silu].out[0], c.scale, c.shift, true, c.silu };
+            t = (norm_tail){ c.silu < 0 ? DN_NONE : s->p->op[c.silu].out[0], c.scale, c.shift, true,
+                             c.silu >= 0 ? c.silu : c.add >= 0 ? c.add : i };
         else
             t = find_norm_tail(s, i);
         a.silu = t.silu;
         step.fn = run_group_norm;
         step.in[NORM_X] = dn_lower_blocked(s, x);
-        step.out[0] = dn_lower_new_blocked(s, t.y);
+        step.out[0] = t.y == DN_NONE ? -1 : dn_lower_new_blocked(s, t.y);
     }
     step.in[NORM_GAMMA] = dense_or_none(s, op->in[1]);
     step.in[NORM_BETA] = dense_or_none(s, op->in[2]);
@@ -519,6 +520,8 @@ bool dn_lower_copy(dn_lower_state *s, int i)
     case DN_COPY_POOL2:
         if (x->shape.rank != 3)
             return false;
+        if (op->attr.copy.hint == DN_COPY_UPSAMPLE2 && dn_lower_doubled(s, i))
+            return true;
         emit_resample(s, i, op->attr.copy.hint == DN_COPY_POOL2 ? run_pool2 : run_upsample2);
         return true;
     case DN_COPY_GENERAL:

@@ -2,7 +2,9 @@
  *
  * In a training program y = silu(norm(x)) has the norm's result read twice: by SiLU and by SiLU's gradient. Where these
  * are the only readers, the forward step writes y and the statistics, the backward step starts from dy and x, and the
- * normalised value exists nowhere. The forward step decides (dn_norm_chain_take); the backward step follows. */
+ * normalised value exists nowhere. (If the forward part is computed again for the gradients' sake, SiLU itself may be
+ * missing: then the step only makes the statistics.) All is rounded as in single steps. The forward step decides
+ * (dn_norm_chain_take); the backward step follows. */
 #include "lower.h"
 #include "norm_bwd.h"
 
@@ -23,7 +25,10 @@ static int readers_of(const dn_lower_state *s, dn_val v, int ops[READERS_MAX])
     return n == s->readers[v] ? n : -1;
 }
 
-static bool is_silu(const dn_op *op, enum dn_op_kind kind) { return op->kind == kind && op->attr.unary.kind == DN_SILU; }
+static bool is_silu(const dn_op *op, enum dn_op_kind kind)
+{
+    return op->kind == kind && op->attr.unary.kind == DN_SILU;
+}
 
 static bool is_binary(const dn_op *op, enum dn_binary kind)
 {
@@ -32,22 +37,22 @@ static bool is_binary(const dn_op *op, enum dn_binary kind)
 
 static dn_val other_operand(const dn_op *op, dn_val v) { return op->in[0] == v ? op->in[1] : op->in[0]; }
 
-/* v is read by SiLU and its gradient alone. */
+/* v is read by SiLU's gradient, and by SiLU if that is wanted, alone. */
 static bool find_silu(const dn_lower_state *s, dn_norm_chain *c, dn_val v)
 {
-    int ops[READERS_MAX];
-    if (readers_of(s, v, ops) != 2 || !is_silu(&s->p->op[ops[0]], DN_OP_UNARY) ||
-        !is_silu(&s->p->op[ops[1]], DN_OP_UNARY_BWD) || s->p->op[ops[1]].in[0] != v)
+    int ops[READERS_MAX], n = readers_of(s, v, ops);
+    if (n != 1 && (n != 2 || !is_silu(&s->p->op[ops[0]], DN_OP_UNARY)))
         return false;
-    c->silu = ops[0];
-    c->silu_bwd = ops[1];
-    return true;
+    c->silu = n == 2 ? ops[0] : -1;
+    c->silu_bwd = ops[n - 1];
+    return is_silu(&s->p->op[c->silu_bwd], DN_OP_UNARY_BWD) && s->p->op[c->silu_bwd].in[0] == v &&
+           s->p->op[c->silu_bwd].in[1] != v;
 }
 
 static bool is_norm_bwd(const dn_op *op) { return op->kind == DN_OP_NORM_DX || op->kind == DN_OP_NORM_DW; }
 
-/* Every reader of the norm's gradient dn is the norm's own gradient, by the same x. The statistics may be those of a norm
- * that has been recomputed. */
+/* Every reader of the norm's gradient dn is the norm's own gradient, by the same x. The statistics may be those of a
+ * norm that has been recomputed. */
 static bool find_norm_bwd(const dn_lower_state *s, dn_norm_chain *c, dn_val dn)
 {
     int ops[READERS_MAX], n = readers_of(s, dn, ops);
@@ -74,7 +79,8 @@ static bool find_row_sum(const dn_lower_state *s, dn_val v, int *sum)
 static bool is_row_sum(const dn_lower_state *s, int i, dn_val of)
 {
     const dn_op *op = &s->p->op[i];
-    return op->kind == DN_OP_SUM_TO && s->p->value[op->out[0]].kind == DN_ROW && dn_value_is_channels(s->p, op->out[0], of);
+    return op->kind == DN_OP_SUM_TO && s->p->value[op->out[0]].kind == DN_ROW &&
+           dn_value_is_channels(s->p, op->out[0], of);
 }
 
 /* y = norm * scale + shift; g, the gradient of y, is read by the sum that is shift's gradient, by the product with the
@@ -94,8 +100,8 @@ static bool find_modulated_bwd(const dn_lower_state *s, dn_norm_chain *c, dn_val
         else
             return false;
     }
-    if (c->by_norm >= 0 && (!find_row_sum(s, s->p->op[c->by_norm].out[0], &c->scale_sum) ||
-                            !is_row_sum(s, c->scale_sum, norm)))
+    if (c->by_norm >= 0 &&
+        (!find_row_sum(s, s->p->op[c->by_norm].out[0], &c->scale_sum) || !is_row_sum(s, c->scale_sum, norm)))
         return false;
     return c->by_scale >= 0 && find_norm_bwd(s, c, s->p->op[c->by_scale].out[0]);
 }
@@ -123,8 +129,18 @@ static bool find_modulated(const dn_lower_state *s, dn_norm_chain *c)
 
 static dn_norm_chain chain_new(int norm)
 {
-    return (dn_norm_chain){ .norm = norm, .silu = -1, .silu_bwd = -1, .mul = -1, .add = -1, .scale = DN_NONE,
-                            .shift = DN_NONE, .dx = -1, .dw = -1, .by_scale = -1, .by_norm = -1, .shift_sum = -1,
+    return (dn_norm_chain){ .norm = norm,
+                            .silu = -1,
+                            .silu_bwd = -1,
+                            .mul = -1,
+                            .add = -1,
+                            .scale = DN_NONE,
+                            .shift = DN_NONE,
+                            .dx = -1,
+                            .dw = -1,
+                            .by_scale = -1,
+                            .by_norm = -1,
+                            .shift_sum = -1,
                             .scale_sum = -1 };
 }
 
@@ -272,14 +288,14 @@ static void emit_group_norm_bwd(dn_lower_state *s, const dn_norm_chain *c, dn_va
 {
     dn_val x = either(s, c)->in[0], dx = out_of(s, c->dx, 0);
     norm_bwd_attr a = { dn_value_positions(s->p, x), dn_value_channels(s->p, x), either(s, c)->attr.norm.groups,
-                        c->silu >= 0 };
+                        c->silu_bwd >= 0 };
     int last = c->dx > c->dw ? c->dx : c->dw;
     dn_val add = take_add(s, &dx, &last);
     dn_step step = { .fn = run_group_norm_bwd, .n_in = N_IN, .n_out = N_OUT };
     step.in[IN_X] = dn_lower_blocked(s, x);
     step.in[IN_STATS] = dn_lower_dense(s, either(s, c)->in[1]);
     step.in[IN_DY] = dn_lower_blocked(s, dy);
-    step.in[IN_FORWARD_STATS] = c->silu < 0 ? -1 : s->stats[c->norm];
+    step.in[IN_FORWARD_STATS] = c->silu_bwd < 0 ? -1 : s->stats[c->norm];
     step.in[IN_GAMMA] = dense_or_none(s, gamma_of(s, c));
     step.in[IN_BETA] = dense_or_none(s, c->norm < 0 ? DN_NONE : s->p->op[c->norm].in[2]);
     step.in[IN_SCALE] = dense_or_none(s, c->scale);
@@ -347,8 +363,8 @@ bool dn_lower_norm_bwd(dn_lower_state *s, int i)
     int ops[READERS_MAX], n = readers_of(s, op->in[2], ops);
     for (int k = 0; k < n; k++) {
         const dn_op *other = &s->p->op[ops[k]];
-        if (other->kind != op->kind && is_norm_bwd(other) && other->in[0] == op->in[0] &&
-            other->in[1] == op->in[1] && other->in[2] == op->in[2] && s->op_state[ops[k]] == DN_OP_WAITING)
+        if (other->kind != op->kind && is_norm_bwd(other) && other->in[0] == op->in[0] && other->in[1] == op->in[1] &&
+            other->in[2] == op->in[2] && s->op_state[ops[k]] == DN_OP_WAITING)
             *(other->kind == DN_OP_NORM_DX ? &c.dx : &c.dw) = ops[k];
     }
     (op->attr.norm.per_position ? emit_layer_norm_bwd : emit_group_norm_bwd)(s, &c, op->in[2], i);

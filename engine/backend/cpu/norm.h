@@ -18,7 +18,8 @@ typedef struct dn_row_vector {
 /* y = silu?(((x - mean) * rstd * gamma + beta) * scale + shift), where every unit of C/groups channels has a mean
  * and deviation of its own; scale and shift are vectors over the channels. */
 typedef struct dn_group_norm_args {
-    dn_rows x, y;
+    dn_rows x;
+    dn_rows y; /* base NULL: only the statistics are wanted */
     dn_extent e;
     int groups;
     float eps;

@@ -124,7 +124,7 @@ static void norm_unit(const unit *u)
     find_centres(u, centre);
     find_deviations(u, centre, rstd);
     write_fn write = writes[dn_norm_modulation_of(&a->scale, &a->shift)][a->silu];
-    for (int c = 0; c < u->channels; c += DN_LANES) {
+    for (int c = 0; a->y.base && c < u->channels; c += DN_LANES) {
         int channel = u->channel + c;
         const dn_norm_vectors v = { &a->gamma, &a->beta, &a->scale, &a->shift };
         dn_norm_lanes k = dn_norm_lanes_of(&v, u->row, channel, a->e.channels, centre + c, rstd + c);

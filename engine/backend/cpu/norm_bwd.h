@@ -21,9 +21,9 @@ typedef struct dn_group_norm_bwd_args {
     dn_rows forward_stats;  /* the same as silu's argument was made with; only with silu */
     dn_rows dscale, dshift; /* [C] for each row, dense; base NULL: not wanted */
     float *dgamma, *dbeta;  /* [C], sums over the rows; NULL: not wanted */
-    dn_rows dx_sums;        /* [C] for each row: sums of what dx holds over the positions, as dn_sum_positions has them */
-    float *dx_sum;          /* [C], the same over all rows */
-    dn_rows work;           /* dn_group_norm_bwd_work bytes for each row, 64-byte aligned */
+    dn_rows dx_sums; /* [C] for each row: sums of what dx holds over the positions, as dn_sum_positions has them */
+    float *dx_sum;   /* [C], the same over all rows */
+    dn_rows work;    /* dn_group_norm_bwd_work bytes for each row, 64-byte aligned */
 } dn_group_norm_bwd_args;
 
 int64_t dn_group_norm_bwd_work(int channels);

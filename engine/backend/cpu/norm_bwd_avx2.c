@@ -1,14 +1,16 @@
 /* norm_bwd_avx2.c - see norm_bwd.h.
  *
- * With g = dL/d(silu's argument), a = sum of g and b = sum of g * xhat over the positions of a channel are all that any
- * gradient needs: dshift = a, dscale = gamma*b + beta*a, dbeta and dgamma their sums over the rows (times scale), and
- *     dx = rstd * (w*g - mean(w*a) - xhat * mean(w*b)), w = gamma * scale, means over the group.
- * First sweep: a and b of every channel, g into dx if silu makes it dear. Second: dx. Units as in norm_avx2.c. */
+ * With g = dL/d(silu's argument) and h = g * scale, of every channel and summed over its positions: dshift = sum of g,
+ * dscale = sum of g * (xhat * gamma + beta); dbeta and dgamma are the sums over the rows of a = sum of h and b = sum of
+ * h * xhat; and
+ *     dx = rstd * (gamma * h - mean(gamma * a) - xhat * mean(gamma * b)), means over the group.
+ * First sweep: the sums of every channel, h into dx if that is not dy. Second: dx. Units as in norm_avx2.c. Each number
+ * is rounded as the ops by themselves round, so that it does not matter whether they are one step. */
 #include "norm_bwd.h"
 #include "elementwise_fours.h"
 #include "elementwise_lanes.h"
 #include "norm_unit.h"
-#include <math.h>
+#include <string.h>
 
 enum { CHUNK = 256 /* positions summed in float before the sum goes on in double */ };
 
@@ -18,9 +20,12 @@ typedef struct unit {
     int channel, channels;
 } unit;
 
-int64_t dn_group_norm_bwd_work(int channels) { return dn_blocks_of(channels) * DN_LANES * 3 * (int64_t)sizeof(double); }
+enum sum { SUM_A, SUM_B, SUM_G, SUM_SCALE, SUM_DX, SUMS_N };
 
-enum sum { SUM_A, SUM_B, SUM_DX };
+int64_t dn_group_norm_bwd_work(int channels)
+{
+    return dn_blocks_of(channels) * DN_LANES * SUMS_N * (int64_t)sizeof(double);
+}
 
 /* One of the sums of a row, for every channel. */
 static double *sums_of(const dn_group_norm_bwd_args *a, int64_t row, enum sum which)
@@ -34,11 +39,6 @@ static const float *stats_of(const dn_group_norm_bwd_args *a, const dn_rows *sta
     return dn_block_at(stats, row, 0) + (int64_t)channel / (a->e.channels / a->groups) * 2;
 }
 
-static float weight_of(const dn_group_norm_bwd_args *a, int64_t row, int channel)
-{
-    return dn_vector_at(&a->gamma, 0, channel, 1) * dn_vector_at(&a->scale, row, channel, 1);
-}
-
 /* Eight channels: mean and deviation, and the forward pass's way to silu's argument. */
 typedef struct block_lanes {
     __m256 mean, rstd;
@@ -47,7 +47,8 @@ typedef struct block_lanes {
 
 static block_lanes lanes_of(const dn_group_norm_bwd_args *a, int64_t row, int channel)
 {
-    float mean[DN_LANES] = { 0 }, rstd[DN_LANES] = { 0 }, forward_mean[DN_LANES] = { 0 }, forward_rstd[DN_LANES] = { 0 };
+    float mean[DN_LANES] = { 0 }, rstd[DN_LANES] = { 0 }, forward_mean[DN_LANES] = { 0 },
+          forward_rstd[DN_LANES] = { 0 };
     for (int i = 0; i < DN_LANES && channel + i < a->e.channels; i++) {
         const float *s = stats_of(a, &a->stats, row, channel + i);
         const float *f = a->silu ? stats_of(a, &a->forward_stats, row, channel + i) : s;
@@ -78,44 +79,65 @@ static inline fours same4(__m256 v) { return (fours){ v, v, v, v }; }
 
 static inline __m256 sum4(fours v) { return _mm256_add_ps(_mm256_add_ps(v.a, v.b), _mm256_add_ps(v.c, v.d)); }
 
-/* sum_a, sum_b += those of n positions; g goes where g_out points, if that is anywhere. */
-typedef void (*sums_fn)(const block_lanes *k, const float *x, const float *dy, float *g_out, int64_t n, double *sum_a,
-                        double *sum_b);
+/* Four sums of eight channels: of the first SUM_DX kinds. */
+typedef struct block_sum {
+    double kind[SUM_DX][DN_LANES];
+} block_sum;
+
+/* One vector of each of four positions: the sums so far. */
+typedef struct running {
+    fours a, b, g, scale;
+} running;
+
+/* Add n <= CHUNK positions; h goes where h_out points, if that is anywhere. */
+typedef void (*sums_fn)(const block_lanes *k, const float *x, const float *dy, float *h_out, int64_t n, block_sum *sum);
 
 static inline __attribute__((always_inline)) void chunk_sums(const block_lanes *k, const float *x, const float *dy,
-                                                             float *g_out, int64_t n, const bool silu,
-                                                             const enum dn_norm_modulation how, double *sum_a,
-                                                             double *sum_b)
+                                                             float *h_out, int64_t n, const bool silu,
+                                                             const enum dn_norm_modulation how, block_sum *sum)
 {
-    fours a = fours_set(0), b = fours_set(0);
+    running r = { fours_set(0), fours_set(0), fours_set(0), fours_set(0) };
+    const bool scaled = how & DN_NORM_SCALED;
     int64_t i = 0;
     for (; i + 4 <= n; i += 4) {
         fours v = fours_load(x + i * DN_LANES), g = fours_load(dy + i * DN_LANES);
         if (silu)
             g = through_silu(fours_norm(v, &k->forward, how), g);
-        if (silu && g_out)
-            fours_store(g_out + i * DN_LANES, g);
-        a = fours_add(a, g);
-        b = fours_fma(g, fours_mul(fours_sub(v, same4(k->mean)), same4(k->rstd)), b);
+        if (how)
+            r.g = fours_add(r.g, g);
+        if (scaled)
+            r.scale = fours_add(r.scale, fours_mul(g, fours_norm(v, &k->forward, DN_NORM_BARE)));
+        fours h = scaled ? fours_mul(g, same4(k->forward.scale)) : g;
+        if (silu && h_out)
+            fours_store(h_out + i * DN_LANES, h);
+        r.a = fours_add(r.a, h);
+        r.b = fours_fma(h, fours_mul(fours_sub(v, same4(k->mean)), same4(k->rstd)), r.b);
     }
     for (; i < n; i++) {
         __m256 v = _mm256_loadu_ps(x + i * DN_LANES), g = _mm256_loadu_ps(dy + i * DN_LANES);
         if (silu)
             g = through_silu_one(dn_norm_apply(v, &k->forward, how), g);
-        if (silu && g_out)
-            _mm256_storeu_ps(g_out + i * DN_LANES, g);
-        a.a = _mm256_add_ps(a.a, g);
-        b.a = _mm256_fmadd_ps(g, _mm256_mul_ps(_mm256_sub_ps(v, k->mean), k->rstd), b.a);
+        if (how)
+            r.g.a = _mm256_add_ps(r.g.a, g);
+        if (scaled)
+            r.scale.a = _mm256_add_ps(r.scale.a, _mm256_mul_ps(g, dn_norm_apply(v, &k->forward, DN_NORM_BARE)));
+        __m256 h = scaled ? _mm256_mul_ps(g, k->forward.scale) : g;
+        if (silu && h_out)
+            _mm256_storeu_ps(h_out + i * DN_LANES, h);
+        r.a.a = _mm256_add_ps(r.a.a, h);
+        r.b.a = _mm256_fmadd_ps(h, _mm256_mul_ps(_mm256_sub_ps(v, k->mean), k->rstd), r.b.a);
     }
-    dn_add_double(sum_a, sum4(a));
-    dn_add_double(sum_b, sum4(b));
+    dn_add_double(sum->kind[SUM_A], sum4(r.a));
+    dn_add_double(sum->kind[SUM_B], sum4(r.b));
+    dn_add_double(sum->kind[SUM_G], sum4(r.g));
+    dn_add_double(sum->kind[SUM_SCALE], sum4(r.scale));
 }
 
-#define SUMS(name, silu, how)                                                                                 \
-    static void sums_##name(const block_lanes *k, const float *x, const float *dy, float *g_out, int64_t n,   \
-                            double *sum_a, double *sum_b)                                                     \
-    {                                                                                                         \
-        chunk_sums(k, x, dy, g_out, n, silu, how, sum_a, sum_b);                                              \
+#define SUMS(name, silu, how)                                                                               \
+    static void sums_##name(const block_lanes *k, const float *x, const float *dy, float *h_out, int64_t n, \
+                            block_sum *sum)                                                                 \
+    {                                                                                                       \
+        chunk_sums(k, x, dy, h_out, n, silu, how, sum);                                                     \
     }
 SUMS(plain, false, DN_NORM_BARE)
 SUMS(bare, true, DN_NORM_BARE)
@@ -123,34 +145,36 @@ SUMS(scaled, true, DN_NORM_SCALED)
 SUMS(shifted, true, DN_NORM_SHIFTED)
 SUMS(both, true, DN_NORM_SCALED_SHIFTED)
 
-static const sums_fn silu_sums[] = { [DN_NORM_BARE] = sums_bare, [DN_NORM_SCALED] = sums_scaled,
-                                     [DN_NORM_SHIFTED] = sums_shifted, [DN_NORM_SCALED_SHIFTED] = sums_both };
+static const sums_fn silu_sums[] = { [DN_NORM_BARE] = sums_bare,
+                                     [DN_NORM_SCALED] = sums_scaled,
+                                     [DN_NORM_SHIFTED] = sums_shifted,
+                                     [DN_NORM_SCALED_SHIFTED] = sums_both };
 
 static void block_sums(const dn_group_norm_bwd_args *a, int64_t row, int block)
 {
-    double *sum_a = sums_of(a, row, SUM_A) + block * DN_LANES, *sum_b = sums_of(a, row, SUM_B) + block * DN_LANES;
     block_lanes k = lanes_of(a, row, block * DN_LANES);
+    block_sum sum = { 0 };
     sums_fn sums = a->silu ? silu_sums[dn_norm_modulation_of(&a->scale, &a->shift)] : sums_plain;
-    for (int i = 0; i < DN_LANES; i++)
-        sum_a[i] = sum_b[i] = 0;
     for (int64_t from = 0; from < a->e.positions; from += CHUNK) {
         int64_t n = a->e.positions - from < CHUNK ? a->e.positions - from : CHUNK, at = from * DN_LANES;
-        float *g = a->dx.base ? dn_block_at(&a->dx, row, block) + at : NULL;
-        sums(&k, dn_block_at(&a->x, row, block) + at, dn_block_at(&a->dy, row, block) + at, g, n, sum_a, sum_b);
+        float *h = a->dx.base ? dn_block_at(&a->dx, row, block) + at : NULL;
+        sums(&k, dn_block_at(&a->x, row, block) + at, dn_block_at(&a->dy, row, block) + at, h, n, &sum);
     }
+    for (enum sum i = SUM_A; i < SUM_DX; i++)
+        memcpy(sums_of(a, row, i) + block * DN_LANES, sum.kind[i], sizeof sum.kind[i]);
 }
 
-/* dx = g * by_g + (x - mean) * by_x + constant (+ add) of eight channels */
+/* dx = h * by_h + (x - mean) * by_x + constant (+ add) of eight channels */
 typedef struct writer {
     float *dx;
-    const float *x, *g, *add; /* add NULL: nothing to add */
-    __m256 mean, by_g, by_x, constant;
+    const float *x, *h, *add; /* add NULL: nothing to add */
+    __m256 mean, by_h, by_x, constant;
 } writer;
 
 static inline __attribute__((always_inline)) __m256 write_one(const writer *w, int64_t i, const bool add)
 {
     __m256 v = _mm256_fmadd_ps(_mm256_sub_ps(_mm256_loadu_ps(w->x + i), w->mean), w->by_x, w->constant);
-    v = _mm256_fmadd_ps(_mm256_loadu_ps(w->g + i), w->by_g, v);
+    v = _mm256_fmadd_ps(_mm256_loadu_ps(w->h + i), w->by_h, v);
     if (add)
         v = _mm256_add_ps(_mm256_loadu_ps(w->add + i), v);
     _mm256_storeu_ps(w->dx + i, v);
@@ -174,16 +198,16 @@ static inline __attribute__((always_inline)) void write_all(const writer *w, int
     }
 }
 
-static void write_block(const dn_group_norm_bwd_args *a, int64_t row, int block, const float *by_g, const float *by_x,
+static void write_block(const dn_group_norm_bwd_args *a, int64_t row, int block, const float *by_h, const float *by_x,
                         const float *constant)
 {
     double *sum = sums_of(a, row, SUM_DX) + block * DN_LANES;
     writer w = { .dx = dn_block_at(&a->dx, row, block),
                  .x = dn_block_at(&a->x, row, block),
-                 .g = dn_block_at(a->silu ? &a->dx : &a->dy, row, block),
+                 .h = dn_block_at(a->silu ? &a->dx : &a->dy, row, block),
                  .add = a->add.base ? dn_block_at(&a->add, row, block) : NULL,
                  .mean = lanes_of(a, row, block * DN_LANES).mean,
-                 .by_g = _mm256_loadu_ps(by_g),
+                 .by_h = _mm256_loadu_ps(by_h),
                  .by_x = _mm256_loadu_ps(by_x),
                  .constant = _mm256_loadu_ps(constant) };
     for (int i = 0; i < DN_LANES; i++)
@@ -197,7 +221,7 @@ static void write_block(const dn_group_norm_bwd_args *a, int64_t row, int block,
 static void write_unit(const unit *u)
 {
     const dn_group_norm_bwd_args *a = u->a;
-    float by_g[DN_NORM_CHANNELS_MAX + DN_LANES], by_x[DN_NORM_CHANNELS_MAX + DN_LANES];
+    float by_h[DN_NORM_CHANNELS_MAX + DN_LANES], by_x[DN_NORM_CHANNELS_MAX + DN_LANES];
     float constant[DN_NORM_CHANNELS_MAX + DN_LANES];
     int group = a->e.channels / a->groups;
     double n = (double)a->e.positions * group;
@@ -205,36 +229,32 @@ static void write_unit(const unit *u)
     for (int from = 0; from < u->channels; from += group) {
         double mean_a = 0, mean_b = 0, rstd = stats_of(a, &a->stats, u->row, u->channel + from)[1];
         for (int c = u->channel + from; c < u->channel + from + group; c++) {
-            mean_a += weight_of(a, u->row, c) * sum_a[c] / n;
-            mean_b += weight_of(a, u->row, c) * sum_b[c] / n;
+            mean_a += dn_vector_at(&a->gamma, 0, c, 1) * sum_a[c] / n;
+            mean_b += dn_vector_at(&a->gamma, 0, c, 1) * sum_b[c] / n;
         }
         for (int c = from; c < from + group; c++) {
-            by_g[c] = (float)(rstd * weight_of(a, u->row, u->channel + c));
+            by_h[c] = (float)(rstd * dn_vector_at(&a->gamma, 0, u->channel + c, 1));
             by_x[c] = (float)(-rstd * rstd * mean_b);
             constant[c] = (float)(-rstd * mean_a);
         }
     }
     for (int c = u->channels; c % DN_LANES; c++)
-        by_g[c] = by_x[c] = constant[c] = 0;
+        by_h[c] = by_x[c] = constant[c] = 0;
     for (int c = 0; c < u->channels; c += DN_LANES)
-        write_block(a, u->row, (u->channel + c) / DN_LANES, by_g + c, by_x + c, constant + c);
+        write_block(a, u->row, (u->channel + c) / DN_LANES, by_h + c, by_x + c, constant + c);
 }
 
 /* The gradients by a row's scale and shift, and by what was broadcast over the positions of x. */
 static void write_vectors(const unit *u)
 {
     const dn_group_norm_bwd_args *a = u->a;
-    const double *sum_a = sums_of(a, u->row, SUM_A), *sum_b = sums_of(a, u->row, SUM_B);
-    float *dscale = a->dscale.base ? dn_block_at(&a->dscale, u->row, 0) : NULL;
-    float *dshift = a->dshift.base ? dn_block_at(&a->dshift, u->row, 0) : NULL;
-    for (int c = u->channel; c < u->channel + u->channels; c++) {
-        if (dscale)
-            dscale[c] = (float)(dn_vector_at(&a->gamma, 0, c, 1) * sum_b[c] + dn_vector_at(&a->beta, 0, c, 0) * sum_a[c]);
-        if (dshift)
-            dshift[c] = (float)sum_a[c];
-        if (a->dx_sums.base)
-            dn_block_at(&a->dx_sums, u->row, 0)[c] = (float)sums_of(a, u->row, SUM_DX)[c];
-    }
+    const struct {
+        const dn_rows *to;
+        enum sum sum;
+    } vectors[] = { { &a->dscale, SUM_SCALE }, { &a->dshift, SUM_G }, { &a->dx_sums, SUM_DX } };
+    for (int i = 0; i < 3; i++)
+        for (int c = u->channel; vectors[i].to->base && c < u->channel + u->channels; c++)
+            dn_block_at(vectors[i].to, u->row, 0)[c] = (float)sums_of(a, u->row, vectors[i].sum)[c];
 }
 
 static void do_units(void *arg, int64_t first, int64_t last, int thread)
@@ -253,22 +273,13 @@ static void do_units(void *arg, int64_t first, int64_t last, int thread)
     }
 }
 
-static void sum_rows(const dn_group_norm_bwd_args *a)
+static void sum_rows(const dn_group_norm_bwd_args *a, float *to, enum sum which)
 {
-    for (int c = 0; c < a->e.channels; c++) {
-        double dgamma = 0, dbeta = 0, dx = 0;
-        for (int64_t row = 0; row < a->e.n; row++) {
-            double scale = dn_vector_at(&a->scale, row, c, 1);
-            dbeta += scale * sums_of(a, row, SUM_A)[c];
-            dgamma += scale * sums_of(a, row, SUM_B)[c];
-            dx += a->dx_sum ? sums_of(a, row, SUM_DX)[c] : 0;
-        }
-        if (a->dgamma)
-            a->dgamma[c] = (float)dgamma;
-        if (a->dbeta)
-            a->dbeta[c] = (float)dbeta;
-        if (a->dx_sum)
-            a->dx_sum[c] = (float)dx;
+    for (int c = 0; to && c < a->e.channels; c++) {
+        double sum = 0;
+        for (int64_t row = 0; row < a->e.n; row++)
+            sum += sums_of(a, row, which)[c];
+        to[c] = (float)sum;
     }
 }
 
@@ -277,8 +288,9 @@ void dn_group_norm_bwd_blocked(dn_pool *pool, const dn_group_norm_bwd_args *a)
     int size = dn_norm_unit_channels(a->e.channels, a->groups), units = (a->e.channels + size - 1) / size;
     int64_t elements = a->e.positions * size;
     dn_pool_run(pool, do_units, (void *)a, (int64_t)a->e.n * units, 1 + 4096 / (elements + 1));
-    if (a->dgamma || a->dbeta || a->dx_sum)
-        sum_rows(a);
+    sum_rows(a, a->dgamma, SUM_B);
+    sum_rows(a, a->dbeta, SUM_A);
+    sum_rows(a, a->dx_sum, SUM_DX);
 }
 
 /* ---- LayerNorm ---- */

@@ -6,8 +6,8 @@
 #include "norm.h"
 #include <immintrin.h>
 
-/* Of eight channels: y = ((x - mean) * factor + beta) * scale + shift, each step rounded as the ops by themselves round,
- * so that it does not matter whether they are one step. Zero in padded lanes. */
+/* Of eight channels: y = ((x - mean) * factor + beta) * scale + shift, each step rounded as the ops by themselves
+ * round, so that it does not matter whether they are one step. Zero in padded lanes. */
 typedef struct dn_norm_lanes {
     __m256 mean, factor, beta, scale, shift;
 } dn_norm_lanes;

@@ -163,14 +163,14 @@ F16C static void from_f16(void *y, const void *x, int n)
 
 typedef void (*cast_run_fn)(void *y, const void *x, int64_t n);
 
-#define CAST_RUN(attribute, name, size_y, size_x)                                                   \
-    attribute static void run_##name(void *y, const void *x, int64_t n)                             \
-    {                                                                                               \
-        int64_t i = 0;                                                                              \
-        for (; i + DN_LANES <= n; i += DN_LANES)                                                    \
-            name((char *)y + i * size_y, (const char *)x + i * size_x, DN_LANES);                   \
-        if (i < n)                                                                                  \
-            name((char *)y + i * size_y, (const char *)x + i * size_x, (int)(n - i));               \
+#define CAST_RUN(attribute, name, size_y, size_x)                                     \
+    attribute static void run_##name(void *y, const void *x, int64_t n)               \
+    {                                                                                 \
+        int64_t i = 0;                                                                \
+        for (; i + DN_LANES <= n; i += DN_LANES)                                      \
+            name((char *)y + i * size_y, (const char *)x + i * size_x, DN_LANES);     \
+        if (i < n)                                                                    \
+            name((char *)y + i * size_y, (const char *)x + i * size_x, (int)(n - i)); \
     }
 CAST_RUN(F16C, to_f16, 2, 4)
 CAST_RUN(F16C, from_f16, 4, 2)

@@ -77,8 +77,7 @@ static inline __m256 slope_of(enum dn_loss kind, __m256 d, __m256 delta)
     if (kind == DN_MSE)
         return _mm256_add_ps(d, d);
     if (kind == DN_L1)
-        return _mm256_and_ps(_mm256_or_ps(sign, _mm256_set1_ps(1)),
-                             _mm256_cmp_ps(d, _mm256_setzero_ps(), _CMP_NEQ_OQ));
+        return _mm256_and_ps(_mm256_or_ps(sign, _mm256_set1_ps(1)), _mm256_cmp_ps(d, _mm256_setzero_ps(), _CMP_NEQ_OQ));
     return _mm256_blendv_ps(_mm256_or_ps(sign, delta), d, _mm256_cmp_ps(magnitude(d), delta, _CMP_LE_OQ));
 }
 

@@ -207,16 +207,17 @@ static void run(const dn_conv_dw_call *call, int m)
     w.v = call->workspace;
     w.d = w.v + w.v_floats;
     w.u = w.d + w.d_floats;
-    for (w.first = 0; w.first < all; w.first += CHUNK) {
+    const int64_t chunks = (all + CHUNK - 1) / CHUNK, end = chunks * (call->part + 1) / call->parts * CHUNK;
+    for (w.first = chunks * call->part / call->parts * CHUNK; w.first < end; w.first += CHUNK) {
         w.count = (int)min64(CHUNK, all - w.first);
         dn_pool_run(call->pool, tiles_task, &w, (int64_t)(w.c_blocks + 2 * w.panels) * PARTS, 1);
-        if (w.whole) {
+        if (w.whole)
             dn_pool_run(call->pool, whole_task, &w, (int64_t)w.c_blocks * pairs_of(&w), 4);
-            return;
-        }
-        dn_pool_run(call->pool, products_task, &w, products, 1);
+        else
+            dn_pool_run(call->pool, products_task, &w, products, 1);
     }
-    dn_pool_run(call->pool, taps_task, &w, call->shape.C, 1);
+    if (call->part + 1 == call->parts && !w.whole)
+        dn_pool_run(call->pool, taps_task, &w, call->shape.C, 1);
 }
 
 /* Fewer rows than the most may be one chunk where those are not, and then take more in V and D but have no U. */

@@ -1,4 +1,5 @@
-/* winograd_tile.h - the transforms of F(4x4,3x3) and F(2x2,3x3) on one tile, 8 channels at a time; m is 4 or 2.
+/* winograd_tile.h - the transforms of F(4x4,3x3), F(2x2,3x3) and DOUBLED (winograd_tmpl.h) on one tile, 8 channels at a time.
+ * f is the algorithm; gradients have only the first two, and m is their outputs along an edge.
  *
  * Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks" (CVPR 2016). y = A^T [(G g) (B^T d)], and its adjoint by
  * g: dg = G^T [(A dy) (B^T d)]. F(4,3) interpolates at 0, +-sqrt(1/2), +-sqrt(2) and infinity. */
@@ -8,7 +9,7 @@
 #include "tile_avx2.h"
 
 enum {
-    A_MAX = 6,
+    A_MAX = 6, /* inputs or products along an edge */
     PLANES_MAX = A_MAX * A_MAX,
     TAPS = 9,
     PAD = 16 /* floats after a plane, against 4 KiB aliasing */
@@ -22,10 +23,26 @@ enum {
 #define FMA _mm256_fmadd_ps
 #define SET _mm256_set1_ps
 
-/* B^T d: one column or row of an input tile, m outputs (m is 4 or 2 here and below). */
-always_inline void input_1d(const int m, const __m256 *d, __m256 *o)
+/* F23 and F43 by their outputs along an edge. */
+enum algorithm { F23 = 2, F43 = 4, DOUBLED = 5 };
+
+/* Along one edge of a tile: outputs, inputs, products, and inputs from one tile to the next. */
+always_inline int outputs_of(int f) { return f == F23 ? 2 : 4; }
+always_inline int inputs_of(int f) { return f == F43 ? 6 : 4; }
+always_inline int products_of(int f) { return f == F23 ? 4 : f == F43 ? 6 : 5; }
+always_inline int step_of(int f) { return f == F43 ? 4 : 2; }
+
+/* The plane of V in product i. */
+always_inline int input_plane(int f, int i)
 {
-    if (m == 2) {
+    static const char doubled[] = { 0, 1, 2, 2, 3 };
+    return f == DOUBLED ? doubled[i / 5] * 4 + doubled[i % 5] : i;
+}
+
+/* B^T d: one column or row of an input tile. */
+always_inline void input_1d(const int f, const __m256 *d, __m256 *o)
+{
+    if (f != F43) {
         o[0] = SUB(d[0], d[2]);
         o[1] = ADD(d[1], d[2]);
         o[2] = SUB(d[2], d[1]);
@@ -43,12 +60,19 @@ always_inline void input_1d(const int m, const __m256 *d, __m256 *o)
 }
 
 /* A^T s: one column or row of sums. */
-always_inline void output_1d(const int m, const __m256 *s, __m256 *o)
+always_inline void output_1d(const int f, const __m256 *s, __m256 *o)
 {
     __m256 a = ADD(s[1], s[2]), b = SUB(s[1], s[2]);
-    if (m == 2) {
+    if (f == F23) {
         o[0] = ADD(s[0], a);
         o[1] = SUB(b, s[3]);
+        return;
+    }
+    if (f == DOUBLED) {
+        o[0] = ADD(s[0], a);
+        o[1] = ADD(s[1], s[3]);
+        o[2] = b;
+        o[3] = SUB(SUB(s[1], s[3]), s[4]);
         return;
     }
     __m256 c = ADD(s[3], s[4]), d = SUB(s[3], s[4]);
@@ -59,9 +83,18 @@ always_inline void output_1d(const int m, const __m256 *s, __m256 *o)
 }
 
 /* G g: one column or row of a 3x3 kernel. */
-always_inline void weight_1d(const int m, const __m256 *g, __m256 *o)
+always_inline void weight_1d(const int f, const __m256 *g, __m256 *o)
 {
-    if (m == 2) {
+    if (f == DOUBLED) {
+        __m256 a = MUL(SET(0.5f), g[0]), b = MUL(SET(0.5f), g[1]), c = MUL(SET(0.5f), g[2]);
+        o[0] = g[0];
+        o[1] = ADD(ADD(a, c), b);
+        o[2] = SUB(a, ADD(b, c));
+        o[3] = SUB(c, ADD(a, b));
+        o[4] = g[2];
+        return;
+    }
+    if (f == F23) {
         __m256 a = MUL(SET(0.5f), ADD(g[0], g[2])), b = MUL(SET(0.5f), g[1]);
         o[0] = g[0];
         o[1] = ADD(a, b);
@@ -80,67 +113,67 @@ always_inline void weight_1d(const int m, const __m256 *g, __m256 *o)
 }
 
 /* v[plane] = B^T d B for a tile whose rows are `row` floats apart. */
-always_inline void input_tile(const int m, const float *src, ptrdiff_t row, float *v, ptrdiff_t plane)
+always_inline void input_tile(const int f, const float *src, ptrdiff_t row, float *v, ptrdiff_t plane)
 {
-    const int a = m + 2;
+    const int a = inputs_of(f);
     __m256 t[PLANES_MAX], d[A_MAX], o[A_MAX];
 #pragma GCC unroll 6
     for (int j = 0; j < a; j++) {
 #pragma GCC unroll 6
         for (int i = 0; i < a; i++)
             d[i] = _mm256_loadu_ps(src + i * row + j * LANES);
-        input_1d(m, d, o);
+        input_1d(f, d, o);
 #pragma GCC unroll 6
         for (int i = 0; i < a; i++)
             t[i * a + j] = o[i];
     }
 #pragma GCC unroll 6
     for (int i = 0; i < a; i++) {
-        input_1d(m, t + i * a, o);
+        input_1d(f, t + i * a, o);
 #pragma GCC unroll 6
         for (int j = 0; j < a; j++)
             _mm256_store_ps(v + (i * a + j) * plane, o[j]);
     }
 }
 
-/* o[m*m] = A^T s A */
-always_inline void output_tile(const int m, const float *sums, ptrdiff_t plane, __m256 *o)
+/* o[outputs*outputs] = A^T s A */
+always_inline void output_tile(const int f, const float *sums, ptrdiff_t plane, __m256 *o)
 {
-    const int a = m + 2;
+    const int a = products_of(f), m = outputs_of(f);
     __m256 t[4 * A_MAX], s[A_MAX], r[4];
 #pragma GCC unroll 6
     for (int j = 0; j < a; j++) {
 #pragma GCC unroll 6
         for (int i = 0; i < a; i++)
             s[i] = _mm256_load_ps(sums + (i * a + j) * plane);
-        output_1d(m, s, r);
+        output_1d(f, s, r);
 #pragma GCC unroll 4
         for (int i = 0; i < m; i++)
             t[i * a + j] = r[i];
     }
 #pragma GCC unroll 4
     for (int i = 0; i < m; i++)
-        output_1d(m, t + i * a, o + i * m);
+        output_1d(f, t + i * a, o + i * m);
 }
 
 /* u[plane] = G g G^T for 8 output channels of one input channel; the 9 taps are PANEL floats apart. */
-always_inline void weight_tile(const int m, const float *taps, float *u, ptrdiff_t plane)
+always_inline void weight_tile(const int f, const float *taps, float *u, ptrdiff_t plane)
 {
-    const int a = m + 2;
+    const int a = products_of(f);
     __m256 t[3 * A_MAX], g[3], o[A_MAX];
 #pragma GCC unroll 3
     for (int j = 0; j < 3; j++) {
 #pragma GCC unroll 3
         for (int i = 0; i < 3; i++)
             g[i] = _mm256_loadu_ps(taps + (i * 3 + j) * PANEL);
-        weight_1d(m, g, o);
+        weight_1d(f, g, o);
 #pragma GCC unroll 6
         for (int i = 0; i < a; i++)
             t[i * 3 + j] = o[i];
     }
 #pragma GCC unroll 6
     for (int i = 0; i < a; i++) {
-        weight_1d(m, t + i * 3, o);
+        weight_1d(f, t + i * 3, o);
 #pragma GCC unroll 6
         for (int j = 0; j < a; j++)
             _mm256_store_ps(u + (i * a + j) * plane, o[j]);

@@ -1,35 +1,44 @@
-/* winograd_tmpl.h - 3x3 convolutions, stride 1, padding 1, as F(4x4,3x3) and F(2x2,3x3). Included once per instruction
- * set, with NAME(x) the exported name and ISA its text; the arithmetic, and so the bits, are the same.
+/* winograd_tmpl.h - 3x3 convolutions, stride 1, padding 1, as F(4x4,3x3) and F(2x2,3x3), and of a map that is doubled
+ * first. Included once per instruction set, with NAME(x) the exported name and ISA its text; the arithmetic, and so the
+ * bits, are the same.
  *
  * Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks" (CVPR 2016). F(4,3) interpolates at 0, +-sqrt(1/2),
  * +-sqrt(2) and infinity: factors near 1 make the largest error a quarter of that of 0, +-1, +-2, at the same cost.
+ *
+ * DOUBLED: nearest upsampling and the convolution in one, reading the small map. Along one dimension even outputs are
+ * w0 x[i-1] + (w1+w2) x[i], odd ones (w0+w1) x[i] + w2 x[i+1]. F(2,2) at 0, 1, -1 for the even and at 1, -1, infinity
+ * for the odd ones meets in the product at 1 (both filters have the same sum there) and in the input at -1: 4 inputs
+ * become the 4 of F(2,3), 5 products and 4 outputs; 25 products for 4x4 outputs, where F(4,3) has 36.
+ *
  * Tiles of all rows of the batch are counted through and taken in chunks. For a chunk: (1) every tile of a x a inputs
  * becomes one element of a*a planes V [a*a][C/8][tiles][8]; (2) for each panel of 16 output channels, a*a products
- * V U into sums [a*a][tiles][16], which stay in L2, and then the inverse transform and the epilogue. Threads divide only
- * outputs: whole chunks where there are enough of them and weights are at hand, else blocks and panels of one chunk. Weights are transformed ahead (U [panel][a*a][C padded to 8][16]) or on the way, STEP
- * input channels at a time, from a form of plain taps ([panel][C padded to 8][9][16], a quarter of the bytes) or from
- * the parameter itself. Sums continue from step to step, so all three give the same bits. */
+ * V U into sums [a*a][tiles][16], which stay in L2, and then the inverse transform and the epilogue. Threads divide
+ * only outputs: whole chunks where there are enough of them and weights are at hand, else blocks and panels of one
+ * chunk. Weights are transformed ahead (U [panel][a*a][C padded to 8][16]) or on the way, STEP input channels at a
+ * time, from a form of plain taps ([panel][C padded to 8][9][16], a quarter of the bytes) or from the parameter itself.
+ * Sums continue from step to step, so all three give the same bits. */
 #include "choose.h"
 #include "gradients.h"
 #include "winograd_tile.h"
 
 enum {
-    TILES_MAX = 48, /* a chunk */
-    STEP = 64,      /* input channels whose weights are transformed at a time */
-    AHEAD = 12, /* input channels whose taps are fetched ahead: they come from L3 or memory */
+    TILES_AHEAD = 48, /* a chunk */
+    TILES_MAX = 64,   /* ... where each transforms the weights again */
+    STEP = 64,        /* input channels whose weights are transformed at a time */
+    AHEAD = 12,       /* input channels whose taps are fetched ahead: they come from L3 or memory */
     SUMS_PLANE = TILES_MAX * PANEL + PAD,
     TASKS_PER_THREAD = 2,
     SLOTS_MAX = 8 /* planes V in the workspace: as many threads can each have a chunk of their own */
 };
 
 /* u [a*a][..][16] of n input channels, from taps [n][9][16]. */
-always_inline void weight_tiles(const int m, const float *taps, int n, float *u, ptrdiff_t plane)
+always_inline void weight_tiles(const int f, const float *taps, int n, float *u, ptrdiff_t plane)
 {
     for (int c = 0; c < n; c++, taps += TAPS * PANEL) {
         for (int i = 0; i < TAPS; i++)
             _mm_prefetch(taps + (AHEAD * TAPS + i) * PANEL, _MM_HINT_T0);
         for (int h = 0; h < PANEL; h += LANES)
-            weight_tile(m, taps + h, u + c * PANEL + h, plane);
+            weight_tile(f, taps + h, u + c * PANEL + h, plane);
     }
 }
 
@@ -53,7 +62,7 @@ enum weights { TRANSFORMED, PLAIN, LOGICAL };
 
 typedef struct winograd {
     const dn_conv_call *call;
-    int m; /* a tile gives m x m outputs */
+    int f;
     enum weights weights;
     int tiles_x, tiles; /* tiles in a line, in a row of the batch */
     int c_blocks, panels, chunk;
@@ -63,7 +72,7 @@ typedef struct winograd {
     int count, parts;           /* a task is one block or panel for one of `parts` pieces of the chunk */
 } winograd;
 
-/* A tile's place: row of the batch, top left output. */
+/* A tile's place: row of the batch, line and column among its tiles. */
 typedef struct spot {
     int64_t row;
     int y, x;
@@ -72,27 +81,27 @@ typedef struct spot {
 static inline spot spot_of(const winograd *w, int64_t tile)
 {
     int in_row = (int)(tile % w->tiles);
-    return (spot){ tile / w->tiles, in_row / w->tiles_x * w->m, in_row % w->tiles_x * w->m };
+    return (spot){ tile / w->tiles, in_row / w->tiles_x, in_row % w->tiles_x };
 }
 
 static inline int part_begin(const winograd *w, int part) { return (int)((int64_t)w->count * part / w->parts); }
 
 /* Tiles t0 .. t1-1 of the chunk, channels of one block of 8. */
-always_inline void input_tiles(const int m, const winograd *w, int block, int t0, int t1)
+always_inline void input_tiles(const int f, const winograd *w, int block, int t0, int t1)
 {
-    const int a = m + 2;
+    const int a = inputs_of(f), step = step_of(f);
     const dn_conv_shape *s = &w->call->shape;
     _Alignas(64) float edge[PLANES_MAX * LANES];
     for (int t = t0; t < t1; t++) {
         const spot p = spot_of(w, w->first + t);
         const float *src = (const float *)rows_at(&w->call->x, p.row, block * LANES);
         float *v = w->v + block * w->v_block + t * LANES;
-        int y = p.y - 1, x = p.x - 1;
+        int y = p.y * step - 1, x = p.x * step - 1;
         if (y >= 0 && x >= 0 && y + a <= s->H && x + a <= s->W) {
-            input_tile(m, src + ((ptrdiff_t)y * s->W + x) * LANES, (ptrdiff_t)s->W * LANES, v, w->v_plane);
+            input_tile(f, src + ((ptrdiff_t)y * s->W + x) * LANES, (ptrdiff_t)s->W * LANES, v, w->v_plane);
         } else {
             copy_edge(a, edge, src, s, y, x);
-            input_tile(m, edge, a * LANES, v, w->v_plane);
+            input_tile(f, edge, a * LANES, v, w->v_plane);
         }
     }
 }
@@ -103,25 +112,28 @@ static void input_task(void *arg, int64_t from, int64_t to, int thread)
     const winograd *w = arg;
     for (int64_t i = from; i < to; i++) {
         int block = (int)(i / w->parts), part = (int)(i % w->parts);
-        if (w->m == 4)
-            input_tiles(4, w, block, part_begin(w, part), part_begin(w, part + 1));
+        const int t0 = part_begin(w, part), t1 = part_begin(w, part + 1);
+        if (w->f == F43)
+            input_tiles(F43, w, block, t0, t1);
+        else if (w->f == F23)
+            input_tiles(F23, w, block, t0, t1);
         else
-            input_tiles(2, w, block, part_begin(w, part), part_begin(w, part + 1));
+            input_tiles(DOUBLED, w, block, t0, t1);
     }
 }
 
 /* sums[a*a][TILES_MAX][16] of one panel for the tiles t0 .. t1-1 of the chunk, input blocks b0 .. b1-1. */
 static void products(const winograd *w, int t0, int t1, int b0, int b1, const float *u, ptrdiff_t u_plane, float *sums)
 {
-    const int planes = (w->m + 2) * (w->m + 2);
+    const int planes = products_of(w->f) * products_of(w->f);
     for (int i = 0; i < planes; i++) {
-        const float *v = w->v + i * w->v_plane + b0 * w->v_block + t0 * LANES;
+        const float *v = w->v + input_plane(w->f, i) * w->v_plane + b0 * w->v_block + t0 * LANES;
         dn_cpu_strip(t1 - t0, b1 - b0, v, w->v_block, u + i * u_plane, sums + i * SUMS_PLANE, b0 > 0);
     }
 }
 
 /* The same over all input blocks, the weights being transformed STEP channels at a time. */
-always_inline void products_live(const int m, const winograd *w, int panel, int t0, int t1, float *sums)
+always_inline void products_live(const int f, const winograd *w, int panel, int t0, int t1, float *sums)
 {
     _Alignas(64) float u[PLANES_MAX * (STEP * PANEL + PAD)], gathered[STEP * TAPS * PANEL];
     const dn_conv_shape *s = &w->call->shape;
@@ -133,41 +145,43 @@ always_inline void products_live(const int m, const winograd *w, int panel, int 
             gather_taps(gathered, w->call->weights, s->C, s->K, panel, b0 * LANES, b1 * LANES);
             taps = gathered;
         }
-        weight_tiles(m, taps, n, u, STEP * PANEL + PAD);
+        weight_tiles(f, taps, n, u, STEP * PANEL + PAD);
         products(w, t0, t1, b0, b1, u, STEP * PANEL + PAD, sums);
     }
 }
 
 /* Inverse transform and epilogue of the panel's 8 channels from `channel`. */
-always_inline void output_tiles(const int m, const winograd *w, int channel, int t0, int t1, const float *sums)
+always_inline void output_tiles(const int f, const winograd *w, int channel, int t0, int t1, const float *sums)
 {
     const dn_conv_call *call = w->call;
     const dn_conv_shape *s = &call->shape;
+    const int m = outputs_of(f);
     sink to = { 0 };
     for (int t = t0; t < t1; t++) {
         const spot p = spot_of(w, w->first + t);
         if (t == t0 || w->first + t == p.row * w->tiles)
             to = sink_open(&call->epilogue, &call->y, s->K, p.row, channel);
         __m256 o[16];
-        output_tile(m, sums + (t - t0) * PANEL, SUMS_PLANE, o);
-        for (int i = 0; i < m && p.y + i < s->H; i++)
-            for (int j = 0; j < m && p.x + j < s->W; j++)
-                sink_put(&to, (int64_t)(p.y + i) * s->W + p.x + j, o[i * m + j]);
+        output_tile(f, sums + (t - t0) * PANEL, SUMS_PLANE, o);
+        const int y = p.y * m, x = p.x * m;
+        for (int i = 0; i < m && y + i < s->Ho; i++)
+            for (int j = 0; j < m && x + j < s->Wo; j++)
+                sink_put(&to, (int64_t)(y + i) * s->Wo + x + j, o[i * m + j]);
     }
 }
 
-always_inline void panel(const int m, const winograd *w, int p, int t0, int t1)
+always_inline void panel(const int f, const winograd *w, int p, int t0, int t1)
 {
     _Alignas(64) float sums[PLANES_MAX * SUMS_PLANE];
-    const int planes = (m + 2) * (m + 2);
+    const int planes = products_of(f) * products_of(f);
     if (w->weights == TRANSFORMED) {
         const ptrdiff_t u_plane = (ptrdiff_t)w->c_blocks * LANES * PANEL;
         products(w, t0, t1, 0, w->c_blocks, (const float *)w->call->weights + p * planes * u_plane, u_plane, sums);
     } else {
-        products_live(m, w, p, t0, t1, sums);
+        products_live(f, w, p, t0, t1, sums);
     }
     for (int h = 0; h < PANEL && p * PANEL + h < w->call->shape.K; h += LANES)
-        output_tiles(m, w, p * PANEL + h, t0, t1, sums + h);
+        output_tiles(f, w, p * PANEL + h, t0, t1, sums + h);
 }
 
 static void panel_task(void *arg, int64_t from, int64_t to, int thread)
@@ -176,10 +190,13 @@ static void panel_task(void *arg, int64_t from, int64_t to, int thread)
     const winograd *w = arg;
     for (int64_t i = from; i < to; i++) {
         int p = (int)(i / w->parts), part = (int)(i % w->parts);
-        if (w->m == 4)
-            panel(4, w, p, part_begin(w, part), part_begin(w, part + 1));
+        const int t0 = part_begin(w, part), t1 = part_begin(w, part + 1);
+        if (w->f == F43)
+            panel(F43, w, p, t0, t1);
+        else if (w->f == F23)
+            panel(F23, w, p, t0, t1);
         else
-            panel(2, w, p, part_begin(w, part), part_begin(w, part + 1));
+            panel(DOUBLED, w, p, t0, t1);
     }
 }
 
@@ -190,11 +207,19 @@ static void run_parts(winograd *w, dn_task task, int n, int wanted)
     dn_pool_run(w->call->pool, task, w, (int64_t)n * w->parts, 1);
 }
 
-static int tiles_of(const dn_conv_shape *s, int m) { return ceil_div(s->Ho, m) * ceil_div(s->Wo, m); }
+static int tiles_of(const dn_conv_shape *s, int f)
+{
+    return ceil_div(s->Ho, outputs_of(f)) * ceil_div(s->Wo, outputs_of(f));
+}
 
-static int64_t chunks_of(int64_t tiles) { return (tiles + TILES_MAX - 1) / TILES_MAX; }
+static int tiles_max(enum weights weights) { return weights == TRANSFORMED ? TILES_AHEAD : TILES_MAX; }
 
-static ptrdiff_t slot_floats(const winograd *w) { return (w->m + 2) * (w->m + 2) * w->v_plane; }
+static int64_t chunks_of(int64_t tiles, enum weights weights)
+{
+    return (tiles + tiles_max(weights) - 1) / tiles_max(weights);
+}
+
+static ptrdiff_t slot_floats(const winograd *w) { return inputs_of(w->f) * inputs_of(w->f) * w->v_plane; }
 
 /* Whole chunks, each in its thread's own planes V, which then stay in its own L2. */
 static void chunk_task(void *arg, int64_t from, int64_t to, int thread)
@@ -224,14 +249,16 @@ static void run_together(winograd *w, int threads)
     }
 }
 
-static void run(const dn_conv_call *call, int m, enum weights weights)
+static void run(const dn_conv_call *call, int f, enum weights weights)
 {
     const dn_conv_shape *s = &call->shape;
-    winograd w = { .call = call, .m = m, .weights = weights, .tiles_x = ceil_div(s->Wo, m), .tiles = tiles_of(s, m) };
+    winograd w = { .call = call, .f = f, .weights = weights };
+    w.tiles_x = ceil_div(s->Wo, outputs_of(f));
+    w.tiles = tiles_of(s, f);
     const int threads = dn_pool_threads(call->pool);
     const int64_t all = (int64_t)w.tiles * call->n;
-    const bool apart = weights == TRANSFORMED && threads > 1 && threads <= SLOTS_MAX && chunks_of(all) >= threads;
-    int64_t chunks = chunks_of(all);
+    int64_t chunks = chunks_of(all, weights);
+    const bool apart = weights == TRANSFORMED && threads > 1 && threads <= SLOTS_MAX && chunks >= threads;
     if (apart)
         chunks = (chunks + threads - 1) / threads * threads;
     w.c_blocks = ceil_div(s->C, LANES);
@@ -246,11 +273,12 @@ static void run(const dn_conv_call *call, int m, enum weights weights)
         run_together(&w, threads);
 }
 
-static size_t workspace(const dn_conv_shape *s, int rows_max, int m)
+static size_t workspace(const dn_conv_shape *s, int rows_max, int f, enum weights weights)
 {
-    const int64_t all = (int64_t)tiles_of(s, m) * rows_max;
-    const size_t plane = (size_t)ceil_div(s->C, LANES) * min64(TILES_MAX, all) * LANES + PAD;
-    return (size_t)((m + 2) * (m + 2)) * plane * sizeof(float) * min64(SLOTS_MAX, chunks_of(all));
+    const int64_t all = (int64_t)tiles_of(s, f) * rows_max;
+    const size_t plane = (size_t)ceil_div(s->C, LANES) * min64(tiles_max(weights), all) * LANES + PAD;
+    const int64_t slots = weights == TRANSFORMED ? min64(SLOTS_MAX, chunks_of(all, weights)) : 1;
+    return (size_t)(inputs_of(f) * inputs_of(f)) * plane * sizeof(float) * slots;
 }
 
 static size_t form_bytes(const dn_shape *w, int per_channel)
@@ -273,47 +301,62 @@ static void pack_plain_part(void *dst, const float *src, const dn_shape *shape, 
 
 static void pack_plain(void *dst, const float *src, const dn_shape *shape) { pack_plain_part(dst, src, shape, 0, 1); }
 
-always_inline void pack(const int m, float *dst, const float *src, const dn_shape *shape, int part, int parts)
+always_inline void pack(const int f, float *dst, const float *src, const dn_shape *shape, int part, int parts)
 {
     const int C = (int)shape->dim[2], K = (int)shape->dim[3], padded = ceil_div(C, LANES) * LANES;
+    const ptrdiff_t planes = products_of(f) * products_of(f);
     float taps[LANES * TAPS * PANEL];
     for (int p = first_panel(shape, part, parts); p < first_panel(shape, part + 1, parts); p++)
         for (int c = 0; c < padded; c += LANES) {
-            float *u = dst + ((ptrdiff_t)p * (m + 2) * (m + 2) * padded + c) * PANEL;
+            float *u = dst + (p * planes * padded + c) * PANEL;
             gather_taps(taps, src, C, K, p, c, c + LANES);
-            weight_tiles(m, taps, LANES, u, (ptrdiff_t)padded * PANEL);
+            weight_tiles(f, taps, LANES, u, (ptrdiff_t)padded * PANEL);
         }
 }
 
 static size_t form_bytes_plain(const dn_shape *w) { return form_bytes(w, TAPS); }
 
-#define FORM(m)                                                                                                    \
-    static size_t form_bytes_##m(const dn_shape *w) { return form_bytes(w, (m + 2) * (m + 2)); }                   \
-    static size_t workspace_##m(const dn_conv_shape *s, int rows_max) { return workspace(s, rows_max, m); }        \
-    static void pack_part_##m(void *dst, const float *src, const dn_shape *shape, int part, int parts)             \
-    {                                                                                                              \
-        pack(m, dst, src, shape, part, parts);                                                                     \
-    }                                                                                                              \
-    static void pack_##m(void *dst, const float *src, const dn_shape *shape) { pack(m, dst, src, shape, 0, 1); }   \
-    static void run_##m(const dn_conv_call *call) { run(call, m, TRANSFORMED); }                                   \
-    static void run_live_##m(const dn_conv_call *call) { run(call, m, LOGICAL); }
-FORM(4)
-FORM(2)
-
-static void run_plain_4(const dn_conv_call *call) { run(call, 4, PLAIN); }
+#define KERNEL(f, weights)                                                        \
+    static size_t workspace_##f##_##weights(const dn_conv_shape *s, int rows_max) \
+    {                                                                             \
+        return workspace(s, rows_max, f, weights);                                \
+    }                                                                             \
+    static void run_##f##_##weights(const dn_conv_call *call) { run(call, f, weights); }
+#define FORM(f)                                                                                                  \
+    static size_t form_bytes_##f(const dn_shape *w) { return form_bytes(w, products_of(f) * products_of(f)); }   \
+    static void pack_part_##f(void *dst, const float *src, const dn_shape *shape, int part, int parts)           \
+    {                                                                                                            \
+        pack(f, dst, src, shape, part, parts);                                                                   \
+    }                                                                                                            \
+    static void pack_##f(void *dst, const float *src, const dn_shape *shape) { pack(f, dst, src, shape, 0, 1); } \
+    KERNEL(f, TRANSFORMED)                                                                                       \
+    KERNEL(f, LOGICAL)
+FORM(F43)
+FORM(F23)
+FORM(DOUBLED)
+KERNEL(F43, PLAIN)
+KERNEL(DOUBLED, PLAIN)
 
 /* clang-format off */
 const dn_conv_kernel NAME(dn_cpu_winograd4) =
-    { "winograd43-" ISA, "winograd43", false, false, form_bytes_4, pack_4, workspace_4, run_4, pack_part_4,
+    { "winograd43-" ISA, "winograd43", false, false, form_bytes_F43, pack_F43, workspace_F43_TRANSFORMED, run_F43_TRANSFORMED, pack_part_F43,
       NULL, NULL, NULL };
 const dn_conv_kernel NAME(dn_cpu_winograd4_plain) =
-    { "winograd43-plain-" ISA, "taps16", false, false, form_bytes_plain, pack_plain, workspace_4, run_plain_4, pack_plain_part,
+    { "winograd43-plain-" ISA, "taps16", false, false, form_bytes_plain, pack_plain, workspace_F43_PLAIN, run_F43_PLAIN, pack_plain_part,
       "taps16-rotated", dn_cpu_rotate_taps, dn_cpu_rotate_taps_part };
 const dn_conv_kernel NAME(dn_cpu_winograd4_live) =
-    { "winograd43-live-" ISA, NULL, false, false, NULL, NULL, workspace_4, run_live_4, NULL, NULL, NULL, NULL };
+    { "winograd43-live-" ISA, NULL, false, false, NULL, NULL, workspace_F43_LOGICAL, run_F43_LOGICAL, NULL, NULL, NULL, NULL };
 const dn_conv_kernel NAME(dn_cpu_winograd2) =
-    { "winograd23-" ISA, "winograd23", false, false, form_bytes_2, pack_2, workspace_2, run_2, pack_part_2,
+    { "winograd23-" ISA, "winograd23", false, false, form_bytes_F23, pack_F23, workspace_F23_TRANSFORMED, run_F23_TRANSFORMED, pack_part_F23,
       NULL, NULL, NULL };
 const dn_conv_kernel NAME(dn_cpu_winograd2_live) =
-    { "winograd23-live-" ISA, NULL, false, false, NULL, NULL, workspace_2, run_live_2, NULL, NULL, NULL, NULL };
+    { "winograd23-live-" ISA, NULL, false, false, NULL, NULL, workspace_F23_LOGICAL, run_F23_LOGICAL, NULL, NULL, NULL, NULL };
+const dn_conv_kernel NAME(dn_cpu_doubled) =
+    { "doubled-" ISA, "doubled", false, false, form_bytes_DOUBLED, pack_DOUBLED, workspace_DOUBLED_TRANSFORMED, run_DOUBLED_TRANSFORMED, pack_part_DOUBLED,
+      NULL, NULL, NULL };
+const dn_conv_kernel NAME(dn_cpu_doubled_plain) =
+    { "doubled-plain-" ISA, "taps16", false, false, form_bytes_plain, pack_plain, workspace_DOUBLED_PLAIN, run_DOUBLED_PLAIN, pack_plain_part,
+      "taps16-rotated", dn_cpu_rotate_taps, dn_cpu_rotate_taps_part };
+const dn_conv_kernel NAME(dn_cpu_doubled_live) =
+    { "doubled-live-" ISA, NULL, false, false, NULL, NULL, workspace_DOUBLED_LOGICAL, run_DOUBLED_LOGICAL, NULL, NULL, NULL, NULL };
 /* clang-format on */

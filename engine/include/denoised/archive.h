@@ -1,8 +1,9 @@
 /* archive.h - archives of strangers: tar, tar.zst, tar.gz, zip, read in one pass, and folders written as tar.zst.
  *
- * Every byte is untrusted. Names are relative, without "..", without a drive or a NUL; links, devices and anything that is no
+ * Every byte is untrusted. Names are relative UTF-8 without "..", backslash, drive or control characters, each once; links, devices and anything that is no
  * regular file or folder is refused by name; the number of entries, the bytes of one entry, their sum, and their ratio to the
- * archive's own size are bounded by named limits. libarchive does the formats. */
+ * archive's own size are bounded by named limits
+ * (16 MB may come out of any archive, whatever the ratio). libarchive does the formats. */
 #ifndef DENOISED_ARCHIVE_H
 #define DENOISED_ARCHIVE_H
 

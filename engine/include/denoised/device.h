@@ -41,7 +41,7 @@ int dn_net_foresee(dn_footprint *out, const dn_device *d, const char *dir, dn_er
 size_t dn_net_arena_bytes(const dn_net *n);
 size_t dn_net_form_bytes(const dn_net *n); /* packed forms that this net was the first to ask for */
 double dn_net_gflop_per_row(const dn_net *n);
-/* "cpu-avx2/k1/w<hash>/fp32": names every source of different bytes. Owned by the net. */
+/* "cpu-avx2/k2/w<hash>/fp32": names every source of different bytes. Owned by the net. */
 const char *dn_net_numerics(const dn_net *n);
 
 typedef struct dn_sample_params {

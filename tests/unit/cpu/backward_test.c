@@ -1,5 +1,5 @@
-/* Gradients on the CPU backend: every kernel of the backward pass inside a small program, against ref; and the same bits
- * whatever the threads, the plan and (of what rows have for themselves) the batch. */
+/* Gradients on the CPU backend: every kernel of the backward pass inside a small program, against ref; and the same
+ * bits whatever the threads, the plan and (of what rows have for themselves) the batch. */
 #include "lower_run.h"
 #include "plan.h"
 #include "program.h"
@@ -64,7 +64,8 @@ static dn_val group_norm(lab *m, const int *c)
     return c[6] ? dn_binary(p, DN_ADD, y, x) : y;
 }
 
-/* Of a sum with an embedding for each row and a bias, as a convolution leaves it. c: H, W, C, groups, activation or -1 */
+/* Of a sum with an embedding for each row and a bias, as a convolution leaves it. c: H, W, C, groups, activation or -1
+ */
 static dn_val norm_of_sum(lab *m, const int *c)
 {
     dn_program *p = m->p;
@@ -435,12 +436,9 @@ static void norm_and_silu_are_one(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(agrees_with_ref),
-        cmocka_unit_test(bits_stay),
-        cmocka_unit_test(leaves_nothing_to_ref),
-        cmocka_unit_test(norm_and_silu_are_one),
-        cmocka_unit_test(sums_come_with_the_norm),
-        cmocka_unit_test(narrow_values_stay_blocked),
+        cmocka_unit_test(agrees_with_ref),         cmocka_unit_test(bits_stay),
+        cmocka_unit_test(leaves_nothing_to_ref),   cmocka_unit_test(norm_and_silu_are_one),
+        cmocka_unit_test(sums_come_with_the_norm), cmocka_unit_test(narrow_values_stay_blocked),
     };
     if (!dn_backend_cpu.available()) {
         printf("SKIPPED: this machine has no AVX2\n");

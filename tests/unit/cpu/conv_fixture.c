@@ -97,14 +97,15 @@ bool tensor_row_equal(const tensor *a, int row_a, const tensor *b, int row_b)
 static double conv_at(const fixture *f, int row, int oy, int ox, int k)
 {
     const dn_conv_shape *s = &f->shape;
+    const int large = f->doubled ? 2 : 1;
     double sum = 0;
     for (int ky = 0; ky < s->kh; ky++)
         for (int kx = 0; kx < s->kw; kx++) {
             int y = oy * s->stride - s->pad_top + ky, x = ox * s->stride - s->pad_left + kx;
-            if (y < 0 || y >= s->H || x < 0 || x >= s->W)
+            if (y < 0 || y >= s->H * large || x < 0 || x >= s->W * large)
                 continue;
             for (int c = 0; c < s->C; c++)
-                sum += (double)*tensor_at(&f->x, row, y * s->W + x, c) *
+                sum += (double)*tensor_at(&f->x, row, y / large * s->W + x / large, c) *
                        f->weights[((ky * s->kw + kx) * (int64_t)s->C + c) * s->K + k];
         }
     return sum;

@@ -14,6 +14,7 @@ typedef struct tensor {
 typedef struct fixture {
     dn_conv_shape shape;
     int n;
+    bool doubled; /* x is made twice as large first */
     tensor x, residual;
     float *weights, *bias, *row_bias; /* [kh,kw,C,K]; [K up to a multiple of 16]; [n,K] */
     float scale;

@@ -56,7 +56,7 @@ static const layer layers[] = {
     { 7,  16,   8,  2,  2, 3, 1, 1, 1, 1, 1 },
     { 3,   8,  16,  1,  1, 3, 1, 1, 1, 1, 1 },
     { 2,  20,  12,  1, 13, 3, 1, 1, 1, 1, 1 },
-    { 1,  16,  32, 28, 28, 3, 1, 1, 1, 1, 1 }, /* more than one chunk */
+    { 2,  16,  32, 28, 28, 3, 1, 1, 1, 1, 1 }, /* more than one chunk */
     { 3,  32,  32, 13,  9, 3, 2, 1, 1, 1, 1 }, /* stride 2 */
     { 3,  24,  20,  8,  8, 3, 2, 0, 0, 1, 1 }, /* padded below and on the right only */
     { 2,  16,  16,  7,  6, 3, 2, 0, 0, 1, 1 },
@@ -80,7 +80,7 @@ static const layer layers[] = {
     { 2,   8,  16, 10, 10, 2, 2, 0, 0, 0, 0 },
 };
 /* clang-format on */
-enum { LAYERS = sizeof layers / sizeof *layers, GAP = 64 };
+enum { LAYERS = sizeof layers / sizeof *layers, WINOGRAD_LAYERS = 10, GAP = 64 };
 
 static float *random_block(size_t n, size_t padded, float scale, uint64_t seed)
 {
@@ -206,6 +206,47 @@ static void test_kernels(void **state)
     dn_pool_free(pool);
 }
 
+/* 3x3 of a map that is doubled first. All three forms of the weights and both instruction sets have the same bits. */
+static void test_doubled(void **state)
+{
+    (void)state;
+#define X(name) { &dn_cpu_##name##_avx2, 1e-6, any }, { &dn_cpu_##name##_avx512, 1e-6, same3x3_avx512 },
+    const algorithm doubled[] = { DN_DOUBLEDS(X) };
+#undef X
+    dn_pool *pool = dn_pool_new(2, NULL);
+    for (int i = 0; i < WINOGRAD_LAYERS; i++) {
+        fixture f = fixture_new(&layers[i], i % 8);
+        f.doubled = true;
+        f.shape.Ho = 2 * f.shape.H;
+        f.shape.Wo = 2 * f.shape.W;
+        if (f.residual.rows.base) {
+            tensor_free(&f.residual);
+            f.residual = tensor_new(f.n, f.shape.Ho * f.shape.Wo, f.shape.K, false, GAP);
+            tensor_fill(&f.residual, 66);
+        }
+        double *reference = reference_conv(&f);
+        tensor first = run(&f, doubled[0].kernel, 0, f.n, NULL);
+        for (size_t a = 0; a < sizeof doubled / sizeof *doubled; a++) {
+            if (doubled[a].accepts != any && !dn_cpu_has_avx512())
+                continue;
+            check(&f, &doubled[a], reference, pool);
+            tensor other = run(&f, doubled[a].kernel, 0, f.n, NULL);
+            for (int r = 0; r < f.n; r++)
+                assert_true(tensor_row_equal(&first, r, &other, r));
+            tensor_free(&other);
+        }
+        for (int use = DN_FORM_KEPT; use <= DN_FORM_EACH_RUN; use++) {
+            const dn_conv_kernel *k = dn_cpu_doubled_choose(&f.shape, use);
+            assert_non_null(k);
+            assert_true(use != DN_FORM_NONE || !k->form_key);
+        }
+        tensor_free(&first);
+        free(reference);
+        fixture_free(&f);
+    }
+    dn_pool_free(pool);
+}
+
 /* Weights transformed ahead and on the way, and both instruction sets, give the same bits. */
 static void test_same_bits(void **state)
 {
@@ -279,10 +320,8 @@ static void test_choose(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_kernels),
-        cmocka_unit_test(test_same_bits),
-        cmocka_unit_test(test_in_place),
-        cmocka_unit_test(test_choose),
+        cmocka_unit_test(test_kernels),  cmocka_unit_test(test_same_bits), cmocka_unit_test(test_doubled),
+        cmocka_unit_test(test_in_place), cmocka_unit_test(test_choose),
     };
     if (!dn_cpu_has_avx2())
         return 77; /* meson: skipped */

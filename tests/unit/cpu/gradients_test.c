@@ -123,14 +123,15 @@ static double largest(const double *x, size_t n)
 
 /* ---- by the weights ---- */
 
-static float *run_dw(const problem *p, const dn_conv_dw_kernel *kernel, dn_pool *pool, bool dense)
+static float *run_dw(const problem *p, const dn_conv_dw_kernel *kernel, dn_pool *pool, bool dense, int parts)
 {
     const bool dense_x = dense && kernel->any_x, dense_dy = dense && kernel->any_dy;
     tensor x = tensor_copy(&p->x, dense_x, dense_x ? 3 : GAP), dy = tensor_copy(&p->dy, dense_dy, dense_dy ? 3 : GAP);
     void *workspace = spoiled(kernel->workspace_bytes(&p->shape, p->n));
     float *dw = malloc((size_t)weights_count(&p->shape) * sizeof *dw);
     memset(dw, 0xff, (size_t)weights_count(&p->shape) * sizeof *dw);
-    kernel->run(&(dn_conv_dw_call){ p->shape, p->n, x.rows, dy.rows, dw, workspace, pool });
+    for (int part = 0; part < parts; part++)
+        kernel->run(&(dn_conv_dw_call){ p->shape, p->n, x.rows, dy.rows, dw, workspace, pool, part, parts });
     free(workspace);
     tensor_free(&x);
     tensor_free(&dy);
@@ -155,15 +156,16 @@ static void check_dw(const problem *p, const dn_conv_dw_kernel *kernel, const dn
 {
     const int n = weights_count(&p->shape);
     double *reference = reference_dw(p), scale = largest(reference, (size_t)n);
-    float *dw = run_dw(p, kernel, NULL, false);
+    float *dw = run_dw(p, kernel, NULL, false, 1);
     for (int i = 0; i < n; i++)
         if (!(fabs(dw[i] - reference[i]) <= tolerance * scale))
             fail_msg("%s, %d->%d at %dx%d, element %d: %g, not %g", kernel->name, p->shape.C, p->shape.K, p->shape.H,
                      p->shape.W, i, dw[i], reference[i]);
-    same_bits(dw, run_dw(p, kernel, pool, false), n, "two threads");
+    same_bits(dw, run_dw(p, kernel, pool, false, 1), n, "two threads");
+    same_bits(dw, run_dw(p, kernel, pool, false, 5), n, "five parts");
     if (same)
-        same_bits(dw, run_dw(p, same, pool, false), n, same->name);
-    same_bits(dw, run_dw(p, kernel, pool, true), n, "dense");
+        same_bits(dw, run_dw(p, same, pool, false, 1), n, same->name);
+    same_bits(dw, run_dw(p, kernel, pool, true, 1), n, "dense");
     free(dw);
     free(reference);
 }
@@ -198,7 +200,7 @@ static void test_zero_rows(void **state)
                 *tensor_at(&b.dy, r, at, k) = 0;
     const dn_conv_dw_kernel *kernels[] = { &dn_cpu_implicit_dw, &dn_cpu_winograd4_dw_avx2, &dn_cpu_winograd2_dw_avx2 };
     for (int i = 0; i < 3; i++) {
-        float *one = run_dw(&a, kernels[i], NULL, false), *other = run_dw(&b, kernels[i], *state, false);
+        float *one = run_dw(&a, kernels[i], NULL, false, 1), *other = run_dw(&b, kernels[i], *state, false, 3);
         for (int j = 0; j < weights_count(&a.shape); j++)
             assert_true(one[j] == other[j]);
         free(one);

@@ -14,14 +14,14 @@
 #include <cmocka.h>
 
 /* clang-format off */
-typedef struct layer { int n, C, K, H, W, kernel, stride, top, bottom; } layer;
+typedef struct layer { int n, C, K, H, W, kernel, stride, top, bottom, width; } layer;
 static const layer layers[] = {
-    { 1, 12, 20,  4,  4, 3, 1, 1, 1 }, { 2, 40, 64,  8,  8, 3, 1, 1, 1 }, { 5, 20, 12, 14, 14, 3, 1, 1, 1 },
-    { 2, 64, 20, 32, 32, 3, 1, 1, 1 }, { 3,  3, 40, 16, 16, 3, 1, 1, 1 }, { 4,  1, 12,  9, 11, 3, 1, 1, 1 },
-    { 3, 40,  3, 16, 16, 3, 1, 1, 1 }, { 2, 12,  1,  9,  7, 3, 1, 1, 1 }, { 2,  4,  4,  7,  6, 3, 1, 1, 1 },
-    { 2, 20, 40,  8,  8, 3, 2, 1, 1 }, { 3, 12, 12,  8,  8, 3, 2, 0, 1 }, { 2, 40, 20, 15, 13, 3, 2, 0, 1 },
-    { 2, 40, 20,  9,  9, 1, 1, 0, 0 }, { 5, 64, 12,  4,  4, 1, 1, 0, 0 }, { 2,  4, 64,  8,  8, 2, 2, 0, 0 },
-    { 1, 40, 40,  5,  6, 3, 1, 1, 1 }, { 2, 20, 20,  6,  6, 5, 1, 2, 2 }, { 2, 20, 20,  6,  6, 3, 1, 2, 0 },
+    { 1, 12, 20,  4,  4, 3, 1, 1, 1, 24 }, { 2, 40, 64,  8,  8, 3, 1, 1, 1, 24 }, { 5, 20, 12, 14, 14, 3, 1, 1, 1, 24 },
+    { 2, 64, 20, 32, 32, 3, 1, 1, 1, 24 }, { 3,  3, 40, 16, 16, 3, 1, 1, 1, 24 }, { 4,  1, 12,  9, 11, 3, 1, 1, 1, 24 },
+    { 3, 40,  3, 16, 16, 3, 1, 1, 1, 24 }, { 2, 12,  1,  9,  7, 3, 1, 1, 1, 24 }, { 2,  4,  4,  7,  6, 3, 1, 1, 1, 24 },
+    { 2, 20, 40,  8,  8, 3, 2, 1, 1, 24 }, { 3, 12, 12,  8,  8, 3, 2, 0, 1, 24 }, { 2, 40, 20, 15, 13, 3, 2, 0, 1, 24 },
+    { 2, 40, 20,  9,  9, 1, 1, 0, 0, 24 }, { 5, 64, 12,  4,  4, 1, 1, 0, 0, 24 }, { 2,  4, 64,  8,  8, 2, 2, 0, 0, 24 },
+    { 1, 40, 40,  5,  6, 3, 1, 1, 1, 24 }, { 2, 20, 20,  6,  6, 5, 1, 2, 2, 24 }, { 2, 20, 20,  6,  6, 3, 1, 2, 0, 24 },
 };
 /* clang-format on */
 enum { LAYERS = sizeof layers / sizeof *layers, GRADS = 8 };
@@ -29,9 +29,9 @@ enum { LAYERS = sizeof layers / sizeof *layers, GRADS = 8 };
 /* Of the largest element; measured: 1.5e-6. */
 static const double tolerance = 5e-6;
 
-static const char *const names[GRADS] = { "y", "dx", "dw", "db", "dm", "dt", "dv", "dz" };
+static const char *const names[GRADS] = { "y", "db", "dw", "dt", "dm", "dz", "dx", "dv" };
 
-/* conv -> + time -> mean over positions -> two linear layers, and the gradient of sum(y * dy) by everything. */
+/* A convolution + a linear layer of z, SiLU, a linear layer; and the gradient of sum(y * dy) by everything. */
 static dn_program *program_new(const layer *l, bool trains)
 {
     dn_program *p = dn_program_new();
@@ -40,8 +40,8 @@ static dn_program *program_new(const layer *l, bool trains)
     dn_val w = dn_param_add(p, block, "w", dn_shape(l->kernel, l->kernel, l->C, l->K), DN_PARAM_CONV, true);
     dn_val b = dn_param_add(p, block, "b", dn_shape(l->K), DN_PARAM_PLAIN, false);
     dn_val t = dn_param_add(p, block, "t", dn_shape(9, l->K), DN_PARAM_LINEAR, true);
-    dn_val m = dn_param_add(p, block, "m", dn_shape(l->K, 24), DN_PARAM_LINEAR, true);
-    dn_val v = dn_param_add(p, block, "v", dn_shape(24), DN_PARAM_PLAIN, false);
+    dn_val m = dn_param_add(p, block, "m", dn_shape(l->K, l->width), DN_PARAM_LINEAR, true);
+    dn_val v = dn_param_add(p, block, "v", dn_shape(l->width), DN_PARAM_PLAIN, false);
     const int pad[4] = { l->top, l->top, l->bottom, l->bottom };
     dn_val h = dn_conv2d(p, x, w, b, l->stride, pad);
     h = dn_binary(p, DN_ADD, h, dn_matmul(p, z, t, DN_NONE, false));
@@ -49,7 +49,7 @@ static dn_program *program_new(const layer *l, bool trains)
     dn_val tokens = dn_reshape(p, h, dn_shape(hs->dim[0] * hs->dim[1], l->K));
     dn_val y = dn_matmul(p, dn_unary(p, DN_SILU, tokens), m, v, false);
     dn_val dy = dn_input(p, "dy", DN_F32, *dn_shape_of(p, y)), grad[7];
-    dn_grad(p, y, dy, (dn_val[]){ x, w, b, m, t, v, z }, 7, grad);
+    dn_grad(p, y, dy, (dn_val[]){ b, w, t, m, z, x, v }, 7, grad);
     dn_output(p, names[0], y);
     for (int i = 0; i < 7; i++)
         dn_output(p, names[i + 1], grad[i]);
@@ -95,6 +95,36 @@ static void test_layers(void **state)
     (void)state;
     for (int i = 0; i < LAYERS; i++)
         check(&layers[i], i);
+}
+
+/* Programs for many rows divide large ops into several steps: no bit depends on it. */
+static void test_parts(void **state)
+{
+    (void)state;
+    static const layer large[] = { { 3, 512, 512, 16, 16, 3, 1, 1, 1, 20 }, { 2, 12, 1024, 32, 32, 1, 1, 0, 0, 512 } };
+    for (int i = 0; i < 2; i++) {
+        dn_program *p = program_new(&large[i], true);
+        float *block = parameters(p, 0, 9);
+        for (int g = 0; g < GRADS; g += 2) { /* y, dw, dm, dx */
+            int64_t n;
+            batch how = { .n = large[i].n }, roomy = { .n = large[i].n, .rows_max = 7, .threads = 2 };
+            float *one = run_program(&dn_backend_cpu, p, block, names[g], how, &n);
+            float *parts = run_program(&dn_backend_cpu, p, block, names[g], roomy, &n);
+            if (memcmp(one, parts, (size_t)(is_batch(p, names[g]) ? n : n * how.n) * sizeof *one))
+                fail_msg("large layer %d, %s: other bits in parts", i, names[g]);
+            free(one);
+            free(parts);
+        }
+        dn_lowered *few = NULL, *many = NULL;
+        dn_error err;
+        assert_int_equal(dn_lower(&few, &dn_backend_cpu, p, large[i].n, &err), 0);
+        assert_int_equal(dn_lower(&many, &dn_backend_cpu, p, 7, &err), 0);
+        assert_true(many->n_steps > few->n_steps);
+        dn_lowered_free(few);
+        dn_lowered_free(many);
+        free(block);
+        dn_program_free(p);
+    }
 }
 
 /* No form of a block that trains is kept, and ref computes no gradient of a convolution or a matrix. */
@@ -165,6 +195,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_layers),
+        cmocka_unit_test(test_parts),
         cmocka_unit_test(test_no_forms),
         cmocka_unit_test(test_weights_change),
     };

@@ -126,6 +126,10 @@ static double unary_of(int kind, double x)
     switch (kind) {
     case DN_SILU:
         return x / (1 + exp(-x));
+    case DN_GELU:
+        return 0.5 * x * erfc(-x * sqrt(0.5));
+    case DN_GELU_TANH:
+        return 0.5 * x * (1 + tanh(0.7978845608028654 * (x + 0.044715 * x * x * x)));
     case DN_SIGMOID:
         return 1 / (1 + exp(-x));
     case DN_RELU:

@@ -66,10 +66,9 @@ static const void **pack_forms(const dn_lowered *l, const float *block)
     assert_non_null(form);
     for (int i = 0; i < l->n_forms; i++) {
         const dn_form *f = &l->form[i];
-        const dn_param *q = &l->program->block[f->block].param[f->param];
         void *dst = aligned_alloc(64, (f->bytes + 63) / 64 * 64);
         assert_non_null(dst);
-        f->pack(dst, block + q->offset, &q->shape);
+        dn_form_make(dst, f, l->program, block);
         form[i] = dst;
     }
     return form;

@@ -124,6 +124,7 @@ static const spec specs[] = {
     { "attention, odd head", attention, { 5, 7, 20, 5, 4 } },
     { "attention, head 12",  attention, { 7, 7, 24, 12, 2 } },
     { "attention, no norm",  attention, { 3, 3, 16, 16, -1 } },
+    { "attention, folded",   attention, { 10, 10, 48, 48, 8 } },
     { "unet",                small_unet, { 16, 16, 16, 32, 8, 8, 0 } },
     { "unet, 12 and 20",     small_unet, { 12, 8, 12, 20, 4, 10, 0 } },
     { "unet, 24 and 40",     small_unet, { 8, 10, 24, 40, 4, 8, 1 } },
@@ -238,7 +239,7 @@ static void fuses(void **state)
         dn_program *p = record(&specs[i]);
         dn_lowered *l = lower(p, 2);
         assert_int_equal(count(l, true, 0), 0);
-        assert_int_equal(count(l, false, DN_OP_COPY), 1);    /* the upsampling */
+        assert_int_equal(count(l, false, DN_OP_COPY), 0);    /* the upsampling is the next convolution's */
         assert_int_equal(count(l, false, DN_OP_CONV2D), 20); /* 4, and 6 resnets with 4 shortcuts */
         assert_int_equal(count(l, false, DN_OP_NORM), 14);
         dn_lowered_free(l);
@@ -258,6 +259,28 @@ static void fuses_modulation(void **state)
     assert_int_equal(count(l, false, DN_OP_NORM) + count(l, false, DN_OP_CONV2D), 5);
     dn_lowered_free(l);
     dn_program_free(p);
+}
+
+/* One head between square layers of whole panels: a single step, and no layer by itself (fold.h). */
+static void folds_attention(void **state)
+{
+    (void)state;
+    static const struct {
+        spec s;
+        int layers;
+    } cases[] = {
+        { { "one head", attention, { 4, 4, 32, 32, 8 } }, 0 },
+        { { "two heads", attention, { 4, 4, 32, 16, 8 } }, 4 },
+        { { "half a panel", attention, { 4, 4, 24, 24, 8 } }, 4 },
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        dn_program *p = record(&cases[i].s);
+        dn_lowered *l = lower(p, 2);
+        assert_int_equal(count(l, false, DN_OP_MATMUL), cases[i].layers);
+        assert_int_equal(count(l, false, DN_OP_ATTENTION), 1);
+        dn_lowered_free(l);
+        dn_program_free(p);
+    }
 }
 
 /* Networks whose packed weights would take gigabytes read the plain ones. Nothing of this size is run here. */
@@ -297,11 +320,9 @@ static void wide_norm(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(agrees_with_ref),
-        cmocka_unit_test(bits_stay),
-        cmocka_unit_test(fuses),
-        cmocka_unit_test(fuses_modulation),
-        cmocka_unit_test(large_networks_keep_plain_weights),
+        cmocka_unit_test(agrees_with_ref), cmocka_unit_test(bits_stay),
+        cmocka_unit_test(fuses),           cmocka_unit_test(fuses_modulation),
+        cmocka_unit_test(folds_attention), cmocka_unit_test(large_networks_keep_plain_weights),
         cmocka_unit_test(wide_norm),
     };
     if (!dn_backend_cpu.available()) {

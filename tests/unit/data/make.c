@@ -69,17 +69,21 @@ blob png_make(const uint8_t *pixels, int height, int width, int channels)
     return b;
 }
 
-blob png_make_as(const void *rows, size_t len, int height, int width, int depth, int color_type, const uint8_t *trns, int n_trns)
+blob png_make_as(const void *rows, size_t len, int height, int width, int depth, int color_type, const uint8_t *trns,
+                 int n_trns)
 {
     spng_ctx *png = spng_ctx_new(SPNG_CTX_ENCODER);
-    struct spng_ihdr ihdr = { .width = (uint32_t)width, .height = (uint32_t)height, .bit_depth = (uint8_t)depth,
+    struct spng_ihdr ihdr = { .width = (uint32_t)width,
+                              .height = (uint32_t)height,
+                              .bit_depth = (uint8_t)depth,
                               .color_type = (uint8_t)color_type };
     spng_set_option(png, SPNG_ENCODE_TO_BUFFER, 1);
     assert_int_equal(spng_set_ihdr(png, &ihdr), 0);
     if (color_type == SPNG_COLOR_TYPE_INDEXED) {
         struct spng_plte plte = { .n_entries = 4 };
         for (int i = 0; i < 4; i++)
-            plte.entries[i] = (struct spng_plte_entry){ .red = (uint8_t)(60 * i), .green = 10, .blue = (uint8_t)(200 - 50 * i) };
+            plte.entries[i] =
+                (struct spng_plte_entry){ .red = (uint8_t)(60 * i), .green = 10, .blue = (uint8_t)(200 - 50 * i) };
         assert_int_equal(spng_set_plte(png, &plte), 0);
     }
     if (trns) {
@@ -171,7 +175,10 @@ blob idx_make(const uint8_t *data, int rank, const uint32_t *dim)
     size_t n = 1;
     blob_add(&b, (uint8_t[]){ 0, 0, 8, (uint8_t)rank }, 4);
     for (int i = 0; i < rank; i++) {
-        blob_add(&b, (uint8_t[]){ (uint8_t)(dim[i] >> 24), (uint8_t)(dim[i] >> 16), (uint8_t)(dim[i] >> 8), (uint8_t)dim[i] }, 4);
+        blob_add(
+            &b,
+            (uint8_t[]){ (uint8_t)(dim[i] >> 24), (uint8_t)(dim[i] >> 16), (uint8_t)(dim[i] >> 8), (uint8_t)dim[i] },
+            4);
         n *= dim[i];
     }
     blob_add(&b, data, n);

@@ -24,7 +24,8 @@ void archive_make(const char *dir, const char *name, enum packing packing, const
 /* 8-bit PNG [h,w,c]. */
 blob png_make(const uint8_t *pixels, int height, int width, int channels);
 /* PNG of any colour type and depth, rows packed; trns: the first n_trns alphas of a palette, or NULL. */
-blob png_make_as(const void *rows, size_t len, int height, int width, int depth, int color_type, const uint8_t *trns, int n_trns);
+blob png_make_as(const void *rows, size_t len, int height, int width, int depth, int color_type, const uint8_t *trns,
+                 int n_trns);
 blob jpeg_make(const uint8_t *pixels, int height, int width, int channels /* 1, 3, 4: CMYK */, int quality);
 blob webp_make(const uint8_t *pixels, int height, int width, int channels /* 3, 4 */);
 blob gzip_make(const void *p, size_t len);

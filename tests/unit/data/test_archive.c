@@ -1,5 +1,5 @@
-/* test_archive.c - archives in every packing give their files; hostile ones are refused by name; cut ones are errors or whole; packing
- * is deterministic. */
+/* test_archive.c - archives in every packing give their files; hostile ones are refused by name; cut ones are errors or
+ * whole; packing is deterministic. */
 #include "make.h"
 
 #include <archive_entry.h>
@@ -58,7 +58,8 @@ static int read_all(blob *all, const char *file, const dn_archive_limits *limits
     return rc == 1 ? 0 : -rc;
 }
 
-static void expect_refused(const item *items, int n, enum packing packing, int code, const char *param, const char *text)
+static void expect_refused(const item *items, int n, enum packing packing, int code, const char *param,
+                           const char *text)
 {
     dn_error err = { 0 };
     blob all = { 0 };
@@ -133,10 +134,11 @@ static void bad_names(void **state)
         const char *name, *text;
         int code;
     } cases[] = {
-        { "../x", "\"..\"", DN_E_FORMAT },        { "a/../../x", "\"..\"", DN_E_FORMAT }, { "a/..", "\"..\"", DN_E_FORMAT },
-        { "/etc/x", "absolute", DN_E_FORMAT },    { "a\\b", "backslash", DN_E_FORMAT },   { "c:x", "drive", DN_E_FORMAT },
-        { "a\nb", "control", DN_E_FORMAT },       { "a\x7f", "control", DN_E_FORMAT },    { longest, "1024", DN_E_LIMIT },
-        { "caf\xe9", "UTF-8", DN_E_FORMAT },
+        { "../x", "\"..\"", DN_E_FORMAT },    { "a/../../x", "\"..\"", DN_E_FORMAT },
+        { "a/..", "\"..\"", DN_E_FORMAT },    { "/etc/x", "absolute", DN_E_FORMAT },
+        { "a\\b", "backslash", DN_E_FORMAT }, { "c:x", "drive", DN_E_FORMAT },
+        { "a\nb", "control", DN_E_FORMAT },   { "a\x7f", "control", DN_E_FORMAT },
+        { longest, "1024", DN_E_LIMIT },      { "caf\xe9", "UTF-8", DN_E_FORMAT },
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
         for (int p = 0; p < PACKINGS; p++) {
@@ -172,7 +174,8 @@ static void bad_kinds(void **state)
         expect_refused((item[]){ { "a", "1", 1 }, { "./a", "2", 1 } }, 2, p, DN_E_FORMAT, "a", "twice");
 }
 
-/* A zip of one deflated entry, with `value` of two or four bytes at that place of its local and of its central header. */
+/* A zip of one deflated entry, with `value` of two or four bytes at that place of its local and of its central header.
+ */
 static int read_patched(int local, int central, uint32_t value, size_t bytes, dn_error *err)
 {
     blob all = { 0 };
@@ -213,7 +216,8 @@ static void limits(void **state)
         dn_archive_limits limits;
         const char *param; /* NULL: it is fine */
     } cases[] = {
-        { { 3000, 5000 }, NULL }, { { 2999, 5000 }, "b" }, { { 3000, 4999 }, "c" }, { { 999, 5000 }, "a" }, { { 3000, 999 }, "a" },
+        { { 3000, 5000 }, NULL }, { { 2999, 5000 }, "b" }, { { 3000, 4999 }, "c" },
+        { { 999, 5000 }, "a" },   { { 3000, 999 }, "a" },
     };
     for (int p = 0; p < PACKINGS; p++)
         for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -446,8 +450,9 @@ int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
     const struct CMUnitTest tests[] = {
-        T(every_packing), T(skipping_and_peeking), T(bad_names), T(bad_kinds), T(lying_zips), T(limits),       T(bombs),
-        T(not_archives),  T(cut_anywhere),         T(unpacks),   T(unpack_refuses), T(packs), T(pack_refuses),
+        T(every_packing), T(skipping_and_peeking), T(bad_names),    T(bad_kinds), T(lying_zips),     T(limits),
+        T(bombs),         T(not_archives),         T(cut_anywhere), T(unpacks),   T(unpack_refuses), T(packs),
+        T(pack_refuses),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -149,7 +149,8 @@ static void lying_json(void **state)
         char *at = strstr((char *)b.p, cases[i].was);
         if (!at)
             fail_msg("no %s in %s", cases[i].was, (char *)b.p);
-        snprintf(text, sizeof text, "%.*s%s%s", (int)(at - (char *)b.p), (char *)b.p, cases[i].is, at + strlen(cases[i].was));
+        snprintf(text, sizeof text, "%.*s%s%s", (int)(at - (char *)b.p), (char *)b.p, cases[i].is,
+                 at + strlen(cases[i].was));
         file_write(set, "dataset.json", text, strlen(text));
         expect_refused(cases[i].code, cases[i].file, "");
     }

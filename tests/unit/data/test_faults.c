@@ -1,7 +1,8 @@
-/* test_faults.c - import, opening, packing and unpacking with the Nth write, sync, open, rename or allocation failing, for every N: an error
- * with a message each time, no crash, no leak (under a sanitizer), and nothing left behind.
+/* test_faults.c - import, opening, packing and unpacking with the Nth write, sync, open, rename or allocation failing,
+ * for every N: an error with a message each time, no crash, no leak (under a sanitizer), and nothing left behind.
  *
- * The calls of the engine are caught by the linker (--wrap); those of the libraries that it uses are not. Syncing is not done at all. */
+ * The calls of the engine are caught by the linker (--wrap); those of the libraries that it uses are not. Syncing is
+ * not done at all. */
 #include "make.h"
 
 #include <denoised/archive.h>
@@ -33,7 +34,10 @@ void *__wrap_realloc(void *p, size_t size);
 void *__wrap_realloc(void *p, size_t size) { return fails(ALLOCATIONS) ? NULL : __real_realloc(p, size); }
 void *__real_aligned_alloc(size_t align, size_t size);
 void *__wrap_aligned_alloc(size_t align, size_t size);
-void *__wrap_aligned_alloc(size_t align, size_t size) { return fails(ALLOCATIONS) ? NULL : __real_aligned_alloc(align, size); }
+void *__wrap_aligned_alloc(size_t align, size_t size)
+{
+    return fails(ALLOCATIONS) ? NULL : __real_aligned_alloc(align, size);
+}
 char *__real_strdup(const char *s);
 char *__wrap_strdup(const char *s);
 char *__wrap_strdup(const char *s) { return fails(ALLOCATIONS) ? NULL : __real_strdup(s); }
@@ -45,7 +49,10 @@ static int fail_with(int e) { return errno = e, -1; }
 
 ssize_t __real_write(int fd, const void *p, size_t n);
 ssize_t __wrap_write(int fd, const void *p, size_t n);
-ssize_t __wrap_write(int fd, const void *p, size_t n) { return fails(FILES) ? fail_with(ENOSPC) : __real_write(fd, p, n); }
+ssize_t __wrap_write(int fd, const void *p, size_t n)
+{
+    return fails(FILES) ? fail_with(ENOSPC) : __real_write(fd, p, n);
+}
 int __wrap_fsync(int fd);
 int __wrap_fsync(int fd) { return (void)fd, fails(FILES) ? fail_with(EIO) : 0; }
 int __real_renameat2(int a, const char *from, int b, const char *to, unsigned flags);
@@ -88,8 +95,16 @@ static int open_and_read(dn_error *err)
     if (rc != 0)
         return rc;
     const dn_dataset_info *info = dn_dataset_info_of(d);
-    rc = dn_reader_new(&r, &(dn_reader_params){ .data = d, .height = 4, .width = 4, .channels = info->channels, .range = { 0, 1 },
-                                                .batch_size = 2, .n = info->n, .threads = 1 }, 0, err);
+    rc = dn_reader_new(&r,
+                       &(dn_reader_params){ .data = d,
+                                            .height = 4,
+                                            .width = 4,
+                                            .channels = info->channels,
+                                            .range = { 0, 1 },
+                                            .batch_size = 2,
+                                            .n = info->n,
+                                            .threads = 1 },
+                       0, err);
     dn_reader_free(r);
     dn_dataset_close(d);
     return rc;
@@ -97,7 +112,8 @@ static int open_and_read(dn_error *err)
 
 static int unpack(dn_error *err)
 {
-    return mkdir(set, 0700) != 0 ? DN_E_IO : dn_archive_unpack(upload, set, &(dn_archive_limits){ 1 << 20, 1 << 20 }, err);
+    return mkdir(set, 0700) != 0 ? DN_E_IO
+                                 : dn_archive_unpack(upload, set, &(dn_archive_limits){ 1 << 20, 1 << 20 }, err);
 }
 
 static int pack(dn_error *err) { return dn_archive_pack(stored, set, err); }
@@ -152,7 +168,9 @@ static int setup(void **state)
     snprintf(upload, sizeof upload, "%s/upload", dir);
     snprintf(set, sizeof set, "%s/set", dir);
     snprintf(stored, sizeof stored, "%s/stored", dir);
-    item items[] = { picture_item("d/a.png", 1), picture_item("d/b.png", 2), { "d/labels.csv", "a.png,x\nb.png,y\n", 16 } };
+    item items[] = { picture_item("d/a.png", 1),
+                     picture_item("d/b.png", 2),
+                     { "d/labels.csv", "a.png,x\nb.png,y\n", 16 } };
     archive_make(dir, "upload", TAR, items, 3);
     static dn_import_report report;
     if (dn_dataset_import(upload, stored, &(dn_import_params){ 0 }, &report, &err) != 0)
@@ -180,7 +198,8 @@ static void arrays(void **state)
     (void)state;
     uint8_t p[48], y[3] = { 0, 1, 0 };
     noise(p, sizeof p, 1);
-    blob images = idx_make(p, 3, (uint32_t[]){ 3, 4, 4 }), gz = gzip_make(images.p, images.len), l = idx_make(y, 1, (uint32_t[]){ 3 });
+    blob images = idx_make(p, 3, (uint32_t[]){ 3, 4, 4 }), gz = gzip_make(images.p, images.len),
+         l = idx_make(y, 1, (uint32_t[]){ 3 });
     archive_make(dir, "upload", TAR, (item[]){ { "images.gz", gz.p, gz.len }, { "labels", l.p, l.len } }, 2);
     blob_free(&images), blob_free(&gz), blob_free(&l);
     every_one(import, ALLOCATIONS, 10);

@@ -1,5 +1,5 @@
-/* test_import.c - what people upload becomes the right dataset, with one hash whatever it was packed in; what is broken is named; whatever
- * fails leaves nothing behind. */
+/* test_import.c - what people upload becomes the right dataset, with one hash whatever it was packed in; what is broken
+ * is named; whatever fails leaves nothing behind. */
 #include "make.h"
 
 #include "store.h"
@@ -36,7 +36,8 @@ static int teardown(void **state)
 
 static int import(bool skip, uint64_t total_max, dn_error *err)
 {
-    return dn_dataset_import(upload, set, &(dn_import_params){ .skip_broken = skip, .threads = 2, .total_max = total_max }, &report, err);
+    return dn_dataset_import(
+        upload, set, &(dn_import_params){ .skip_broken = skip, .threads = 2, .total_max = total_max }, &report, err);
 }
 
 /* Import dir/upload, open it, and leave only the upload. */
@@ -68,7 +69,10 @@ static void put(blob b)
     blob_free(&b);
 }
 
-static void put_items(enum packing packing, const item *items, int n) { archive_make(dir, "upload", packing, items, n); }
+static void put_items(enum packing packing, const item *items, int n)
+{
+    archive_make(dir, "upload", packing, items, n);
+}
 
 /* --- pictures --- */
 
@@ -110,8 +114,9 @@ static void expect_image(const dn_dataset *d, int i, int k, int label)
 static void class_folders(void **state)
 {
     (void)state;
-    item items[] = { picture_item("data/dog/1.png", 0), picture_item("data/cat/b.png", 1), picture_item("data/cat/a.png", 2),
-                     picture_item("data/été/x/y.png", 3), { "data/README.md", "hi", 2 }, { "data/cat/.DS_Store", "x", 1 },
+    item items[] = { picture_item("data/dog/1.png", 0),  picture_item("data/cat/b.png", 1),
+                     picture_item("data/cat/a.png", 2),  picture_item("data/été/x/y.png", 3),
+                     { "data/README.md", "hi", 2 },      { "data/cat/.DS_Store", "x", 1 },
                      { "__MACOSX/cat/._a.png", "x", 1 }, { "data/empty", NULL, 0, AE_IFDIR } };
     char hash[65] = "";
     for (int p = 0; p < PACKINGS; p++) {
@@ -120,7 +125,8 @@ static void class_folders(void **state)
         const dn_dataset_info *info = dn_dataset_info_of(d);
         assert_int_equal(info->n, 4);
         assert_int_equal(info->channels, 3);
-        assert_true(info->height_min == SIDE && info->height_max == SIDE && info->width_min == SIDE && info->width_max == SIDE);
+        assert_true(info->height_min == SIDE && info->height_max == SIDE && info->width_min == SIDE &&
+                    info->width_max == SIDE);
         assert_true(!info->floats && info->range[0] == 0 && info->range[1] == 255);
         assert_int_equal(info->n_classes, 3);
         assert_string_equal(info->classes[0], "cat");
@@ -170,7 +176,7 @@ static void numbered_folders(void **state)
     dn_dataset *d = import_good(false);
     assert_int_equal(dn_dataset_info_of(d)->n_classes, 12);
     assert_null(dn_dataset_info_of(d)->classes); /* the names are the numbers */
-    for (int i = 0; i < 12; i++) /* sorted as text: 0, 1, 10, 11, 2, ... */
+    for (int i = 0; i < 12; i++)                 /* sorted as text: 0, 1, 10, 11, 2, ... */
         assert_int_equal(dn_dataset_label(d, i), i < 2 ? i : i < 4 ? i + 8 : i - 2);
     dn_dataset_close(d);
     put_items(ZIP, items, 9); /* 3..11: names, in the order of numbers */
@@ -229,14 +235,22 @@ static void labels_files(void **state)
         const char *first_class;
     } cases[] = {
         { "labels.csv", "a.png,5\nsub/b.png,0\nc.png,7\n", { 5, 0, 7 }, NULL },
-        { "labels.csv", "\xef\xbb\xbf" "file,label\r\nc.png,bird\r\n\r\n\"a.png\",\"a \"\"b\"\", c\"\r\n./sub/b.png,bird", { 0, 1, 1 }, "a \"b\", c" },
+        { "labels.csv",
+          "\xef\xbb\xbf"
+          "file,label\r\nc.png,bird\r\n\r\n\"a.png\",\"a \"\"b\"\", c\"\r\n./sub/b.png,bird",
+          { 0, 1, 1 },
+          "a \"b\", c" },
         { "metadata.csv", "id,Label,file_name\n1,x,a.png\n2,x,sub/b.png\n3,w,c.png\n", { 1, 1, 0 }, "w" },
         { "labels.json", "{\"a.png\": 2, \"sub/b.png\": 0, \"c.png\": 1}", { 2, 0, 1 }, NULL },
         { "labels.json", "{\"a.png\": \"2\", \"sub/b.png\": \"x\", \"c.png\": 1}", { 1, 2, 0 }, "1" },
         { "labels.json", " [[\"a.png\", 3], [\"sub/b.png\", 3], [\"c.png\", 4]]", { 3, 3, 4 }, NULL },
         { "labels.json", "{\"labels\": [[\"a.png\", 3], [\"sub/b.png\", 3], [\"c.png\", 4]]}", { 3, 3, 4 }, NULL },
-        { "metadata.jsonl", "{\"file_name\": \"sub/b.png\", \"label\": \"no\", \"more\": [1]}\n{\"label\": \"yes\", \"file_name\": \"a.png\"}\n\n"
-                            "{\"file_name\": \"c.png\", \"label\": \"no\"}", { 1, 0, 0 }, "no" },
+        { "metadata.jsonl",
+          "{\"file_name\": \"sub/b.png\", \"label\": \"no\", \"more\": [1]}\n{\"label\": \"yes\", \"file_name\": "
+          "\"a.png\"}\n\n"
+          "{\"file_name\": \"c.png\", \"label\": \"no\"}",
+          { 1, 0, 0 },
+          "no" },
     };
     for (size_t k = 0; k < sizeof cases / sizeof *cases; k++)
         for (int folder = 0; folder < 2; folder++) {
@@ -244,7 +258,9 @@ static void labels_files(void **state)
             const char *base[] = { "a.png", "sub/b.png", "c.png", cases[k].file };
             for (int i = 0; i < 4; i++)
                 snprintf(names[i], sizeof names[i], "%s%s", folder ? "top/ping/" : "", base[i]);
-            item items[] = { picture_item(names[1], 1), { names[3], cases[k].text, strlen(cases[k].text) }, picture_item(names[2], 2),
+            item items[] = { picture_item(names[1], 1),
+                             { names[3], cases[k].text, strlen(cases[k].text) },
+                             picture_item(names[2], 2),
                              picture_item(names[0], 0) };
             put_items(k % PACKINGS, items, 4);
             dn_dataset *d = import_good(false);
@@ -283,8 +299,10 @@ static void bad_labels(void **state)
         { "labels.json", "{\"a.png\": 1", DN_E_FORMAT, "labels.json", "line" },
         { "labels.json", "[[\"a.png\", 1], [\"b.png\"]]", DN_E_FORMAT, "labels.json", "entry" },
         { "labels.json", "[1]}, {\"x\": [", DN_E_FORMAT, "labels.json", "line" },
-        { "metadata.jsonl", "{\"file_name\": \"a.png\", \"label\": 1}\n{\"file_name\": \"b.png\"}\n", DN_E_FORMAT, "metadata.jsonl", "line 2" },
-        { "metadata.jsonl", "{\"file_name\": \"a.png\", \"label\": 1}\nnonsense\n", DN_E_FORMAT, "metadata.jsonl", "line 2" },
+        { "metadata.jsonl", "{\"file_name\": \"a.png\", \"label\": 1}\n{\"file_name\": \"b.png\"}\n", DN_E_FORMAT,
+          "metadata.jsonl", "line 2" },
+        { "metadata.jsonl", "{\"file_name\": \"a.png\", \"label\": 1}\nnonsense\n", DN_E_FORMAT, "metadata.jsonl",
+          "line 2" },
     };
     item items[3] = { picture_item("a.png", 0), picture_item("b.png", 1) };
     for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
@@ -308,8 +326,8 @@ static void broken_files(void **state)
 {
     (void)state;
     blob cut = picture(9);
-    item items[] = { picture_item("a/1.png", 0), { "a/2.png", cut.p, cut.len - 20 }, { "a/3.png", "no picture", 10 }, { "b/4.png", "", 0 },
-                     picture_item("b/5.png", 1), { "b/6.gif", "GIF89a", 6 } };
+    item items[] = { picture_item("a/1.png", 0), { "a/2.png", cut.p, cut.len - 20 }, { "a/3.png", "no picture", 10 },
+                     { "b/4.png", "", 0 },       picture_item("b/5.png", 1),         { "b/6.gif", "GIF89a", 6 } };
     put_items(TAR_GZ, items, 6);
     import_bad(false, DN_E_FORMAT, "a/2.png", "PNG");
     dn_dataset *d = import_good(true);
@@ -367,7 +385,8 @@ static void expect_arrays(bool labelled)
 {
     dn_dataset *d = import_good(false);
     const dn_dataset_info *info = dn_dataset_info_of(d);
-    assert_true(info->n == N && info->channels == 1 && info->height_min == AH && info->width_max == AW && !info->floats);
+    assert_true(info->n == N && info->channels == 1 && info->height_min == AH && info->width_max == AW &&
+                !info->floats);
     assert_int_equal(info->n_classes, labelled ? 4 : 0);
     assert_null(info->classes);
     for (int i = 0; i < N; i++) {
@@ -390,7 +409,8 @@ static void idx_files(void **state)
     blob raw = idx_images(N), raw_labels = idx_labels(N);
     put(gzip_make(raw.p, raw.len));
     expect_arrays(false);
-    blob gz = gzip_make(raw.p, raw.len), gz_labels = gzip_make(raw_labels.p, raw_labels.len), two = idx_images(2), two_labels = idx_labels(2);
+    blob gz = gzip_make(raw.p, raw.len), gz_labels = gzip_make(raw_labels.p, raw_labels.len), two = idx_images(2),
+         two_labels = idx_labels(2);
     for (int p = 0; p < PACKINGS; p++) {
         item items[] = { item_of("t10k-images-idx3-ubyte", two), item_of("train-labels-idx1-ubyte.gz", gz_labels),
                          item_of("train-images-idx3-ubyte.gz", gz), item_of("t10k-labels-idx1-ubyte", two_labels) };
@@ -420,7 +440,8 @@ static void idx_files(void **state)
         assert_true(import(false, 0, &err) != 0 && err.message[0]);
     }
     assert_folder(dir, (const char *const[]){ "upload" }, 1);
-    blob_free(&raw), blob_free(&raw_labels), blob_free(&gz), blob_free(&gz_labels), blob_free(&two), blob_free(&two_labels), blob_free(&png);
+    blob_free(&raw), blob_free(&raw_labels), blob_free(&gz), blob_free(&gz_labels), blob_free(&two),
+        blob_free(&two_labels), blob_free(&png);
 }
 
 static void lying_idx(void **state)
@@ -431,7 +452,9 @@ static void lying_idx(void **state)
         int code;
         const char *text;
     } cases[] = {
-        { { 0, 0, 8, 3, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff }, DN_E_FORMAT, "overflows" },
+        { { 0, 0, 8, 3, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff },
+          DN_E_FORMAT,
+          "overflows" },
         { { 0, 0, 8, 3, 0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 28, 0, 0, 0, 28 }, DN_E_FORMAT, "there are 0" },
         { { 0, 0, 8, 3, 0, 0, 0, 0, 0, 0, 0, 28, 0, 0, 0, 28 }, DN_E_FORMAT, "no image" },
         { { 0, 0, 8, 3, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 28 }, DN_E_RANGE, "1..8192" },
@@ -447,7 +470,8 @@ static void lying_idx(void **state)
 static void npy_types(void **state)
 {
     (void)state;
-    static const float want[2 * 2 * 2 * 3] = { 0, 1, -2, 0.5f, 4, 8, 1, 1, 1, 1, 1, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, -0.25f };
+    static const float want[2 * 2 * 2 * 3] = { 0, 1, -2, 0.5f, 4, 8, 1, 1, 1, 1, 1, 3,
+                                               0, 0, 0,  0,    0, 0, 0, 0, 0, 0, 0, -0.25f };
     double f64[24];
     uint16_t f16[24], bf[24];
     for (int i = 0; i < 24; i++) {
@@ -460,7 +484,8 @@ static void npy_types(void **state)
     }
     blob files[] = { npy_make("<f4", "(2, 2, 2, 3)", want, sizeof want), npy_make("<f8", "(2,2,2,3)", f64, sizeof f64),
                      npy_make("<f2", "(2, 2, 2, 3,)", f16, sizeof f16),
-                     safetensors_make("{\"x\":{\"dtype\":\"BF16\",\"shape\":[2,2,2,3],\"data_offsets\":[0,48]}}", bf, sizeof bf) };
+                     safetensors_make("{\"x\":{\"dtype\":\"BF16\",\"shape\":[2,2,2,3],\"data_offsets\":[0,48]}}", bf,
+                                      sizeof bf) };
     for (int k = 0; k < 4; k++) {
         put(files[k]);
         dn_dataset *d = import_good(false);
@@ -483,7 +508,8 @@ static void labelled_arrays(void **state)
     static const struct {
         const char *descr;
         int size;
-    } types[] = { { "|u1", 1 }, { "|i1", 1 }, { "<u2", 2 }, { "<i2", 2 }, { "<u4", 4 }, { "<i4", 4 }, { "<u8", 8 }, { "<i8", 8 } };
+    } types[] = { { "|u1", 1 }, { "|i1", 1 }, { "<u2", 2 }, { "<i2", 2 },
+                  { "<u4", 4 }, { "<i4", 4 }, { "<u8", 8 }, { "<i8", 8 } };
     blob x = npy_make("|u1", "(5, 4, 3, 1)", pixels, sizeof pixels);
     for (size_t k = 0; k < sizeof types / sizeof *types; k++) {
         blob raw = { 0 };
@@ -501,7 +527,8 @@ static void labelled_arrays(void **state)
     for (int i = 0; i < N; i++)
         blob_le(&st, labels[i], 8);
     put(safetensors_make("{\"images\":{\"dtype\":\"U8\",\"shape\":[5,4,3],\"data_offsets\":[0,60]},"
-                         "\"labels\":{\"dtype\":\"I64\",\"shape\":[5],\"data_offsets\":[60,100]}}", st.p, st.len));
+                         "\"labels\":{\"dtype\":\"I64\",\"shape\":[5],\"data_offsets\":[60,100]}}",
+                         st.p, st.len));
     expect_arrays(true);
     blob_free(&st), blob_free(&x);
 }
@@ -537,7 +564,8 @@ static void bad_arrays(void **state)
     import_bad(false, DN_E_FORMAT, NULL, "shape");
     put(npy_make("|u1", "(-1, 2, 2)", values, sizeof values));
     import_bad(false, DN_E_FORMAT, NULL, "shape");
-    blob x = npy_make("<f4", "(3, 2, 2)", values, sizeof values), fortran = npy_make("<f4", "(3, 2, 2)", values, sizeof values);
+    blob x = npy_make("<f4", "(3, 2, 2)", values, sizeof values),
+         fortran = npy_make("<f4", "(3, 2, 2)", values, sizeof values);
     char *order = memmem(fortran.p, fortran.len, "False", 5);
     memcpy(order, "True ", 5);
     put(fortran);
@@ -663,9 +691,10 @@ int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
     const struct CMUnitTest tests[] = {
-        T(class_folders), T(numbered_folders),  T(no_labels_and_grey), T(labels_files), T(bad_labels),  T(broken_files),
-        T(many_broken_files), T(idx_files),     T(lying_idx),          T(npy_types),    T(labelled_arrays), T(bad_arrays),
-        T(nothing_to_import), T(total_limit),   T(cut_uploads),        T(full_disk),
+        T(class_folders),     T(numbered_folders), T(no_labels_and_grey), T(labels_files),
+        T(bad_labels),        T(broken_files),     T(many_broken_files),  T(idx_files),
+        T(lying_idx),         T(npy_types),        T(labelled_arrays),    T(bad_arrays),
+        T(nothing_to_import), T(total_limit),      T(cut_uploads),        T(full_disk),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

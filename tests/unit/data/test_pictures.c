@@ -1,5 +1,5 @@
-/* test_pictures.c - PNG, JPEG and WebP of every kind become the right pixels; those that lie, or are cut, are refused before memory is
- * asked for. */
+/* test_pictures.c - PNG, JPEG and WebP of every kind become the right pixels; those that lie, or are cut, are refused
+ * before memory is asked for. */
 #include "make.h"
 
 #include "decode.h"
@@ -91,7 +91,8 @@ static void png_depths(void **state)
     }
     expect_pixels(png_make_as(index, sizeof index, H, W, 2, SPNG_COLOR_TYPE_INDEXED, NULL, 0), want, H, W, 3, 0);
     over_white(want, rgba, N);
-    expect_pixels(png_make_as(index, sizeof index, H, W, 2, SPNG_COLOR_TYPE_INDEXED, (uint8_t[]){ 128 }, 1), want, H, W, 3, 1);
+    expect_pixels(png_make_as(index, sizeof index, H, W, 2, SPNG_COLOR_TYPE_INDEXED, (uint8_t[]){ 128 }, 1), want, H, W,
+                  3, 1);
 }
 
 /* Smooth, so that a lossy picture is close. */
@@ -125,7 +126,8 @@ static void webp_kinds(void **state)
     over_white(want, rgba, N);
     expect_pixels(webp_make(rgba, H, W, 4), want, H, W, 3, 1);
     blob b = { 0 };
-    blob_str(&b, "RIFF\x2a\0\0\0WEBPVP8X\x0a\0\0\0\x02\0\0\0\x08\0\0\x08\0\0" "ANIM\x06\0\0\0\0\0\0\0\0\0ANMF\x00\0\0\0");
+    blob_str(&b, "RIFF\x2a\0\0\0WEBPVP8X\x0a\0\0\0\x02\0\0\0\x08\0\0\x08\0\0"
+                 "ANIM\x06\0\0\0\0\0\0\0\0\0ANMF\x00\0\0\0");
     expect_refused(b, DN_E_UNSUPPORTED, "animation");
 }
 
@@ -177,7 +179,9 @@ static void jpeg_lies(void **state)
         uint16_t height, width;
         int code;
         const char *text;
-    } cases[] = { { 65500, 65500, DN_E_LIMIT, "a side" }, { 8192, 8192, DN_E_LIMIT, "in all" }, { 0, 16, DN_E_FORMAT, "" },
+    } cases[] = { { 65500, 65500, DN_E_LIMIT, "a side" },
+                  { 8192, 8192, DN_E_LIMIT, "in all" },
+                  { 0, 16, DN_E_FORMAT, "" },
                   { 64, 64, DN_E_FORMAT, "JPEG" } };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         noise(p, sizeof p, 9);
@@ -206,7 +210,8 @@ static void webp_lies(void **state)
     expect_refused(b, DN_E_FORMAT, "WebP");
 }
 
-/* Cut anywhere a picture is an error (but for the last checksum of a PNG, which says nothing of the pixels); with a byte changed it is one too or has its size. */
+/* Cut anywhere a picture is an error (but for the last checksum of a PNG, which says nothing of the pixels); with a
+ * byte changed it is one too or has its size. */
 static void damaged(blob b)
 {
     dn_picture whole;
@@ -256,8 +261,9 @@ static void damaged_pictures(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(png_kinds), cmocka_unit_test(png_depths), cmocka_unit_test(jpeg_kinds), cmocka_unit_test(webp_kinds),
-        cmocka_unit_test(png_lies),  cmocka_unit_test(jpeg_lies),  cmocka_unit_test(webp_lies),  cmocka_unit_test(damaged_pictures),
+        cmocka_unit_test(png_kinds),  cmocka_unit_test(png_depths),       cmocka_unit_test(jpeg_kinds),
+        cmocka_unit_test(webp_kinds), cmocka_unit_test(png_lies),         cmocka_unit_test(jpeg_lies),
+        cmocka_unit_test(webp_lies),  cmocka_unit_test(damaged_pictures),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

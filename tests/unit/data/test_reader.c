@@ -1,5 +1,6 @@
-/* test_reader.c - what a reader gives is a function of the sample's number: every image once an epoch, parts that are disjoint, the same
- * bits for any threads, micro-batches and order; resizing agrees with PIL; augmentations do what they say as often as they should. */
+/* test_reader.c - what a reader gives is a function of the sample's number: every image once an epoch, parts that are
+ * disjoint, the same bits for any threads, micro-batches and order; resizing agrees with PIL; augmentations do what
+ * they say as often as they should. */
 #include "make.h"
 
 #include "augment.h"
@@ -58,8 +59,15 @@ static dn_dataset *dataset_make(int n, int h, int w, int c, int spread, bool flo
 static dn_reader_params params(const dn_dataset *d, int h, int w)
 {
     const dn_dataset_info *info = dn_dataset_info_of(d);
-    return (dn_reader_params){ .data = d, .height = h, .width = w, .channels = info->channels, .range = { -1, 1 }, .seed = 5,
-                               .batch_size = 6, .n = info->n, .shuffle = true };
+    return (dn_reader_params){ .data = d,
+                               .height = h,
+                               .width = w,
+                               .channels = info->channels,
+                               .range = { -1, 1 },
+                               .seed = 5,
+                               .batch_size = 6,
+                               .n = info->n,
+                               .shuffle = true };
 }
 
 static dn_reader *reader_make(const dn_reader_params *p, int64_t step)
@@ -117,7 +125,7 @@ static void parts_are_disjoint(void **state)
     }
     for (int i = 0; i < 200; i++)
         assert_int_equal(seen[i], 1);
-    assert_true(moved > 40); /* a random part, not the end */
+    assert_true(moved > 40);                /* a random part, not the end */
     assert_in_range(in_first_half, 12, 38); /* 25 +- 4 sigma */
     held.seed++;
     int same = 0;
@@ -171,7 +179,7 @@ static void same_bits(void **state)
     (void)state;
     dn_dataset *d = dataset_make(31, 20, 24, 3, 5, false);
     dn_reader_params p = params(d, 16, 12);
-    dn_augment all[] = { { DN_AUG_FLIP, 0.5, 0 },       { DN_AUG_CROP, 0.8, 0.5 },    { DN_AUG_ROTATE, 0.5, 30 },
+    dn_augment all[] = { { DN_AUG_FLIP, 0.5, 0 },       { DN_AUG_CROP, 0.8, 0.5 },   { DN_AUG_ROTATE, 0.5, 30 },
                          { DN_AUG_BRIGHTNESS, 1, 0.3 }, { DN_AUG_CONTRAST, 1, 0.3 }, { DN_AUG_CUTOUT, 0.5, 0.4 } };
     memcpy(p.augment, all, sizeof all);
     p.n_augment = 6;
@@ -254,7 +262,8 @@ static void values(void **state)
         const float *f = dn_dataset_pixels(d, dn_reader_index(&p, 0, k));
         for (int i = 0; i < 128; i++) {
             lo = fminf(lo, y[128 * k + i]), hi = fmaxf(hi, y[128 * k + i]);
-            assert_float_equal(y[128 * k + i], -2 + 5 * (f[i] - info->range[0]) / (info->range[1] - info->range[0]), 1e-5);
+            assert_float_equal(y[128 * k + i], -2 + 5 * (f[i] - info->range[0]) / (info->range[1] - info->range[0]),
+                               1e-5);
         }
     }
     assert_float_equal(lo, -2, 1e-6);
@@ -318,7 +327,8 @@ static void resizes_as_pil(void **state)
                 fail_msg("case %zu, value %d: %.6f, PIL has %.6f", k, i, out[i], c->f[i]);
         dn_resize(&r, out, c->to_h, c->to_w, u, false, c->w, 1, &box);
         for (int i = 0; i < n; i++)
-            assert_true(fabsf(out[i] - c->f[i]) < 2e-4f && fabsf(out[i] - c->l[i]) < 1.01f); /* PIL rounds bytes twice */
+            assert_true(fabsf(out[i] - c->f[i]) < 2e-4f &&
+                        fabsf(out[i] - c->l[i]) < 1.01f); /* PIL rounds bytes twice */
         dn_resize(&r, out, c->to_h, c->to_w, three, false, c->w, 3, &box);
         for (int i = 0; i < n; i++)
             assert_true(fabsf(out[3 * i] - c->f[i]) < 2e-4f && fabsf(out[3 * i + 1] - (255 - c->f[i])) < 2e-4f);
@@ -356,8 +366,8 @@ static void centre_boxes(void **state)
         int h, w, to_h, to_w;
         dn_box want;
     } cases[] = {
-        { 10, 10, 5, 5, { 0, 0, 10, 10 } }, { 20, 10, 5, 5, { 5, 0, 10, 10 } }, { 10, 21, 5, 5, { 0, 5, 10, 10 } },
-        { 10, 40, 5, 10, { 0, 10, 10, 20 } }, { 1, 1, 8, 3, { 0, 0, 1, 1 } },   { 1, 1000, 64, 64, { 0, 499, 1, 1 } },
+        { 10, 10, 5, 5, { 0, 0, 10, 10 } },   { 20, 10, 5, 5, { 5, 0, 10, 10 } }, { 10, 21, 5, 5, { 0, 5, 10, 10 } },
+        { 10, 40, 5, 10, { 0, 10, 10, 20 } }, { 1, 1, 8, 3, { 0, 0, 1, 1 } },     { 1, 1000, 64, 64, { 0, 499, 1, 1 } },
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         dn_box b = dn_augment_box(NULL, 0, &d, cases[i].h, cases[i].w, cases[i].to_h, cases[i].to_w);
@@ -536,7 +546,13 @@ static void refusals(void **state)
         int code;
         const char *param;
     } cases[] = {
-#define BAD(code, param, field, ...) { ({ dn_reader_params q = good; q.field = __VA_ARGS__; q; }), code, param }
+#define BAD(code, param, field, ...) \
+    { ({                             \
+          dn_reader_params q = good; \
+          q.field = __VA_ARGS__;     \
+          q;                         \
+      }),                            \
+      code, param }
         BAD(DN_E_RANGE, "height", height, 0),
         BAD(DN_E_RANGE, "height", width, 8193),
         BAD(DN_E_IMPOSSIBLE, "channels", channels, 4),
@@ -558,9 +574,10 @@ static void refusals(void **state)
         if (rc != cases[i].code || strcmp(err.param, cases[i].param) != 0 || r)
             fail_msg("case %zu: %d %s: %s", i, rc, err.param, err.message);
     }
-    static const dn_augment bad[] = { { DN_AUG_FLIP, 1.1, 0 },    { DN_AUG_FLIP, NAN, 0 },      { DN_AUG_CROP, 1, 0 },
-                                      { DN_AUG_ROTATE, 1, 181 },  { DN_AUG_CONTRAST, 1, -0.1 }, { DN_AUG_CUTOUT, 1, 1.5 },
-                                      { DN_AUG_COUNT, 1, 0.5 },   { DN_AUG_BRIGHTNESS, 1, NAN } };
+    static const dn_augment bad[] = { { DN_AUG_FLIP, 1.1, 0 },      { DN_AUG_FLIP, NAN, 0 },
+                                      { DN_AUG_CROP, 1, 0 },        { DN_AUG_ROTATE, 1, 181 },
+                                      { DN_AUG_CONTRAST, 1, -0.1 }, { DN_AUG_CUTOUT, 1, 1.5 },
+                                      { DN_AUG_COUNT, 1, 0.5 },     { DN_AUG_BRIGHTNESS, 1, NAN } };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         dn_error err = { 0 };
         assert_true(dn_augment_check(&bad[i], 1, &err) != 0);
@@ -587,7 +604,8 @@ static void bytes_as_promised(void **state)
             size_t got = handed_out, promised = dn_reader_bytes(&p);
             dn_reader_free(r);
             assert_in_range(got, promised, promised + 4096); /* and what the threads take to start */
-            assert_true(promised < ((size_t)64 << 20) + (size_t)(3 * threads + 2) * (size_t)(side * side * 12) + (1 << 20));
+            assert_true(promised <
+                        ((size_t)64 << 20) + (size_t)(3 * threads + 2) * (size_t)(side * side * 12) + (1 << 20));
         }
     dn_dataset_close(d);
 }
@@ -609,12 +627,23 @@ static int teardown(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(epochs),         cmocka_unit_test(parts_are_disjoint), cmocka_unit_test(shuffling_is_even),
-        cmocka_unit_test(same_bits),      cmocka_unit_test(values),             cmocka_unit_test(mixed_channels),
-        cmocka_unit_test(resizes_as_pil), cmocka_unit_test(resizes_boxes),      cmocka_unit_test(centre_boxes),
-        cmocka_unit_test(random_boxes),   cmocka_unit_test(flips),              cmocka_unit_test(rotations),
-        cmocka_unit_test(brightness_and_contrast), cmocka_unit_test(cutouts),   cmocka_unit_test(in_the_order_given),
-        cmocka_unit_test(refusals),       cmocka_unit_test(bytes_as_promised),
+        cmocka_unit_test(epochs),
+        cmocka_unit_test(parts_are_disjoint),
+        cmocka_unit_test(shuffling_is_even),
+        cmocka_unit_test(same_bits),
+        cmocka_unit_test(values),
+        cmocka_unit_test(mixed_channels),
+        cmocka_unit_test(resizes_as_pil),
+        cmocka_unit_test(resizes_boxes),
+        cmocka_unit_test(centre_boxes),
+        cmocka_unit_test(random_boxes),
+        cmocka_unit_test(flips),
+        cmocka_unit_test(rotations),
+        cmocka_unit_test(brightness_and_contrast),
+        cmocka_unit_test(cutouts),
+        cmocka_unit_test(in_the_order_given),
+        cmocka_unit_test(refusals),
+        cmocka_unit_test(bytes_as_promised),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -1,0 +1,314 @@
+"""Training over HTTP: jobs from submission to their end, kill -9, pauses, sampling beside them, what is refused."""
+import csv
+import io
+import json
+import random
+import signal
+import tarfile
+import time
+import zlib
+
+import pytest
+
+from boxes import Box
+from serving import PATIENCE, make_models, png_write
+
+SIDE = 16
+UNET = {"_class_name": "UNet2DModel", "sample_size": SIDE, "in_channels": 3, "out_channels": 3, "layers_per_block": 1,
+        "block_out_channels": [8, 16], "norm_num_groups": 4, "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],
+        "up_block_types": ["AttnUpBlock2D", "UpBlock2D"], "attention_head_dim": 8, "num_class_embeds": 4}
+JOB = {"name": "t", "dataset": "dots", "model": UNET, "steps": 24, "batch_size": 8, "micro_batch": 4,
+       "checkpoint": {"every_steps": 3}, "eval": {"fraction": 0.1, "every_steps": 12},
+       "objective": {"label_dropout": 0.1, "low_discrepancy": True}, "augment": [{"kind": "flip", "p": 0.5}], "ema": {"every": 2}}
+PREVIEWS = {"every_steps": 12, "labels": "all", "seeds": [5], "steps": 3}
+
+
+def dots(n=60, classes=3):
+    """A tar of class folders: squares at random places."""
+    out, rng = io.BytesIO(), random.Random(1)
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        for i in range(n):
+            pixels = bytearray(SIDE * SIDE * 3)
+            x, y, c = rng.randrange(SIDE - 4), rng.randrange(SIDE - 4), i % classes
+            for k in range(16):
+                pixels[((y + k // 4) * SIDE + x + k % 4) * 3 + c] = 255
+            png = png_write(SIDE, SIDE, 3, bytes(pixels))
+            info = tarfile.TarInfo("%s/%03d.png" % (["blue", "green", "red"][c], i))
+            info.size = len(png)
+            tar.addfile(info, io.BytesIO(png))
+    return out.getvalue()
+
+
+def put_dataset(d, name="dots", body=None):
+    reply = d.ask("PUT", "/datasets/" + name, body or dots(), {"Content-Type": "application/x-tar"})
+    assert reply.status in (200, 201), reply.body
+    return reply.json()
+
+
+def submit(d, **fields):
+    reply = d.ask("POST", "/jobs", dict(JOB, **fields))
+    assert reply.status == 201, reply.body
+    assert reply.headers["location"] == "/jobs/" + reply.json()["id"]
+    return reply.json()["id"]
+
+
+def job(d, id):
+    reply = d.ask("GET", "/jobs/" + id)
+    assert reply.status == 200, reply.body
+    return reply.json()
+
+
+def wait(d, id, *states, step=0):
+    end = time.monotonic() + PATIENCE
+    while True:
+        info = job(d, id)
+        if info["state"] in (states or ("succeeded",)) and info["step"] >= step:
+            return info
+        assert info["state"] in ("queued", "running") + states and time.monotonic() < end, info
+        time.sleep(0.02)
+
+
+def weights(box, id, step):
+    with open("%s/jobs/%s/checkpoints/%d" % (box.state, id, step), "rb") as f:
+        return f.read()
+
+
+def lines(d, id):
+    """metrics.csv without what is of the clock: throughput."""
+    text = d.ask("GET", "/jobs/%s/metrics.csv" % id).body.decode()
+    rows = list(csv.DictReader(io.StringIO(text)))
+    return [{k: v for k, v in row.items() if k not in ("attempt", "images_per_s")} for row in rows]
+
+
+def samples(d, id):
+    return [(s["step"], s["seed"], s["label"], s["sha256"]) for s in d.ask("GET", "/jobs/%s/samples" % id).json()["samples"]]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    return make_models(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture
+def box(models, tmp_path):
+    box = Box(models, tmp_path / "state")
+    yield box
+    box.stop()
+
+
+# ---- a job's way ----
+
+
+def test_a_job_trains_evaluates_shows_and_saves(box):
+    d = box.start()
+    card = put_dataset(d)
+    id = submit(d, preview=PREVIEWS)
+    info = wait(d, id)
+    assert info["step"] == info["steps"] == 24 and info["attempt"] == 1 and info["dataset"] == "dots@" + card["hash"]
+    assert info["plan"]["micro_batch"] == 4 and info["plan"]["total"] > 0 and 0 < info["loss"] < 10 and info["eval_loss"] > 0
+    rows = lines(d, id)
+    assert [int(r["step"]) for r in rows if r["kind"] == "step"] == list(range(1, 25))
+    assert [int(r["step"]) for r in rows if r["kind"] == "eval"] == [12, 24]
+    kept = d.ask("GET", "/jobs/%s/checkpoints" % id).json()["checkpoints"]
+    assert kept[0]["step"] == 24 and len(kept) in (2, 3) and sum(c["best"] for c in kept) == 1
+    shown = d.ask("GET", "/jobs/%s/samples" % id).json()["samples"]
+    assert {s["label"] for s in shown} == {"blue", "green", "red"} and {s["step"] for s in shown} <= {12, 24}
+    for s in shown:
+        reply = d.ask("GET", s["url"])
+        assert reply.status == 200 and reply.headers["content-type"] == "image/png" and reply.body[:4] == b"\x89PNG"
+
+
+def test_the_resolved_request_gives_the_same_weights_again(box):
+    d = box.start()
+    put_dataset(d)
+    first = submit(d)
+    wait(d, first)
+    reply = d.ask("POST", "/jobs", job(d, first)["request"])
+    assert reply.status == 201, reply.body
+    again = reply.json()["id"]
+    wait(d, again)
+    assert weights(box, first, 24) == weights(box, again, 24)
+    assert weights(box, first, 24) != weights(box, submit_and_wait(d, seed=1), 24)
+
+
+def submit_and_wait(d, **fields):
+    id = submit(d, **fields)
+    wait(d, id)
+    return id
+
+
+def test_from_a_model_and_every_precision(box):
+    d = box.start()
+    put_dataset(d)
+    fields = {"model": None, "from": "tiny", "steps": 2, "batch_size": 4, "objective": {}, "eval": {}, "augment": None}
+    body = {k: v for k, v in dict(JOB, **fields).items() if v is not None}
+    losses = []
+    for precision in ("fp32", "bf16", "fp16"):
+        reply = d.ask("POST", "/jobs", dict(body, precision=precision))
+        assert reply.status == 201, reply.body
+        losses.append(wait(d, reply.json()["id"])["loss"])
+    assert max(losses) - min(losses) < 0.1 * max(losses)
+
+
+# ---- nothing is lost ----
+
+
+def undisturbed(box, **fields):
+    d = box.start()
+    put_dataset(d)
+    id = submit(d, preview=PREVIEWS, **fields)
+    wait(d, id)
+    return weights(box, id, 24), lines(d, id), samples(d, id)
+
+
+def test_kill_9_gives_the_same_weights(box):
+    want, rows, shown = undisturbed(box)
+    d, rng = box.d, random.Random(7)
+    id, kills = submit(d, preview=PREVIEWS), 0
+    while job(d, id)["state"] in ("queued", "running") and kills < 8:
+        time.sleep(rng.random() * 0.8)
+        if job(d, id)["step"] > 3 * kills or rng.random() < 0.3:
+            box.kill()
+            d, kills = box.start(), kills + 1
+    info = wait(d, id)
+    assert kills and info["attempt"] > 1
+    assert weights(box, id, 24) == want
+    assert lines(d, id) == rows
+    assert set(samples(d, id)) <= set(shown)  # those under way at a kill are lost
+
+
+def test_pause_sampling_and_threads_change_no_bit(box):
+    want, rows, _ = undisturbed(box)
+    box.again("--devices", "cpu:0")
+    d = box.d
+    reply = d.ask("POST", "/jobs", dict(JOB, device="cpu:0"))
+    id = reply.json()["id"]
+    for _ in range(3):
+        wait(d, id, "running", "succeeded", step=1)
+        d.ask("POST", "/generate", {"model": "tiny", "n": 4, "steps": 20, "class_label": 0})
+        assert d.ask("POST", "/jobs/%s/pause" % id, {}).status in (200, 202, 409)
+        if wait(d, id, "paused", "succeeded")["state"] == "paused":
+            assert d.ask("POST", "/jobs/%s/resume" % id, {}).status == 200
+    wait(d, id)
+    assert weights(box, id, 24) == want and lines(d, id) == rows
+
+
+def test_sigterm_saves_and_the_next_start_goes_on(box):
+    want, rows, _ = undisturbed(box)
+    id = submit(box.d)
+    wait(box.d, id, "running", step=2)
+    d = box.again()
+    info = wait(d, id)
+    assert info["attempt"] == 2 and weights(box, id, 24) == want and lines(d, id) == rows
+
+
+def test_three_starts_without_progress_are_a_crash_loop(box):
+    d = box.start()
+    put_dataset(d)
+    id = submit(d, steps=100000, checkpoint={"every_steps": 0, "every_s": 0})
+    for _ in range(3):
+        wait(d, id, "running", step=1)
+        box.kill()
+        d = box.start()
+    info = wait(d, id, "failed")
+    assert info["reason"] == "crash_loop" and info["attempt"] == 3
+
+
+# ---- beside others ----
+
+
+def test_requests_are_answered_while_a_job_runs_and_train_share_changes_live(box):
+    d = box.start()
+    put_dataset(d)
+    id = submit(d, steps=1000000, train_share=0.5)
+    wait(d, id, "running", step=1)
+    for n in (1, 8):
+        assert d.ask("POST", "/generate", {"model": "tiny", "n": n, "steps": 10, "class_label": 0}).status == 200
+    reply = d.ask("PATCH", "/jobs/" + id, {"train_share": 0.9, "priority": "high"})
+    assert reply.status == 200 and reply.json()["train_share"] == 0.9 and reply.json()["priority"] == "high"
+    second = submit(d)
+    assert job(d, second)["state"] == "queued" and job(d, second)["position"] == 1
+    assert d.ask("POST", "/jobs/%s/cancel" % id, {}).status in (200, 202)
+    assert wait(d, id, "cancelled")["state"] == "cancelled"
+    wait(d, second)
+    text = d.ask("GET", "/metrics").body.decode()
+    assert "denoised_device_seconds_total{kind=\"train\"}" in text and 'job="' not in text
+
+
+def events(client, until, headers=()):
+    """Events of an open stream up to one that `until` accepts."""
+    out = []
+    while not out or not until(out[-1]):
+        block = client.until(b"\n\n").decode()
+        fields = dict(line.split(": ", 1) for line in block.replace("\r\n", "\n").split("\n") if ": " in line)
+        if "event" in fields:
+            out.append((fields["id"], fields["event"], json.loads(fields["data"])))
+    return out
+
+
+def test_events_resume_after_the_last_id(box):
+    d = box.start()
+    put_dataset(d)
+    id = submit(d)
+    wait(d, id)
+    body = d.ask("GET", "/jobs/%s/events" % id).body.decode()
+    ids = [line[4:] for line in body.splitlines() if line.startswith("id: ")]
+    assert "1.1" in ids and "1.24" in ids and "event: eval" in body and "event: state" in body
+    rest = d.ask("GET", "/jobs/%s/events" % id, headers={"Last-Event-ID": "1.20"}).body.decode()
+    steps = [json.loads(line[6:])["step"] for line in rest.splitlines() if line.startswith("data: ") and '"steps"' in line]
+    assert steps[:4] == [21, 22, 23, 24]
+    assert d.ask("GET", "/jobs/%s/events" % id, headers={"Last-Event-ID": "x"}).code == "bad_header"
+
+
+# ---- what is refused ----
+
+
+def refused(d, status, code, param, **fields):
+    reply = d.ask("POST", "/jobs", {k: v for k, v in dict(JOB, **fields).items() if v is not None})
+    error = reply.json().get("error", reply.json())
+    assert (reply.status, error.get("code"), error.get("param")) == (status, code, param), reply.body
+
+
+def test_bad_jobs_are_refused_by_name(box):
+    d = box.start("--memory", "200M")
+    put_dataset(d)
+    refused(d, 404, "not_found", "dataset", dataset="nothing")
+    refused(d, 404, "model_not_found", "from", **{"from": "nothing", "model": None})
+    refused(d, 422, "impossible", "device", device="cuda:7")
+    refused(d, 400, "invalid", "name", name="Upper Case")
+    refused(d, 400, "contradiction", "objective.snr_gamma", objective={"snr_gamma": 5})
+    refused(d, 422, "impossible", "preview.labels", preview=dict(PREVIEWS, labels=["purple"]))
+    refused(d, 400, "unknown_field", "schedule.beta_scheduler", schedule={"beta_scheduler": "linear"})
+    reply = d.ask("POST", "/jobs", dict(JOB, batch_size=65536, micro_batch=65536))
+    assert reply.status == 503 and reply.code == "memory" and any(c.isdigit() for c in reply.json()["error"]["message"])
+    reply = d.ask("POST", "/jobs", dict(JOB, model=dict(UNET, num_class_embeds=2)))
+    assert reply.status == 422, reply.body  # the data has three classes
+    assert d.ask("GET", "/jobs").json() == {"jobs": [], "next": None}
+    assert d.ask("GET", "/jobs/" + 32 * "0").status == 404
+    assert d.ask("POST", "/jobs/%s/pause" % (32 * "0"), {}).status == 404
+
+
+def test_without_a_state_folder_there_is_no_training(models):
+    from conftest import Daemon
+    from serving import BINARY
+    d = Daemon(BINARY, ["--listen", "127.0.0.1:0", "--models", str(models), "--load", "none"]).started()
+    try:
+        reply = d.ask("POST", "/jobs", JOB)
+        assert reply.status == 422 and "--state" in reply.json()["error"]["message"]
+    finally:
+        d.stop()
+
+
+def test_lists_are_paged_and_filtered(box):
+    d = box.start()
+    put_dataset(d)
+    ids = [submit(d, steps=1, eval={}) for _ in range(3)]
+    for id in ids:
+        wait(d, id)
+    page = d.ask("GET", "/jobs?limit=2").json()
+    assert [j["id"] for j in page["jobs"]] == ids[:0:-1] and page["next"] == ids[1]
+    rest = d.ask("GET", "/jobs?limit=2&after=" + page["next"]).json()
+    assert [j["id"] for j in rest["jobs"]] == ids[:1] and rest["next"] is None
+    assert d.ask("GET", "/jobs?state=failed").json()["jobs"] == []
+    assert d.ask("POST", "/jobs/%s/pause" % ids[0], {}).status == 409
+    assert d.ask("POST", "/jobs/%s/cancel" % ids[0], {}).code == "conflict"
