@@ -385,6 +385,14 @@ void dn_event_error_write(dn_buf *b, int64_t id, const dn_http_error *e);
     X(MODEL_LOAD, "POST", "/models/{name}/load", DN_JSON_BODY_MAX, NULL, "application/json", "Load it")                \
     X(MODEL_UNLOAD, "POST", "/models/{name}/unload", DN_JSON_BODY_MAX, NULL, "application/json",                       \
       "Refuse new requests, let admitted ones finish, unload")                                                         \
+    X(MODEL_PUT, "PUT", "/models/{name}", DN_UPLOAD_BODY_MAX, DN_UPLOAD_TYPES, "application/json",                     \
+      "Add a version: tar, tar.zst or zip of a diffusers folder")                                                      \
+    X(MODEL_DELETE, "DELETE", "/models/{name}", 0, NULL, "application/json", "Delete the version name@version")        \
+    X(MODEL_ALIAS, "POST", "/models/{name}/alias", DN_JSON_BODY_MAX, "application/json", "application/json",           \
+      "Make a version live")                                                                                           \
+    X(MODEL_SAVE, "POST", "/models/{name}/save", DN_JSON_BODY_MAX, "application/json", "application/json",             \
+      "A durable copy of the live version")                                                                            \
+    X(MODEL_CHECKPOINT, "GET", "/models/{name}/checkpoint", 0, NULL, "application/zstd", "The version as tar.zst")     \
     X(JOBS, "GET", "/jobs", 0, NULL, "application/json", "Your training jobs, newest first")                            \
     X(JOBS_SUBMIT, "POST", "/jobs", DN_JSON_BODY_MAX, "application/json", "application/json", "Submit a training job") \
     X(JOB, "GET", "/jobs/{id}", 0, NULL, "application/json", "One job")                                                \
@@ -394,6 +402,8 @@ void dn_event_error_write(dn_buf *b, int64_t id, const dn_http_error *e);
       "End the optimizer step, save, free the device")                                                                 \
     X(JOB_RESUME, "POST", "/jobs/{id}/resume", DN_JSON_BODY_MAX, NULL, "application/json", "Go on with a paused job")  \
     X(JOB_CANCEL, "POST", "/jobs/{id}/cancel", DN_JSON_BODY_MAX, NULL, "application/json", "End it for good")          \
+    X(JOB_PUBLISH, "POST", "/jobs/{id}/publish", DN_JSON_BODY_MAX, "application/json", "application/json",             \
+      "Make a live version of a model of it")                                                                          \
     X(JOB_CHECKPOINTS, "GET", "/jobs/{id}/checkpoints", 0, NULL, "application/json", "Its saved states")               \
     X(JOB_SAVE, "POST", "/jobs/{id}/checkpoints", DN_JSON_BODY_MAX, NULL, "application/json", "Save now")              \
     X(JOB_SAMPLES, "GET", "/jobs/{id}/samples", 0, NULL, "application/json", "Its previews, newest first")             \

@@ -21,6 +21,7 @@ typedef struct dn_call dn_call;
 typedef struct dn_stream dn_stream;
 
 enum { DN_STREAM_BYTES_MAX = 128 << 20 };
+struct dn_lane;       /* lanes.h */
 struct dn_arena;      /* proto/arena.h */
 struct dn_http_error; /* proto/http_error.h */
 
@@ -107,6 +108,8 @@ void dn_reply_take(dn_call *call, int status, const char *content_type, void *da
 /* The same of bytes that are not the reply's alone: `release(arg)` is called, on the loop's thread, when they have left. */
 void dn_reply_lend(dn_call *call, int status, const char *content_type, const void *data, size_t n,
                    void (*release)(void *), void *arg);
+/* The file behind `fd`, `size` bytes, read on the lane. Takes the descriptor. */
+void dn_reply_fd(dn_call *call, int status, const char *content_type, int fd, uint64_t size, struct dn_lane *lane);
 /* A refusal as parsing and admission report it (proto/http_error.h), with its status. */
 void dn_reply_error(dn_call *call, const struct dn_http_error *err);
 /* The same, made on the spot: dn_reply_refuse(call, DN_H_NOT_FOUND, "id", "no request %s", id). `param` may be NULL. */

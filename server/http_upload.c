@@ -181,18 +181,11 @@ void dn_upload_expect(dn_call *call)
     dn_conn_set(call->conn, DN_CONN_BODY, call->http->o.body_ms + BLOCK_BYTES / (DN_BODY_BYTES_PER_S / 1000));
 }
 
-size_t dn_upload_take(dn_call *call, const char *data, size_t n)
+/* Fill the front block, and give it to the lane when it is full. How much was used. */
+static size_t fill(dn_call *call, const char *data, size_t n)
 {
     dn_upload *u = call->upload;
     dn_http_error err = { 0 };
-    if (u->error)
-        return n;
-    if (call->suspended) /* MHD goes on with the chunks that it has read */
-        return 0;
-    if (n > call->body_max - call->body_len) {
-        dn_conn_refuse(call->conn, DN_H_TOO_LARGE, "the body is larger than %zu bytes (--upload-bytes)", call->body_max);
-        return n;
-    }
     size_t fits = BLOCK_BYTES - u->filled[u->front], used = n < fits ? n : fits;
     memcpy(u->block[u->front] + u->filled[u->front], data, used);
     u->filled[u->front] += used;
@@ -201,15 +194,28 @@ size_t dn_upload_take(dn_call *call, const char *data, size_t n)
         return used;
     if (no_room(call, BLOCK_BYTES, &err)) {
         dn_conn_refuse(call->conn, err.id, "%s", err.message);
+    } else if (u->writing) {
+        suspend(call);
+    } else {
+        submit(u);
+        dn_upload_expect(call);
+    }
+    return used;
+}
+
+/* All of it, or as much as fits before the connection is suspended: MHD would wait for more before it came again with the rest. */
+size_t dn_upload_take(dn_call *call, const char *data, size_t n)
+{
+    size_t used = 0;
+    if (call->suspended) /* MHD goes on with the chunks that it has read */
+        return 0;
+    if (n > call->body_max - call->body_len) {
+        dn_conn_refuse(call->conn, DN_H_TOO_LARGE, "the body is larger than %zu bytes (--upload-bytes)", call->body_max);
         return n;
     }
-    if (u->writing) {
-        suspend(call);
-        return used;
-    }
-    submit(u);
-    dn_upload_expect(call);
-    return used;
+    while (used < n && !call->suspended && !call->upload->error && call->conn->state == DN_CONN_BODY)
+        used += fill(call, data + used, n - used);
+    return call->suspended ? used : n;
 }
 
 bool dn_upload_finish(dn_call *call)

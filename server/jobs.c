@@ -73,6 +73,7 @@ static void job_free(dn_job *j)
     dn_arena_free(j->arena);
     json_decref(j->json);
     dn_buf_fini(&j->csv);
+    free(j->publishing);
     free(j->dir);
     free(j->plan_text);
     free(j->from_dir);

@@ -136,7 +136,7 @@ void dn_job_store(dn_job *j)
         return;
     }
     row_op *o = calloc(1, sizeof *o);
-    char *spec = o ? json_dumps(j->json, JSON_COMPACT | JSON_REAL_PRECISION(17)) : NULL;
+    char *spec = o ? dn_json_dump(j->json) : NULL;
     bool answered = !spec || !j->call || !answer_of(o, j);
     if (!spec || !answered) {
         free(spec);

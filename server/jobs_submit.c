@@ -280,7 +280,7 @@ int dn_job_resolve(dn_job *j, dn_http_error *err)
             snprintf(err->param, sizeof err->param, "from");
             return rc;
         }
-        snprintf(j->from, sizeof j->from, "%s@1", k->name);
+        snprintf(j->from, sizeof j->from, "%s", k->id);
         j->from_dir = strdup(k->dir);
         if (!j->from_dir)
             return dn_http_fail(err, DN_H_MEMORY, NULL, NULL);
@@ -367,7 +367,7 @@ void dn_job_submit(dn_app *app, dn_call *call, json_t *json)
     dn_http_error err = { 0 };
     planning *p = calloc(1, sizeof *p);
     dn_job *j = p ? dn_job_new(app, NULL, dn_call_tenant(call)) : NULL;
-    char *text = j ? json_dumps(json, JSON_COMPACT | JSON_REAL_PRECISION(17)) : NULL;
+    char *text = j ? dn_json_dump(json) : NULL;
     int rc = text ? take_spec(j, text, &err) : dn_http_fail(&err, DN_H_MEMORY, NULL, NULL);
     free(text);
     if (!rc && !dn_name_ok(j->in.name))

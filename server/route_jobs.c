@@ -119,6 +119,22 @@ void dn_route_job_pause(dn_call *call) { act(call, dn_job_pause); }
 void dn_route_job_resume(dn_call *call) { act(call, dn_job_resume); }
 void dn_route_job_cancel(dn_call *call) { act(call, dn_job_cancel); }
 
+void dn_route_job_publish(dn_call *call)
+{
+    dn_http_error err = { 0 };
+    dn_publish_in in = { 0 };
+    dn_job *j = asked_for(call);
+    json_t *json = j ? body_of(call) : NULL;
+    if (!json)
+        return;
+    int rc = dn_fields_parse(&dn_publish_fields, &in, dn_call_arena(call), json, &err);
+    json_decref(json);
+    if (rc)
+        dn_reply_error(call, &err);
+    else
+        dn_job_publish(j, in.as, call);
+}
+
 void dn_route_job_change(dn_call *call)
 {
     dn_http_error err = { 0 };

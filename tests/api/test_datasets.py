@@ -339,7 +339,7 @@ def test_without_state(nothing):
 
 def test_owners(tmp_path, nothing):
     tokens = tmp_path / "tokens"
-    tokens.write_text("anna %s\nbert %s\nroot %s admin\n" % tuple(c * 32 for c in "abr"))
+    tokens.write_text("%s anna\n%s bert\n%s root use,admin\n" % tuple(c * 32 for c in "abr"))
     tokens.chmod(0o600)
     with serving(nothing, "--state", str(tmp_path / "state"), "--disk-reserve", "0", "--token-file", str(tokens)) as daemon:
         def ask(who, method, path, body=None):
