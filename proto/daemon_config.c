@@ -57,6 +57,8 @@ static const dn_field config_v[DN_CONFIG_FIELDS] = {
         .help = "How long they are kept." },
     [DN_CONFIG_DISK_RESERVE] = { "disk-reserve", DN_T_SIZE, AT(disk_reserve), .min = 0, .max = 0x1p50, .def = "1GiB",
         .help = "Free bytes to leave where the state is: with less, uploads and asynchronous requests are refused with 507." },
+    [DN_CONFIG_UPLOAD_BYTES] = { "upload-bytes", DN_T_SIZE, AT(upload_bytes), .min = 1, .max = 0x1p50, .def = "16GiB",
+        .help = "The largest data set or checkpoint that can be uploaded." },
 };
 const dn_fields dn_config_fields = { "configuration", "The daemon's configuration.", config_v, DN_CONFIG_FIELDS, sizeof(dn_config) };
 

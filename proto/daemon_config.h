@@ -40,6 +40,7 @@ enum {
     DN_CONFIG_RESULT_BYTES,
     DN_CONFIG_RESULT_TTL,
     DN_CONFIG_DISK_RESERVE,
+    DN_CONFIG_UPLOAD_BYTES,
     DN_CONFIG_FIELDS
 };
 typedef struct dn_config {
@@ -64,6 +65,7 @@ typedef struct dn_config {
     int64_t result_bytes;  /* kept asynchronous results (1 GiB) */
     int64_t result_ttl_ms; /* (1 h) */
     int64_t disk_reserve;  /* free bytes that are left to others where the state is (1 GiB) */
+    int64_t upload_bytes;  /* of one upload (16 GiB) */
     const char *backup;    /* of DN_ACTION_BACKUP: the folder to make; no key of the table */
 } dn_config;
 extern const dn_fields dn_config_fields; /* indexed by DN_CONFIG_... */

@@ -36,17 +36,10 @@ static void write_enum(const dn_field *f, const void *src, dn_buf *b)
     dn_buf_json_string(b, f->choices[*(const int *)src]);
 }
 
-static int add_chunk(const char *text, size_t len, void *b)
-{
-    dn_buf_add(b, text, len);
-    return 0;
-}
-
 static void write_json(const dn_field *f, const void *src, dn_buf *b)
 {
     (void)f;
-    if (json_dump_callback(*(const json_t *const *)src, add_chunk, b, JSON_COMPACT | JSON_ENCODE_ANY))
-        b->failed = true;
+    dn_json_write(*(const json_t *const *)src, b);
 }
 
 static void write_object(const dn_field *f, const void *src, dn_buf *b) { dn_fields_write(f->sub, src, b); }

@@ -160,3 +160,56 @@ void dn_json_brief(const json_t *v, char *out, size_t size)
         snprintf(out, size, "%s", dn_json_kind(v));
     dn_buf_fini(&b);
 }
+
+static void write_object(const json_t *v, dn_buf *b)
+{
+    const char *key, *comma = "{";
+    json_t *member;
+    json_object_foreach((json_t *)(uintptr_t)v, key, member)
+    {
+        dn_buf_puts(b, comma);
+        dn_buf_json_string(b, key);
+        dn_buf_puts(b, ":");
+        dn_json_write(member, b);
+        comma = ",";
+    }
+    dn_buf_puts(b, *comma == '{' ? "{}" : "}");
+}
+
+void dn_json_write(const json_t *v, dn_buf *b)
+{
+    switch (json_typeof(v)) {
+    case JSON_OBJECT:
+        write_object(v, b);
+        break;
+    case JSON_ARRAY:
+        for (size_t i = 0; i < json_array_size(v); i++) {
+            dn_buf_puts(b, i ? "," : "[");
+            dn_json_write(json_array_get(v, i), b);
+        }
+        dn_buf_puts(b, json_array_size(v) ? "]" : "[]");
+        break;
+    case JSON_STRING:
+        dn_buf_json_string(b, json_string_value(v));
+        break;
+    case JSON_INTEGER:
+        dn_buf_printf(b, "%lld", (long long)json_integer_value(v));
+        break;
+    case JSON_REAL:
+        dn_buf_json_number(b, json_real_value(v));
+        break;
+    default:
+        dn_buf_puts(b, json_is_true(v) ? "true" : json_is_false(v) ? "false" : "null");
+    }
+}
+
+char *dn_json_dump(const json_t *v)
+{
+    enum { TEXT_MAX = 64 << 20 };
+    dn_buf b;
+    size_t n;
+    dn_buf_init(&b, TEXT_MAX);
+    dn_json_write(v, &b);
+    dn_buf_add(&b, "", 1);
+    return dn_buf_take(&b, &n);
+}

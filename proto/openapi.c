@@ -41,6 +41,9 @@ static const struct event request_events[] = {
 static const struct event status_events[] = { { "status", &dn_status_fields }, { NULL, NULL } };
 static const struct header events_headers[] = { { "Last-Event-ID", "Go on after this event." }, { NULL, NULL } };
 
+static const struct header upload_headers[] = {
+    { "X-Content-SHA256", "Checked if given: 64 hexadecimal digits." }, { NULL, NULL } };
+
 static const struct operation operations[DN_ROUTE_COUNT] = {
     [DN_ROUTE_GENERATE] = { .body = &dn_generate_fields, .answer = &dn_result_fields, .accepted = &dn_request_info_fields,
         .also_gives = { "text/event-stream", "image/png", "application/x-npy", "application/x-safetensors" },
@@ -63,6 +66,21 @@ static const struct operation operations[DN_ROUTE_COUNT] = {
         .errors = { DN_H_MODEL_NOT_FOUND, DN_H_CONFLICT, DN_H_MODEL_FAILED, DN_H_MEMORY } },
     [DN_ROUTE_MODEL_UNLOAD] = { .query = &dn_unload_query_fields, .answer = &dn_model_card_fields, .accepted = &dn_model_card_fields,
         .errors = { DN_H_MODEL_NOT_FOUND, DN_H_CONFLICT } },
+    [DN_ROUTE_DATASETS] = { .answer = &dn_dataset_list_fields },
+    [DN_ROUTE_DATASET] = { .answer = &dn_dataset_card_fields, .errors = { DN_H_NOT_FOUND } },
+    [DN_ROUTE_DATASET_PUT] = { .query = &dn_dataset_query_fields, .answer = &dn_dataset_card_fields, .headers = upload_headers,
+        .errors = { DN_H_FORMAT, DN_H_LENGTH, DN_H_TOO_LARGE, DN_H_MEDIA, DN_H_IMPOSSIBLE, DN_H_IO, DN_H_DRAINING, DN_H_DISK } },
+    [DN_ROUTE_DATASET_DELETE] = { .answer = &dn_dataset_card_fields, .errors = { DN_H_NOT_FOUND, DN_H_CONFLICT } },
+    [DN_ROUTE_MODEL_PUT] = { .query = &dn_load_query_fields, .answer = &dn_model_card_fields, .accepted = &dn_model_card_fields,
+        .headers = upload_headers, .errors = { DN_H_FORMAT, DN_H_LENGTH, DN_H_TOO_LARGE, DN_H_MEDIA, DN_H_IMPOSSIBLE, DN_H_IO,
+                                               DN_H_DRAINING, DN_H_DISK } },
+    [DN_ROUTE_MODEL_DELETE] = { .answer = &dn_model_card_fields, .errors = { DN_H_MODEL_NOT_FOUND, DN_H_CONFLICT } },
+    [DN_ROUTE_MODEL_ALIAS] = { .body = &dn_alias_fields, .answer = &dn_model_card_fields,
+        .errors = { DN_H_MODEL_NOT_FOUND, DN_H_LENGTH, DN_H_TOO_LARGE, DN_H_MEDIA } },
+    [DN_ROUTE_MODEL_SAVE] = { .query = &dn_load_query_fields, .body = &dn_publish_fields, .answer = &dn_model_card_fields,
+        .accepted = &dn_model_card_fields,
+        .errors = { DN_H_MODEL_NOT_FOUND, DN_H_LENGTH, DN_H_TOO_LARGE, DN_H_MEDIA, DN_H_IMPOSSIBLE, DN_H_DISK } },
+    [DN_ROUTE_MODEL_CHECKPOINT] = { .errors = { DN_H_MODEL_NOT_FOUND, DN_H_IMPOSSIBLE, DN_H_DISK } },
     [DN_ROUTE_JOBS] = { .query = &dn_jobs_query_fields, .answer = &dn_job_list_fields },
     [DN_ROUTE_JOBS_SUBMIT] = { .body = &dn_job_fields, .answer = &dn_job_info_fields,
         .errors = { DN_H_NOT_FOUND, DN_H_LENGTH, DN_H_TOO_LARGE, DN_H_MEDIA, DN_H_IMPOSSIBLE, DN_H_MEMORY, DN_H_DRAINING } },
@@ -72,6 +90,8 @@ static const struct operation operations[DN_ROUTE_COUNT] = {
     [DN_ROUTE_JOB_PAUSE] = { .answer = &dn_job_info_fields, .accepted = &dn_job_info_fields, .errors = { DN_H_NOT_FOUND, DN_H_CONFLICT } },
     [DN_ROUTE_JOB_RESUME] = { .answer = &dn_job_info_fields, .accepted = &dn_job_info_fields, .errors = { DN_H_NOT_FOUND, DN_H_CONFLICT } },
     [DN_ROUTE_JOB_CANCEL] = { .answer = &dn_job_info_fields, .accepted = &dn_job_info_fields, .errors = { DN_H_NOT_FOUND, DN_H_CONFLICT } },
+    [DN_ROUTE_JOB_PUBLISH] = { .body = &dn_publish_fields, .answer = &dn_job_info_fields,
+        .errors = { DN_H_NOT_FOUND, DN_H_CONFLICT, DN_H_LENGTH, DN_H_TOO_LARGE, DN_H_MEDIA, DN_H_MEMORY, DN_H_DISK } },
     [DN_ROUTE_JOB_CHECKPOINTS] = { .answer = &dn_job_checkpoint_list_fields, .errors = { DN_H_NOT_FOUND } },
     [DN_ROUTE_JOB_SAVE] = { .answer = &dn_job_info_fields, .accepted = &dn_job_info_fields, .errors = { DN_H_NOT_FOUND, DN_H_CONFLICT } },
     [DN_ROUTE_JOB_SAMPLES] = { .answer = &dn_job_sample_list_fields, .errors = { DN_H_NOT_FOUND } },

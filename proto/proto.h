@@ -362,6 +362,12 @@ void dn_event_error_write(dn_buf *b, int64_t id, const dn_http_error *e);
 
 /* ---- routes ----------------------------------------------------------------------------------------------------- */
 
+/* What uploads may call themselves; what they are is found out by looking. */
+#define DN_UPLOAD_TYPES                                                                                                \
+    "application/octet-stream application/x-tar application/zip application/zstd application/x-zstd application/gzip " \
+    "application/x-gzip application/x-npy application/x-safetensors"
+#define DN_UPLOAD_BODY_MAX ((size_t)16 << 30) /* unless --upload-bytes says otherwise */
+
 /* clang-format off */
 /* route, method, path ({x} matches one segment), largest body, what it takes, what it gives, meaning */
 #define DN_ROUTES(X)                                                                                                   \
@@ -379,6 +385,14 @@ void dn_event_error_write(dn_buf *b, int64_t id, const dn_http_error *e);
     X(MODEL_LOAD, "POST", "/models/{name}/load", DN_JSON_BODY_MAX, NULL, "application/json", "Load it")                \
     X(MODEL_UNLOAD, "POST", "/models/{name}/unload", DN_JSON_BODY_MAX, NULL, "application/json",                       \
       "Refuse new requests, let admitted ones finish, unload")                                                         \
+    X(MODEL_PUT, "PUT", "/models/{name}", DN_UPLOAD_BODY_MAX, DN_UPLOAD_TYPES, "application/json",                     \
+      "Add a version: tar, tar.zst or zip of a diffusers folder")                                                      \
+    X(MODEL_DELETE, "DELETE", "/models/{name}", 0, NULL, "application/json", "Delete the version name@version")        \
+    X(MODEL_ALIAS, "POST", "/models/{name}/alias", DN_JSON_BODY_MAX, "application/json", "application/json",           \
+      "Make a version live")                                                                                           \
+    X(MODEL_SAVE, "POST", "/models/{name}/save", DN_JSON_BODY_MAX, "application/json", "application/json",             \
+      "A durable copy of the live version")                                                                            \
+    X(MODEL_CHECKPOINT, "GET", "/models/{name}/checkpoint", 0, NULL, "application/zstd", "The version as tar.zst")     \
     X(JOBS, "GET", "/jobs", 0, NULL, "application/json", "Your training jobs, newest first")                            \
     X(JOBS_SUBMIT, "POST", "/jobs", DN_JSON_BODY_MAX, "application/json", "application/json", "Submit a training job") \
     X(JOB, "GET", "/jobs/{id}", 0, NULL, "application/json", "One job")                                                \
@@ -388,6 +402,8 @@ void dn_event_error_write(dn_buf *b, int64_t id, const dn_http_error *e);
       "End the optimizer step, save, free the device")                                                                 \
     X(JOB_RESUME, "POST", "/jobs/{id}/resume", DN_JSON_BODY_MAX, NULL, "application/json", "Go on with a paused job")  \
     X(JOB_CANCEL, "POST", "/jobs/{id}/cancel", DN_JSON_BODY_MAX, NULL, "application/json", "End it for good")          \
+    X(JOB_PUBLISH, "POST", "/jobs/{id}/publish", DN_JSON_BODY_MAX, "application/json", "application/json",             \
+      "Make a live version of a model of it")                                                                          \
     X(JOB_CHECKPOINTS, "GET", "/jobs/{id}/checkpoints", 0, NULL, "application/json", "Its saved states")               \
     X(JOB_SAVE, "POST", "/jobs/{id}/checkpoints", DN_JSON_BODY_MAX, NULL, "application/json", "Save now")              \
     X(JOB_SAMPLES, "GET", "/jobs/{id}/samples", 0, NULL, "application/json", "Its previews, newest first")             \
@@ -395,6 +411,11 @@ void dn_event_error_write(dn_buf *b, int64_t id, const dn_http_error *e);
     X(JOB_METRICS, "GET", "/jobs/{id}/metrics.csv", 0, NULL, "text/csv", "A line for each step and evaluation")        \
     X(JOB_EVENTS, "GET", "/jobs/{id}/events", 0, NULL, "text/event-stream",                                            \
       "Its events; goes on after Last-Event-ID")                                                                       \
+    X(DATASETS, "GET", "/datasets", 0, NULL, "application/json", "Your data sets, newest first")                        \
+    X(DATASET, "GET", "/datasets/{name}", 0, NULL, "application/json", "One data set: name (the newest) or name@hash") \
+    X(DATASET_PUT, "PUT", "/datasets/{name}", DN_UPLOAD_BODY_MAX, DN_UPLOAD_TYPES, "application/json",                 \
+      "Upload pictures, IDX, npy or safetensors")                                                                      \
+    X(DATASET_DELETE, "DELETE", "/datasets/{name}", 0, NULL, "application/json", "Delete it: name or name@hash")       \
     X(STATUS, "GET", "/status", 0, NULL, "application/json", "Devices, queue, models; an event stream twice a second") \
     X(METRICS, "GET", "/metrics", 0, NULL, "text/plain", "Prometheus metrics")                                         \
     X(HEALTHZ, "GET", "/healthz", 0, NULL, "application/json", "Alive")                                                \
@@ -419,7 +440,7 @@ typedef struct dn_route {
 } dn_route;
 extern const dn_route dn_routes[DN_ROUTE_COUNT];
 
-enum { DN_ROUTE_ARGS_MAX = 2, DN_ROUTE_ARG_LEN_MAX = 80 };
+enum { DN_ROUTE_ARGS_MAX = 2, DN_ROUTE_ARG_LEN_MAX = 136 };
 typedef struct dn_route_hit {
     int route; /* enum dn_route_id */
     int n_args;

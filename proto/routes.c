@@ -16,10 +16,7 @@ const dn_route dn_routes[DN_ROUTE_COUNT] = {
 static const struct {
     const char *method, *path;
 } later[] = {
-    { NULL, "/blobs" }, { NULL, "/blobs/{id}" }, { NULL, "/jobs/{id}/publish" }, { NULL, "/datasets" },
-    { NULL, "/datasets/*" }, { NULL, "/usage" }, { NULL, "/v1/*" }, { NULL, "/v2/*" },
-    { "PUT", "/models/{name}" }, { "DELETE", "/models/{name}" }, { NULL, "/models/{name}/alias" },
-    { NULL, "/models/{name}/save" }, { NULL, "/models/{name}/checkpoint" },
+    { NULL, "/blobs" }, { NULL, "/blobs/{id}" }, { NULL, "/usage" }, { NULL, "/v1/*" }, { NULL, "/v2/*" },
 };
 /* clang-format on */
 

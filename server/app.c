@@ -38,12 +38,22 @@ static const dn_endpoint endpoints[] = {
     { DN_ROUTE_JOB_PAUSE, dn_route_job_pause, DN_SCOPE_USE, NULL, DN_WHILE_DRAINING },
     { DN_ROUTE_JOB_RESUME, dn_route_job_resume, DN_SCOPE_USE, NULL, 0 },
     { DN_ROUTE_JOB_CANCEL, dn_route_job_cancel, DN_SCOPE_USE, NULL, DN_WHILE_DRAINING },
+    { DN_ROUTE_JOB_PUBLISH, dn_route_job_publish, DN_SCOPE_USE, NULL, 0 },
     { DN_ROUTE_JOB_SAVE, dn_route_job_save, DN_SCOPE_USE, NULL, DN_WHILE_DRAINING },
     { DN_ROUTE_JOB_CHECKPOINTS, dn_route_job_checkpoints, DN_SCOPE_USE, NULL, 0 },
     { DN_ROUTE_JOB_SAMPLES, dn_route_job_samples, DN_SCOPE_USE, NULL, 0 },
     { DN_ROUTE_JOB_SAMPLE, dn_route_job_sample, DN_SCOPE_USE, NULL, 0 },
     { DN_ROUTE_JOB_METRICS, dn_route_job_metrics, DN_SCOPE_USE, NULL, 0 },
     { DN_ROUTE_JOB_EVENTS, dn_route_job_events, DN_SCOPE_USE, NULL, 0 },
+    { DN_ROUTE_MODEL_PUT, dn_route_model_put, DN_SCOPE_USE, NULL, DN_BODY_TO_FILE },
+    { DN_ROUTE_MODEL_DELETE, dn_route_model_delete, DN_SCOPE_USE, NULL, 0 },
+    { DN_ROUTE_MODEL_ALIAS, dn_route_model_alias, DN_SCOPE_USE, NULL, 0 },
+    { DN_ROUTE_MODEL_SAVE, dn_route_model_save, DN_SCOPE_USE, NULL, 0 },
+    { DN_ROUTE_MODEL_CHECKPOINT, dn_route_model_checkpoint, DN_SCOPE_USE, NULL, 0 },
+    { DN_ROUTE_DATASETS, dn_route_datasets, DN_SCOPE_USE, NULL, 0 },
+    { DN_ROUTE_DATASET, dn_route_dataset, DN_SCOPE_USE, NULL, 0 },
+    { DN_ROUTE_DATASET_PUT, dn_route_dataset_put, DN_SCOPE_USE, NULL, DN_BODY_TO_FILE },
+    { DN_ROUTE_DATASET_DELETE, dn_route_dataset_delete, DN_SCOPE_USE, NULL, 0 },
     { DN_ROUTE_STATUS, dn_route_status, DN_SCOPE_USE, "application/json text/event-stream", 0 },
 };
 /* clang-format on */
@@ -183,6 +193,7 @@ static void on_tick(uv_timer_t *timer)
     dn_jobs_tick(app);
     dn_requests_resume(app);
     dn_disk_tick(app);
+    dn_versions_tick(app);
     dn_idem_tick(app);
 }
 
@@ -193,7 +204,7 @@ static int start_timer(dn_app *app, dn_error *err)
         return dn_fail(err, DN_E_MEMORY, NULL, "no memory for a timer");
     uv_timer_init(dn_loop_uv(app->server.loop), app->timer);
     app->timer->data = app;
-    uv_timer_start(app->timer, on_tick, TICK_MS, TICK_MS);
+    uv_timer_start(app->timer, on_tick, 0, TICK_MS);
     return 0;
 }
 
@@ -239,6 +250,8 @@ bool dn_app_ready(const dn_app *app, const char **why)
     *why = "the start set of models is being loaded";
     return false;
 }
+
+int dn_app_room(const dn_app *app, int64_t bytes, struct dn_http_error *err) { return dn_disk_check(app, bytes, err); }
 
 void dn_app_measure(dn_app *app)
 {

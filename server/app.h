@@ -19,6 +19,7 @@ typedef struct dn_server {
     struct dn_metrics *metrics;
     dn_loop *loop;
     dn_lane *fast, *slow;
+    dn_lane *imports; /* of uploads: they take minutes, and would make loads wait on `slow` */
     dn_store *store; /* always there: without --state it is in memory */
 } dn_server;
 
@@ -33,6 +34,8 @@ int dn_app_start(dn_app **out, const dn_server *server, dn_error *err);
 const dn_endpoint *dn_app_endpoints(size_t *n);
 /* The start set is loaded. What is missing is said in *why (static text), if not. */
 bool dn_app_ready(const dn_app *app, const char **why);
+/* May `bytes` more be kept where the state is? 0, or DN_H_DISK. */
+int dn_app_room(const dn_app *app, int64_t bytes, struct dn_http_error *err);
 /* Refresh gauges just before /metrics is written. */
 void dn_app_measure(dn_app *app);
 /* Draining has begun (http already refuses new work). Call done(arg) once, when nothing is running or waiting; it may

@@ -13,11 +13,12 @@ typedef struct dn_daemon {
     dn_config config;
     dn_arena *arena; /* the config's strings */
     dn_loop *loop;
-    dn_lane *fast, *slow;
+    dn_lane *fast, *slow, *uploads, *imports;
     dn_metrics *metrics;
     dn_auth *auth; /* NULL: no tokens */
     int state_lock; /* state.h; 0: no --state */
     dn_store *store;
+    const char *incoming; /* folder of uploads; NULL: there is no --state */
     dn_http *http;
     dn_server server; /* what the app sees of all this */
     dn_app *app;

@@ -126,7 +126,7 @@ int dn_datasets_open(dn_app *app, dn_error *err)
         dn_datasets_add(app, s);
     }
     dn_sql_end(q);
-    return rc;
+    return rc ? rc : dn_datasets_sweep(app, err);
 }
 
 void dn_datasets_close(dn_app *app)

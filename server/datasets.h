@@ -37,6 +37,27 @@ void dn_datasets_add(dn_app *app, dn_stored *s); /* takes it */
 /* `path` below the state `folder`; `info` as dn_stored_info makes it. NULL: out of memory. */
 dn_stored *dn_stored_new(const char *folder, const char *name, const char *hash, const char *owner, const char *path, const char *info);
 void dn_stored_free(dn_stored *s);
+/* ---- datasets_upload.c ---- */
+
+/* An upload on its way; what `done` may ask about it. */
+typedef struct dn_arrival dn_arrival;
+const dn_error *dn_arrival_error(const dn_arrival *a);
+const dn_stored *dn_arrival_stored(const dn_arrival *a); /* without an error */
+bool dn_arrival_fresh(const dn_arrival *a);              /* false: it had been there */
+const dn_import_report *dn_arrival_report(const dn_arrival *a);
+
+/* Make a dataset of the file `src` (malloc'ed path; taken, and the file removed; NULL: out of memory). Returns 0, and `done` is told
+ * once, or a DN_H code. */
+int dn_datasets_import(dn_app *app, const char *name, const char *owner, char *src, bool skip_broken,
+                       void (*done)(void *arg, const dn_arrival *a), void *arg, dn_http_error *err);
+/* The same for its end: row, folder. DN_H_CONFLICT while a job needs it. */
+int dn_datasets_delete(dn_app *app, dn_stored *s, void (*done)(void *arg, const dn_stored *s, const dn_error *err), void *arg,
+                       dn_http_error *err);
+/* Before the store's thread starts: remove the folders that no row names. */
+int dn_datasets_sweep(dn_app *app, dn_error *err);
+/* Remove a file or folder of the state, later. */
+void dn_app_remove(dn_app *app, const char *path);
+
 char *dn_stored_info(const dn_dataset_info *d); /* JSON, malloc'ed */
 
 #endif

@@ -80,3 +80,9 @@ int dn_disk_check(const dn_app *app, int64_t bytes, dn_http_error *err)
     return dn_http_fail(err, DN_H_DISK, NULL, "%lld bytes are free where the state is, disk-reserve is %lld",
                         (long long)app->disk->free, (long long)reserve);
 }
+
+int64_t dn_disk_room(const dn_app *app)
+{
+    int64_t room = app->disk ? app->disk->free - app->server.config->disk_reserve : INT64_MAX;
+    return room > 0 ? room : 1;
+}

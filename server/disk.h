@@ -13,5 +13,6 @@ void dn_disk_close(dn_app *app); /* the store has stopped */
 /* 0 if `bytes` more leave the reserve alone; else DN_H_DISK (507), with *err. For whatever is about to keep something:
  * asynchronous requests, uploads, jobs. */
 int dn_disk_check(const dn_app *app, int64_t bytes, dn_http_error *err);
+int64_t dn_disk_room(const dn_app *app); /* bytes above the reserve, at least 1 */
 
 #endif

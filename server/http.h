@@ -21,6 +21,7 @@ typedef struct dn_call dn_call;
 typedef struct dn_stream dn_stream;
 
 enum { DN_STREAM_BYTES_MAX = 128 << 20 };
+struct dn_lane;       /* lanes.h */
 struct dn_arena;      /* proto/arena.h */
 struct dn_http_error; /* proto/http_error.h */
 
@@ -33,6 +34,7 @@ enum dn_scope {
 };
 enum {
     DN_WHILE_DRAINING = 1, /* answered while draining too (a GET always is) */
+    DN_BODY_TO_FILE = 2,   /* its body goes to a file: dn_call_file */
 };
 /* What answers a route of proto's table (dn_routes). Path, method, body limit, Content-Type and Accept are checked by
  * that table before the handler sees the call. A body may always be left out (the handler sees 0 bytes); one that the
@@ -59,6 +61,10 @@ bool dn_call_query_at(const dn_call *call, int i, const char **name, const char 
 const char *dn_call_header(const dn_call *call, const char *name); /* NULL if absent; lists come joined by ", " */
 const void *dn_call_body(const dn_call *call, size_t *n);          /* valid until the call ends; a 0 byte follows it */
 const char *dn_call_content_type(const dn_call *call); /* without parameters, lower case; "" without a body */
+/* DN_BODY_TO_FILE: the file that holds the whole body, removed with the call; NULL: there was none. */
+const char *dn_call_file(const dn_call *call);
+/* The same, and the file is the caller's to remove: its path, malloc'ed. NULL: there was none, or no memory. */
+char *dn_call_take_file(dn_call *call);
 /* The media type that the endpoint's `gives` and Accept agree on (the first that the client likes best). */
 const char *dn_call_gives(const dn_call *call);
 bool dn_call_accept_given(const dn_call *call);  /* false: no Accept, or it only says anything goes */
@@ -102,6 +108,8 @@ void dn_reply_take(dn_call *call, int status, const char *content_type, void *da
 /* The same of bytes that are not the reply's alone: `release(arg)` is called, on the loop's thread, when they have left. */
 void dn_reply_lend(dn_call *call, int status, const char *content_type, const void *data, size_t n,
                    void (*release)(void *), void *arg);
+/* The file behind `fd`, `size` bytes, read on the lane. Takes the descriptor. */
+void dn_reply_fd(dn_call *call, int status, const char *content_type, int fd, uint64_t size, struct dn_lane *lane);
 /* A refusal as parsing and admission report it (proto/http_error.h), with its status. */
 void dn_reply_error(dn_call *call, const struct dn_http_error *err);
 /* The same, made on the spot: dn_reply_refuse(call, DN_H_NOT_FOUND, "id", "no request %s", id). `param` may be NULL. */

@@ -66,19 +66,23 @@ static bool grow_body(dn_call *call, size_t need)
     return true;
 }
 
-static void take_body(dn_call *call, const char *data, size_t n)
+/* How much of it is left for the next time. */
+static size_t take_body(dn_call *call, const char *data, size_t n)
 {
+    if (call->upload)
+        return n - dn_upload_take(call, data, n);
     if (n > call->body_max - call->body_len) {
         dn_conn_refuse(call->conn, DN_H_TOO_LARGE, "the body is larger than %zu bytes", call->body_max);
-        return;
+        return 0;
     }
     if (call->body_len + n + 1 > call->body_cap && !grow_body(call, call->body_len + n + 1)) {
         dn_conn_refuse(call->conn, DN_H_MEMORY, "too many request bodies are being received");
-        return;
+        return 0;
     }
     memcpy(call->body + call->body_len, data, n);
     call->body_len += n;
     call->body[call->body_len] = 0;
+    return 0;
 }
 
 void dn_call_free_body(dn_call *call)
@@ -108,12 +112,16 @@ static void take_head(dn_call *call, const char *method)
         dn_conn_set(call->conn, DN_CONN_WORKING, 0);
     else if (call->refusal.id)
         dn_reply_refusal(call);
+    else if (call->upload)
+        dn_upload_expect(call);
     else
         dn_conn_set(call->conn, DN_CONN_BODY, body_ms(call));
 }
 
 static void run_handler(dn_call *call)
 {
+    if (call->upload && !call->refusal.id && !dn_upload_finish(call))
+        return;
     dn_conn_set(call->conn, DN_CONN_WORKING, 0);
     if (call->refusal.id)
         dn_reply_refusal(call);
@@ -143,15 +151,16 @@ enum MHD_Result dn_call_handle(void *cls, struct MHD_Connection *c, const char *
         return MHD_NO;
     /* Not by *n: with Expect and no body, MHD offers 0 bytes of it before it takes a response. */
     bool complete = call->headed && !data;
+    size_t left = 0;
     if (!call->headed)
         take_head(call, method);
     else if (!complete && *n && call->conn->state != DN_CONN_LINGERING)
-        take_body(call, data, *n);
+        left = take_body(call, data, *n);
     else if (complete && call->conn->state == DN_CONN_LINGERING)
         return MHD_NO;
     else if (complete && !call->replied)
         run_handler(call);
-    *n = 0;
+    *n = left;
     return call->dead ? MHD_NO : MHD_YES;
 }
 
@@ -193,6 +202,7 @@ void dn_call_end(void *cls, struct MHD_Connection *c, void **context, enum MHD_R
     if (l->http->o.done)
         l->http->o.done(l->http->o.done_arg, call, call->status, (double)(uv_hrtime() - call->start_ns) / 1e6);
     dn_call_free_body(call);
+    dn_upload_end(call);
     dn_arena_free(call->arena);
     free(call);
     conn->call = NULL;

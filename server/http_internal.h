@@ -43,6 +43,7 @@ enum dn_conn_state {
 };
 
 typedef struct dn_conn dn_conn;
+typedef struct dn_upload dn_upload;
 struct dn_conn {
     dn_conn *prev, *next;
     dn_listener *listener;
@@ -83,6 +84,7 @@ struct dn_call {
     bool head;               /* HEAD: the body is not sent */
     bool options;            /* answer 204 with what is allowed */
     dn_http_error refusal;   /* id 0: none */
+    dn_upload *upload; /* of a body that goes to a file */
     char *body;
     bool has_body;
     size_t body_announced; /* Content-Length; 0: chunked */
@@ -143,6 +145,16 @@ void dn_call_fail(dn_call *call);
 void dn_call_tell_end(dn_call *call, const dn_ending *ending);
 /* The client is not there any more: tell the app now, end the exchange. */
 void dn_call_vanish(dn_call *call);
+
+/* http_upload.c: bodies of DN_BODY_TO_FILE */
+dn_upload *dn_upload_new(dn_call *call); /* NULL: out of memory, or too many */
+int dn_upload_check(dn_call *call);      /* may there be one? Fills call->refusal */
+void dn_upload_expect(dn_call *call);    /* the time that the next block may take begins now */
+/* How much of it was used. The connection may be suspended now, or have been refused. */
+size_t dn_upload_take(dn_call *call, const char *data, size_t n);
+/* All of it came. false: the connection is suspended until it is in the file; then this is asked again. */
+bool dn_upload_finish(dn_call *call);
+void dn_upload_end(dn_call *call); /* the call is over */
 
 /* http_rules.c: fills call->refusal, or makes the call ready for its handler. */
 void dn_call_check(dn_call *call, const char *method);

@@ -258,7 +258,10 @@ static int check_body(dn_call *call)
         return call->has_body ? dn_http_fail(&call->refusal, DN_H_TOO_LARGE, NULL, "%s takes no body", call->path) : 0;
     const dn_route *route = &dn_routes[call->route];
     const char *type = dn_call_header(call, "Content-Type"), *takes = route->takes ? route->takes : "application/json";
-    call->body_max = route->body_max;
+    bool to_file = call->endpoint->flags & DN_BODY_TO_FILE;
+    call->body_max = to_file ? call->http->o.upload_max : route->body_max;
+    if (to_file && dn_upload_check(call))
+        return call->refusal.id;
     if (!call->has_body) {
         bool silent =
             !dn_call_header(call, "Content-Length") && route->takes && !dn_media_listed(takes, "application/json");
@@ -274,6 +277,15 @@ static int check_body(dn_call *call)
         !dn_media_listed(takes, call->content_type))
         return dn_http_fail(&call->refusal, DN_H_MEDIA, "Content-Type", "the Content-Type must be %s", takes);
     return 0;
+}
+
+/* Last: nobody is refused any more. */
+static int make_upload(dn_call *call)
+{
+    if (!call->has_body || !call->endpoint || !(call->endpoint->flags & DN_BODY_TO_FILE))
+        return 0;
+    call->upload = dn_upload_new(call);
+    return call->upload ? 0 : dn_http_fail(&call->refusal, DN_H_MEMORY, NULL, "too many request bodies are being received");
 }
 
 static int check_accept(dn_call *call)
@@ -297,7 +309,7 @@ static bool announces_body(struct MHD_Connection *c)
 /* clang-format off */
 static int (*const rules[])(dn_call *) = {
     collect_fields, check_framing, parse_uri, check_host, check_origin, find_route, check_token, check_draining, check_body,
-    check_accept };
+    check_accept, make_upload };
 /* clang-format on */
 
 void dn_call_check(dn_call *call, const char *method)

@@ -4,6 +4,7 @@
 
 #include "auth.h"
 #include "http.h"
+#include "lanes.h"
 #include "loop.h"
 
 enum { DN_LISTEN_MAX = 8 };
@@ -24,6 +25,12 @@ typedef struct dn_http_options {
     int stall_ms;                    /* a reader that takes nothing for so long is cut off */
     int ping_ms;                     /* of silence on a stream */
     size_t bodies_max;               /* bytes of request bodies held at once */
+    const char *incoming;            /* folder of the bodies that go to files; NULL: there are none */
+    dn_lane *uploads;                /* that writes them */
+    size_t upload_max;               /* bytes of one */
+    /* May `bytes` more be kept? 0, or a DN_H code. */
+    int (*room)(void *arg, int64_t bytes, struct dn_http_error *err);
+    void *room_arg;
     /* An exchange is over. `status` is 499 if the client left before the reply, 0 if nothing was said. */
     void (*done)(void *arg, dn_call *call, int status, double ms);
     void *done_arg;

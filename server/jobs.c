@@ -1,4 +1,5 @@
 /* jobs.c - the list of jobs, their states, and who runs next. */
+#include "disk.h"
 #include "jobs.h"
 #include "json.h"
 #include "log.h"
@@ -72,6 +73,7 @@ static void job_free(dn_job *j)
     dn_arena_free(j->arena);
     json_decref(j->json);
     dn_buf_fini(&j->csv);
+    free(j->publishing);
     free(j->dir);
     free(j->plan_text);
     free(j->from_dir);
@@ -331,10 +333,27 @@ void dn_jobs_pump(dn_app *app)
     }
 }
 
+/* Below the disk reserve: what is left of the disk is for saving what there is. */
+static void pause_all(dn_app *app, const char *why)
+{
+    DN_LINK_EACH(l, &app->jobs->jobs)
+    {
+        dn_job *j = DN_LINK_OF(l, dn_job, link);
+        if (j->phase == DN_PHASE_IDLE || j->goal != DN_GOAL_RUN)
+            continue;
+        snprintf(j->reason, sizeof j->reason, "%.199s", why);
+        (void)dn_job_pause(j, NULL);
+    }
+}
+
 void dn_jobs_tick(dn_app *app)
 {
+    dn_http_error why = { 0 };
     DN_LINK_EACH(l, &app->jobs->jobs) { dn_job_write_metrics(DN_LINK_OF(l, dn_job, link)); }
-    dn_jobs_pump(app);
+    if (dn_disk_check(app, 0, &why))
+        pause_all(app, why.message);
+    else
+        dn_jobs_pump(app);
 }
 
 /* ---- life ------------------------------------------------------------------------------------------------------ */

@@ -35,7 +35,7 @@ enum dn_job_phase {
 };
 
 /* Lane work that is under way for a job; a set. */
-enum dn_job_work { DN_WORK_SAVE = 1, DN_WORK_METRICS = 2, DN_WORK_STORE = 4, DN_WORK_PREVIEW = 8, DN_WORK_OTHER = 16 };
+enum dn_job_work { DN_WORK_SAVE = 1, DN_WORK_METRICS = 2, DN_WORK_STORE = 4, DN_WORK_PREVIEW = 8, DN_WORK_OTHER = 16, DN_WORK_PUBLISH = 32 };
 
 /* One line of metrics.csv, and one event. */
 typedef struct dn_job_line {
@@ -102,6 +102,7 @@ typedef struct dn_job {
     double began_ms, wait_ms; /* of this attempt */
     int64_t began_step;
     char published[DN_NAME_LEN_MAX + 16];
+    struct publishing *publishing; /* under way */
 
     /* while it runs */
     uint64_t number;        /* for the worker: never used twice */
@@ -162,7 +163,8 @@ double dn_unix_now(void);
 
 /* Validate, plan on the slow lane, store, answer 201. */
 void dn_job_submit(dn_app *app, dn_call *call, struct json_t *json);
-void dn_job_accepted(dn_job *j, const dn_error *err); /* the row of a new job is stored, or is not */
+/* The row of a new job is stored, or is not; takes the text, the answer to its call. */
+void dn_job_accepted(dn_job *j, const dn_error *err, char *text, size_t n);
 /* A job from its stored row; the spec was written by dn_job_write. */
 int dn_job_restore(dn_job *j, const char *spec, const char *plan, dn_error *err);
 /* What the names in its request stand for: dataset, model, device. 0 or a DN_H code. */
@@ -189,6 +191,12 @@ void dn_job_store_shown(dn_job *j, const dn_previewed *s);
 /* A job goes on from `step`: what was stored of later steps is void. */
 void dn_job_store_cut(dn_job *j, int64_t step);
 int dn_jobs_read(dn_app *app, dn_error *err);
+
+/* ---- jobs_publish.c ---- */
+
+void dn_job_publish(dn_job *j, const char *as, dn_call *call); /* answers the call when it is live */
+void dn_job_publish_ema(dn_job *j, dn_snapshot *ema);          /* the worker's copy, taken */
+void dn_job_publish_missed(dn_job *j);                         /* the worker has none to give any more */
 
 /* ---- jobs_files.c: its folder ---- */
 

@@ -170,6 +170,8 @@ void dn_job_news(dn_app *app, dn_train_news *n)
         dn_job_save(j, n->snapshot, &as);
     } else if (n->duty == DN_DUTY_PREVIEW) {
         dn_job_preview(j, n->snapshot, n->step);
+    } else if (n->duty == DN_DUTY_PUBLISH) {
+        dn_job_publish_ema(j, n->snapshot);
     } else {
         step_told(j, n);
     }
@@ -247,6 +249,7 @@ void dn_job_back(dn_app *app, dn_training *t)
     if (j) {
         j->phase = DN_PHASE_CLOSING;
         j->end = t->end;
+        dn_job_publish_missed(j);
         dn_metrics_reuse(app->server.metrics, DN_L_JOB, dn_worker_index(t->worker), NULL);
         if (t->end == DN_TRAIN_FAILED)
             dn_http_fail_engine(&j->failure, dn_error_name(t->error.code), t->error.param, t->error.message);

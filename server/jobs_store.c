@@ -1,4 +1,5 @@
 /* jobs_store.c - jobs in the store: their rows, checkpoints and previews. */
+#include "idempotency.h"
 #include "jobs.h"
 #include "json.h"
 #include "log.h"
@@ -21,6 +22,9 @@ typedef struct row_op {
     char *spec, *plan, *figures;
     int64_t dataset, attempt, step, starts;
     double share, created, started, finished;
+    char *text; /* a new job's: the answer to its call, kept with it */
+    size_t text_n;
+    dn_idem_answer *answer;
 } row_op;
 
 static int write_row(dn_store_op *op, sqlite3 *db)
@@ -32,14 +36,27 @@ static int write_row(dn_store_op *op, sqlite3 *db)
         " VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,nullif(?16,0),nullif(?17,0),nullif(?18,''),?19)"
         " ON CONFLICT (id) DO UPDATE SET state=?4, reason=?5, attempt=?9, step=?10, starts=?11, priority=?12, train_share=?13,"
         " started=nullif(?16,0), finished=nullif(?17,0), published=nullif(?18,''), figures=?19";
-    return dn_sql_run(db, &op->error, sql, "sssssssiiiisdsdddss", o->id, o->owner, o->name, o->state,
+    int rc = dn_sql_run(db, &op->error, sql, "sssssssiiiisdsdddss", o->id, o->owner, o->name, o->state,
                       *o->reason ? o->reason : NULL, o->spec, o->plan, o->dataset, o->attempt, o->step, o->starts, o->priority,
                       o->share, o->path, o->created, o->started, o->finished, o->published, o->figures);
+    return rc ? rc : dn_idem_keep(db, o->answer, &op->error);
 }
 
 static void complain(const dn_job *j, const char *what, const dn_error *err)
 {
     dn_log(DN_LOG_ERROR, "job_store", "job %s: %s: %s", j->id, what, err->message);
+}
+
+static void row_free(row_op *o)
+{
+    if (!o)
+        return;
+    free(o->spec);
+    free(o->plan);
+    free(o->figures);
+    free(o->text);
+    dn_idem_answer_free(o->answer);
+    free(o);
 }
 
 static void row_written(dn_store_op *op)
@@ -49,10 +66,10 @@ static void row_written(dn_store_op *op)
     dn_error err = op->error;
     if (op->rc && !err.code)
         dn_fail(&err, op->rc, NULL, "%s", dn_error_text(op->rc));
-    free(o->spec);
-    free(o->plan);
-    free(o->figures);
-    free(o);
+    char *text = o->text;
+    size_t text_n = o->text_n;
+    o->text = NULL;
+    row_free(o);
     if (err.code)
         complain(j, "its row", &err);
     bool fresh = !j->stored_once;
@@ -63,7 +80,7 @@ static void row_written(dn_store_op *op)
         dn_job_store(j);
     }
     if (fresh)
-        dn_job_accepted(j, &err);
+        dn_job_accepted(j, &err, text, text_n);
     else if (j->phase == DN_PHASE_COMMITTING && !(j->working & DN_WORK_STORE))
         dn_job_start(j);
     else
@@ -94,6 +111,22 @@ static char *figures_of(const dn_job *j)
 
 static int64_t saved_step(const dn_job *j) { return j->n_saved ? j->saved[j->n_saved - 1].step : 0; }
 
+/* The answer to the call that waits for a new job. */
+static int answer_of(row_op *o, dn_job *j)
+{
+    char location[DN_JOB_ID_LEN + 16];
+    dn_job_info info;
+    dn_buf b;
+    snprintf(location, sizeof location, "/jobs/%s", j->id);
+    dn_job_info_of(j, &info);
+    dn_buf_init(&b, 1 << 20);
+    dn_fields_write(&dn_job_info_fields, &info, &b);
+    o->text = dn_buf_take(&b, &o->text_n);
+    if (!o->text)
+        return DN_E_MEMORY;
+    return dn_idem_answer_of(&o->answer, j->app, j->call, 201, location, "application/json", o->text, o->text_n);
+}
+
 void dn_job_store(dn_job *j)
 {
     if (!j->listed)
@@ -103,14 +136,22 @@ void dn_job_store(dn_job *j)
         return;
     }
     row_op *o = calloc(1, sizeof *o);
-    char *spec = o ? json_dumps(j->json, JSON_COMPACT | JSON_REAL_PRECISION(17)) : NULL;
-    if (!spec) {
-        free(o);
-        complain(j, "its row", &(dn_error){ .code = DN_E_MEMORY, .message = "out of memory" });
+    char *spec = o ? dn_json_dump(j->json) : NULL;
+    bool answered = !spec || !j->call || !answer_of(o, j);
+    if (!spec || !answered) {
+        free(spec);
+        row_free(o);
+        dn_error err = { .code = DN_E_MEMORY, .message = "out of memory" };
+        complain(j, "its row", &err);
+        if (!j->stored_once)
+            dn_job_accepted(j, &err, NULL, 0);
         return;
     }
     *o = (row_op){ .op = { .work = write_row, .done = row_written },
                    .job = j,
+                   .text = o->text,
+                   .text_n = o->text_n,
+                   .answer = o->answer,
                    .spec = spec,
                    .plan = strdup(j->plan_text),
                    .figures = figures_of(j),

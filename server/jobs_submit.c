@@ -1,4 +1,5 @@
 /* jobs_submit.c - from POST /jobs to a stored job: everything is validated and planned before the answer. */
+#include "disk.h"
 #include "jobs.h"
 #include "json.h"
 #include "routes_app.h"
@@ -74,7 +75,7 @@ static json_t *extra_of(const dn_job *j, const dn_dataset_info *data)
     json_t *extra = json_object();
     if (rows && data->n_classes && rows == data->n_classes + 1)
         json_object_set_new(extra, "null_label", json_integer(data->n_classes));
-    if (rows && data->classes) {
+    if (rows >= data->n_classes && data->classes) {
         json_t *names = json_array();
         for (int i = 0; i < data->n_classes; i++)
             json_array_append_new(names, json_string(data->classes[i]));
@@ -279,7 +280,7 @@ int dn_job_resolve(dn_job *j, dn_http_error *err)
             snprintf(err->param, sizeof err->param, "from");
             return rc;
         }
-        snprintf(j->from, sizeof j->from, "%s@1", k->name);
+        snprintf(j->from, sizeof j->from, "%s", k->id);
         j->from_dir = strdup(k->dir);
         if (!j->from_dir)
             return dn_http_fail(err, DN_H_MEMORY, NULL, NULL);
@@ -302,27 +303,24 @@ int dn_job_restore(dn_job *j, const char *spec, const char *plan, dn_error *err)
     return 0;
 }
 
-static void reply_job(dn_call *call, dn_job *j, int status)
-{
-    dn_job_info info;
-    dn_job_info_of(j, &info);
-    dn_reply_header(call, "Location", "/jobs/%s", j->id);
-    dn_route_reply(call, status, &dn_job_info_fields, &info);
-}
-
 /* The job's row is on the disk, or is not. */
-void dn_job_accepted(dn_job *j, const dn_error *err)
+void dn_job_accepted(dn_job *j, const dn_error *err, char *text, size_t n)
 {
     dn_call *call = j->call;
     j->call = NULL;
     if (err->code) {
         if (call)
             dn_reply_engine_error(call, err);
+        free(text);
         dn_job_forget(j);
         return;
     }
-    if (call)
-        reply_job(call, j, 201);
+    if (call) {
+        dn_reply_header(call, "Location", "/jobs/%s", j->id);
+        dn_reply_take(call, 201, "application/json", text, n, free);
+    } else {
+        free(text);
+    }
     dn_jobs_pump(j->app);
 }
 
@@ -342,7 +340,9 @@ static void plan_done(dn_work *work)
     planning *p = dn_container_of(work, planning, work);
     dn_job *j = p->job;
     dn_http_error err = { 0 };
-    if (p->rc)
+    if (p->rc == DN_E_MEMORY && *p->err.param) /* never, not only now */
+        dn_http_fail(&err, DN_H_IMPOSSIBLE, p->err.param, "%s", p->err.message);
+    else if (p->rc)
         dn_http_fail_engine(&err, dn_error_name(p->rc), p->err.param, p->err.message);
     else if (j->app->closing || j->app->draining)
         dn_http_fail(&err, DN_H_DRAINING, NULL, NULL);
@@ -367,13 +367,15 @@ void dn_job_submit(dn_app *app, dn_call *call, json_t *json)
     dn_http_error err = { 0 };
     planning *p = calloc(1, sizeof *p);
     dn_job *j = p ? dn_job_new(app, NULL, dn_call_tenant(call)) : NULL;
-    char *text = j ? json_dumps(json, JSON_COMPACT | JSON_REAL_PRECISION(17)) : NULL;
+    char *text = j ? dn_json_dump(json) : NULL;
     int rc = text ? take_spec(j, text, &err) : dn_http_fail(&err, DN_H_MEMORY, NULL, NULL);
     free(text);
     if (!rc && !dn_name_ok(j->in.name))
         rc = dn_http_fail(&err, DN_H_INVALID, "name", "name must match [a-z0-9][a-z0-9._-]{0,63}");
     if (!rc && !dn_store_folder(app->server.store))
         rc = dn_http_fail(&err, DN_H_IMPOSSIBLE, NULL, "training needs a folder to keep its state in: start denoised with --state");
+    if (!rc)
+        rc = dn_disk_check(app, 0, &err);
     if (!rc)
         rc = dn_job_resolve(j, &err);
     if (rc) {

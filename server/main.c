@@ -1,5 +1,6 @@
 /* main.c - the process: configuration, the order of starting and stopping, signals. Only this file exits. */
 #include "daemon.h"
+#include "tree.h"
 #include "log.h"
 #include "state.h"
 #include <pthread.h>
@@ -17,6 +18,7 @@ enum {
     LANE_FAST_THREADS = 2,
     LANE_SLOW_THREADS = 1,
     LANE_SLOW_NICE = 5,
+    LANE_UPLOAD_THREADS = 1,
 };
 
 /* ---- stopping -------------------------------------------------------------------------------------------- */
@@ -76,13 +78,36 @@ static void on_signal(uv_signal_t *handle, int signum)
 
 /* ---- starting -------------------------------------------------------------------------------------------- */
 
+/* The folder of bodies that come in; what a crash left there is removed. */
+static int open_incoming(dn_daemon *d, dn_error *err)
+{
+    const char *state = d->config.state;
+    char *path = state ? dn_arena_alloc(d->arena, strlen(state) + sizeof "/incoming") : NULL;
+    int rc = dn_lane_new(&d->uploads, d->loop, "uploads", LANE_UPLOAD_THREADS, 0, err);
+    if (rc || !state)
+        return rc;
+    if (!path)
+        return dn_fail(err, DN_E_MEMORY, NULL, "no memory");
+    sprintf(path, "%s/incoming", state);
+    d->incoming = path;
+    dn_tree_clear(path, NULL, NULL);
+    return dn_tree_make(path, err);
+}
+
+static int room(void *arg, int64_t bytes, dn_http_error *err)
+{
+    dn_daemon *d = arg;
+    return d->app ? dn_app_room(d->app, bytes, err) : 0;
+}
+
 static dn_http_options http_options_of(const dn_daemon *d)
 {
     const dn_config *c = &d->config;
     return *dn_http_options(.loop = d->loop, .auth = d->auth, .listen = c->listen.v, .n_listen = c->listen.n,
                             .host_names = c->host_names.v, .n_host_names = c->host_names.n,
                             .cors_origins = c->cors_origin.v, .n_cors_origins = c->cors_origin.n,
-                            .assets = dn_web_assets, .n_assets = dn_web_n_assets, .done = dn_ops_record,
+                            .incoming = d->incoming, .uploads = d->uploads, .upload_max = (size_t)c->upload_bytes,
+                            .room = room, .room_arg = (void *)(uintptr_t)d, .assets = dn_web_assets, .n_assets = dn_web_n_assets, .done = dn_ops_record,
                             .done_arg = (void *)(uintptr_t)d);
 }
 
@@ -103,6 +128,8 @@ static int start_threads(dn_daemon *d, dn_error *err)
     int rc = dn_lane_new(&d->fast, d->loop, "fast", LANE_FAST_THREADS, 0, err);
     if (!rc)
         rc = dn_lane_new(&d->slow, d->loop, "slow", LANE_SLOW_THREADS, LANE_SLOW_NICE, err);
+    if (!rc)
+        rc = dn_lane_new(&d->imports, d->loop, "imports", LANE_SLOW_THREADS, LANE_SLOW_NICE, err);
     if (!rc && !(d->metrics = dn_metrics_new()))
         rc = dn_fail(err, DN_E_MEMORY, NULL, "no memory for the metrics");
     if (!rc)
@@ -112,6 +139,7 @@ static int start_threads(dn_daemon *d, dn_error *err)
                              .loop = d->loop,
                              .fast = d->fast,
                              .slow = d->slow,
+                             .imports = d->imports,
                              .store = d->store };
     if (!rc)
         rc = dn_app_start(&d->app, &d->server, err);
@@ -142,6 +170,8 @@ static int start(dn_daemon *d, dn_error *err)
         rc = dn_loop_new(&d->loop, err);
     if (!rc)
         rc = start_signals(d, err);
+    if (!rc)
+        rc = open_incoming(d, err);
     dn_http_options options = http_options_of(d);
     if (!rc)
         rc = dn_http_new(&d->http, &options, err);
@@ -154,15 +184,16 @@ static int start(dn_daemon *d, dn_error *err)
 static void stop(dn_daemon *d)
 {
     dn_http_free(d->http); /* calls are told, so that nobody answers them any more */
-    if (d->fast)
-        dn_lane_stop(d->fast);
-    if (d->slow)
-        dn_lane_stop(d->slow);
+    dn_lane *lanes[] = { d->fast, d->slow, d->uploads, d->imports };
+    for (size_t i = 0; i < sizeof lanes / sizeof *lanes; i++) {
+        if (lanes[i])
+            dn_lane_stop(lanes[i]);
+    }
     if (d->app)
         dn_app_stop(d->app);
     dn_store_free(d->store);
-    dn_lane_free(d->fast);
-    dn_lane_free(d->slow);
+    for (size_t i = 0; i < sizeof lanes / sizeof *lanes; i++)
+        dn_lane_free(lanes[i]);
     if (d->loop) {
         uv_close((uv_handle_t *)&d->sigterm, NULL);
         uv_close((uv_handle_t *)&d->sigint, NULL);

@@ -44,6 +44,44 @@ static int64_t scan_folder(const char *dir, int depth, bool *is_model)
     return bytes;
 }
 
+/* By name; of one name by version. */
+static int by_name(dn_known *const *a, dn_known *const *b)
+{
+    int order = strcmp((*a)->name, (*b)->name);
+    return order ? order : ((*a)->version > (*b)->version) - ((*a)->version < (*b)->version);
+}
+
+dn_known *dn_models_add(dn_models *m, const char *name, int64_t version, char *dir, int64_t bytes)
+{
+    dn_known **grown = realloc(m->known, (m->n + 1) * sizeof *grown);
+    dn_known *k = calloc(1, sizeof *k);
+    if (grown)
+        m->known = grown;
+    if (!grown || !k || !dir) {
+        free(k);
+        free(dir);
+        return NULL;
+    }
+    *k = (dn_known){ .version = version, .dir = dir, .file_bytes = bytes, .state = DN_MODEL_AVAILABLE };
+    snprintf(k->name, sizeof k->name, "%s", name);
+    snprintf(k->id, sizeof k->id, "%s@%lld", name, (long long)version);
+    dn_link_init(&k->nets);
+    dn_link_init(&k->waiters);
+    dn_link_init(&k->calls);
+    dn_link_init(&k->freed_nets);
+    int i = m->n++;
+    for (; i && by_name(&k, &m->known[i - 1]) < 0; i--)
+        m->known[i] = m->known[i - 1];
+    m->known[i] = k;
+    return k;
+}
+
+int64_t dn_model_file_bytes(const char *dir)
+{
+    bool is_model = false;
+    return scan_folder(dir, FOLDER_DEPTH_MAX, &is_model);
+}
+
 static int add_known(dn_models *m, const char *root, const char *name, dn_error *err)
 {
     char *dir = NULL;
@@ -58,20 +96,7 @@ static int add_known(dn_models *m, const char *root, const char *name, dn_error 
         free(dir);
         return 0;
     }
-    dn_known *grown = realloc(m->known, (m->n + 1) * sizeof *grown);
-    if (!grown) {
-        free(dir);
-        return dn_fail(err, DN_E_MEMORY, "models", "no memory for the list of models");
-    }
-    m->known = grown;
-    m->known[m->n] = (dn_known){ .dir = dir, .file_bytes = bytes, .state = DN_MODEL_AVAILABLE };
-    strcpy(m->known[m->n++].name, name);
-    return 0;
-}
-
-static int by_name(const void *a, const void *b)
-{
-    return strcmp(((const dn_known *)a)->name, ((const dn_known *)b)->name);
+    return dn_models_add(m, name, 1, dir, bytes) ? 0 : dn_fail(err, DN_E_MEMORY, "models", "no memory for the list of models");
 }
 
 static int scan(dn_models *m, const char *root, dn_error *err)
@@ -85,8 +110,6 @@ static int scan(dn_models *m, const char *root, dn_error *err)
             rc = add_known(m, root, e->d_name, err);
     }
     closedir(d);
-    if (m->n)
-        qsort(m->known, m->n, sizeof *m->known, by_name);
     return rc;
 }
 
@@ -105,18 +128,23 @@ int dn_models_check(const char *root, dn_error *err)
     dn_models m = { 0 };
     int rc = scan(&m, root, err);
     for (int i = 0; i < m.n && !rc; i++)
-        rc = check_model(&m.known[i], err);
-    for (int i = 0; i < m.n; i++)
-        free(m.known[i].dir);
+        rc = check_model(m.known[i], err);
+    for (int i = 0; i < m.n; i++) {
+        free(m.known[i]->dir);
+        free(m.known[i]);
+    }
     free(m.known);
     return rc;
 }
 
-static dn_known *known_by_name(dn_models *m, const char *name)
+/* "name": the live version; "name@version". NULL: none. */
+static dn_known *known_by_name(const dn_models *m, const char *name)
 {
+    size_t n = strcspn(name, "@");
     for (int i = 0; i < m->n; i++) {
-        if (!strcmp(m->known[i].name, name))
-            return &m->known[i];
+        dn_known *k = m->known[i];
+        if (!k->doomed && (name[n] ? !strcmp(k->id, name) : k->live && !strcmp(k->name, name)))
+            return k;
     }
     return NULL;
 }
@@ -130,11 +158,11 @@ static int load_start_set(dn_app *app, dn_error *err)
     if (named && c->load.n == 1 && !strcmp(c->load.v[0], "none"))
         return 0;
     for (int i = 0; i < (named ? c->load.n : m->n); i++) {
-        dn_known *k = named ? known_by_name(m, c->load.v[i]) : &m->known[i];
+        dn_known *k = named ? known_by_name(m, c->load.v[i]) : m->known[i];
         if (!k)
             return dn_fail(err, DN_E_NOT_FOUND, "load", "--load: no model %s in %s", c->load.v[i], c->models);
-        if (k->state != DN_MODEL_AVAILABLE)
-            continue; /* named twice */
+        if (k->state != DN_MODEL_AVAILABLE || (!named && !k->live))
+            continue; /* named twice; all that are live */
         k->start = true;
         k->stay = !named;
         m->n_start++;
@@ -150,14 +178,11 @@ int dn_models_open(dn_app *app, dn_error *err)
         return dn_fail(err, DN_E_MEMORY, "models", "no memory for the list of models");
     dn_link_init(&m->loads);
     int rc = app->server.config->models ? scan(m, app->server.config->models, err) : 0;
+    if (!rc)
+        rc = dn_versions_open(app, err);
     for (int i = 0; i < m->n; i++) {
-        dn_known *k = &m->known[i];
-        dn_link_init(&k->nets);
-        dn_link_init(&k->waiters);
-        dn_link_init(&k->calls);
-        dn_link_init(&k->freed_nets);
-        k->app = app;
-        k->label = dn_metrics_label(app->server.metrics, DN_L_MODEL, k->name);
+        m->known[i]->app = app;
+        m->known[i]->label = dn_metrics_label(app->server.metrics, DN_L_MODEL, m->known[i]->name);
     }
     return rc ? rc : load_start_set(app, err);
 }
@@ -166,12 +191,14 @@ void dn_models_close(dn_app *app)
 {
     dn_models *m = app->models;
     for (int i = 0; m && i < m->n; i++) {
-        DN_LINK_EACH(l, &m->known[i].nets)
+        dn_known *k = m->known[i];
+        DN_LINK_EACH(l, &k->nets)
         {
             dn_net_use_free(DN_LINK_OF(l, dn_net_use, link));
         }
-        dn_model_free(m->known[i].model);
-        free(m->known[i].dir);
+        dn_model_free(k->model);
+        free(k->dir);
+        free(k);
     }
     if (m)
         free(m->known);
@@ -181,24 +208,31 @@ void dn_models_close(dn_app *app)
 
 bool dn_models_started(const dn_models *m) { return m->n_start == 0; }
 int dn_models_count(const dn_models *m) { return m->n; }
-dn_known *dn_models_at(dn_models *m, int i) { return &m->known[i]; }
+dn_known *dn_models_at(dn_models *m, int i) { return m->known[i]; }
+
+dn_known *dn_models_live(dn_models *m, const char *name) { return strchr(name, '@') ? NULL : known_by_name(m, name); }
 
 /* ---- finding ------------------------------------------------------------------------------------------------ */
 
 static int find_only(dn_known **out, dn_models *m, dn_http_error *err)
 {
-    dn_known *loaded = NULL;
-    int n_loaded = 0;
+    dn_known *loaded = NULL, *only = NULL;
+    int n_loaded = 0, n_live = 0;
     for (int i = 0; i < m->n; i++) {
-        if (m->known[i].state == DN_MODEL_LOADED) {
-            loaded = &m->known[i];
+        dn_known *k = m->known[i];
+        if (!k->live || k->doomed)
+            continue;
+        n_live++;
+        only = k;
+        if (k->state == DN_MODEL_LOADED) {
+            loaded = k;
             n_loaded++;
         }
     }
-    if (n_loaded != 1 && m->n == 1)
-        loaded = &m->known[0], n_loaded = 1;
+    if (n_loaded != 1 && n_live == 1)
+        loaded = only, n_loaded = 1;
     if (n_loaded != 1)
-        return dn_http_fail(err, DN_H_MISSING, "model", "name a model: %d are known, %d loaded", m->n, n_loaded);
+        return dn_http_fail(err, DN_H_MISSING, "model", "name a model: %d are known, %d loaded", n_live, n_loaded);
     *out = loaded;
     return 0;
 }
@@ -207,24 +241,24 @@ int dn_models_find(dn_known **out, dn_models *m, const char *name, dn_http_error
 {
     if (!name)
         return find_only(out, m, err);
-    const char *at = strchr(name, '@');
-    size_t n = at ? (size_t)(at - name) : strlen(name);
-    for (int i = 0; i < m->n; i++) {
-        dn_known *k = &m->known[i];
-        if (strlen(k->name) != n || memcmp(k->name, name, n))
-            continue;
-        if (at && strcmp(at, "@1")) /* the folder of --models is version 1 */
-            return dn_http_fail(err, DN_H_MODEL_NOT_FOUND, "model", "%s has the version 1 only", k->name);
-        *out = k;
-        return 0;
+    dn_known *k = known_by_name(m, name);
+    if (!k && strchr(name, '@')) {
+        char bare[DN_NAME_LEN_MAX + 1];
+        snprintf(bare, sizeof bare, "%.*s", (int)strcspn(name, "@"), name);
+        if (known_by_name(m, bare))
+            return dn_http_fail(err, DN_H_MODEL_NOT_FOUND, "model", "%s has no version %.20s; GET /models/%s lists them", bare,
+                                strchr(name, '@') + 1, bare);
     }
-    return dn_http_fail(err, DN_H_MODEL_NOT_FOUND, "model", "no model %s", name);
+    if (!k)
+        return dn_http_fail(err, DN_H_MODEL_NOT_FOUND, "model", "no model %s", name);
+    *out = k;
+    return 0;
 }
 
 dn_net_use *dn_models_net(dn_models *m, uint64_t id)
 {
     for (int i = 0; i < m->n; i++) {
-        DN_LINK_EACH(l, &m->known[i].nets)
+        DN_LINK_EACH(l, &m->known[i]->nets)
         {
             if (DN_LINK_OF(l, dn_net_use, link)->id == id)
                 return DN_LINK_OF(l, dn_net_use, link);
@@ -325,7 +359,7 @@ static dn_known *eldest_idle(dn_models *m, const dn_known *keep)
 {
     dn_known *best = NULL;
     for (int i = 0; i < m->n; i++) {
-        dn_known *k = &m->known[i];
+        dn_known *k = m->known[i];
         if (k != keep && is_idle(k) && (!best || k->used < best->used))
             best = k;
     }
@@ -338,7 +372,7 @@ static int64_t coming_free(const dn_app *app, bool idle_too, const dn_known *kee
 {
     int64_t bytes = 0, arena = 0;
     for (int i = 0; i < app->models->n; i++) {
-        const dn_known *k = &app->models->known[i];
+        const dn_known *k = app->models->known[i];
         if (k->state == DN_MODEL_UNLOADING || (idle_too && k != keep && is_idle(k)))
             bytes += bytes_of(k);
         else
@@ -361,9 +395,26 @@ int dn_models_make_room(dn_app *app, int64_t bytes, const dn_known *keep)
 
 /* ---- calls and cards ---------------------------------------------------------------------------------------- */
 
+/* All of the model's, oldest first. */
+static int list_versions(const dn_known *k, dn_model_version out[DN_VERSIONS_MAX])
+{
+    const dn_models *m = k->app->models;
+    int n = 0;
+    for (int i = 0; i < m->n && n < DN_VERSIONS_MAX; i++) {
+        const dn_known *v = m->known[i];
+        if (!v->doomed && !strcmp(v->name, k->name))
+            out[n++] = (dn_model_version){ DN_HAS_ALL, v->version, v->live, *v->hash ? v->hash : v->info ? v->info->hash : NULL };
+    }
+    return n;
+}
+
 void dn_known_card(const dn_known *k, dn_model_card *card, dn_card_scratch *scratch)
 {
-    *card = (dn_model_card){ .has = DN_BIT(DN_CARD_NAME) | DN_BIT(DN_CARD_STATE), .name = k->name, .state = k->state };
+    dn_items versions = { scratch->version, list_versions(k, scratch->version) };
+    *card = (dn_model_card){ .has = DN_BIT(DN_CARD_NAME) | DN_BIT(DN_CARD_STATE) | DN_BIT(DN_CARD_VERSIONS),
+                             .name = k->name,
+                             .state = k->state,
+                             .versions = versions };
     if (k->state == DN_MODEL_FAILED) {
         card->has |= DN_BIT(DN_CARD_ERROR);
         card->error = k->error.message;
@@ -375,7 +426,6 @@ void dn_known_card(const dn_known *k, dn_model_card *card, dn_card_scratch *scra
     const dn_net_use *own = net_of_size((dn_known *)k, i->height, i->width);
     for (int s = 0; s < i->n_sizes; s++)
         scratch->size[s] = (dn_size){ DN_HAS_ALL, i->sizes[s][0], i->sizes[s][1] };
-    scratch->version = (dn_model_version){ DN_HAS_ALL, .version = 1, .live = true, .hash = i->hash };
     *card = (dn_model_card){ .has = DN_HAS_ALL & ~DN_BIT(DN_CARD_ERROR),
                              .name = k->name,
                              .state = k->state,
@@ -392,7 +442,7 @@ void dn_known_card(const dn_known *k, dn_model_card *card, dn_card_scratch *scra
                              .labels = { i->labels, i->n_labels },
                              .sampler = sampler < 0 ? NULL : dn_sampler_name(sampler),
                              .ms_per_row = own ? own->price_ms[0] : 0,
-                             .versions = { &scratch->version, 1 },
+                             .versions = versions,
                              .numerics = own ? dn_net_numerics(own->net) : NULL,
                              .defaults = i->defaults };
     if (!i->defaults)

@@ -1,4 +1,7 @@
-/* models.h - the models of --models: what is known, what is loaded, who uses it.
+/* models.h - models and their versions: what is known, what is loaded, who uses it.
+ *
+ * A folder of --models is version 1 of its name; uploads, copies and what jobs publish are further ones, in the state folder
+ * (models_versions.c). One version of a name is live: the bare name means it, from admission on.
  *
  * A model is read and packed on the slow lane, its networks (one per size) are adopted by every worker at a step
  * boundary, and given back the same way before it is freed. Whoever has a request admitted on it holds it; only a model
@@ -8,7 +11,9 @@
 
 #include "app_parts.h"
 
-typedef struct dn_known dn_known; /* a known model */
+enum { DN_VERSIONS_MAX = 64 /* of one model */ };
+
+typedef struct dn_known dn_known; /* a version of a model */
 
 /* A model's network at one size. */
 typedef struct dn_net_use {
@@ -28,6 +33,13 @@ typedef struct dn_net_use {
 struct dn_known {
     dn_link load_link; /* in the queue of loads */
     char name[DN_NAME_LEN_MAX + 1];
+    char id[DN_NAME_LEN_MAX + 16]; /* name@version */
+    int64_t version;
+    bool live;   /* of its name the one that the bare name means */
+    bool kept;   /* in the state folder, with a row in the store */
+    bool doomed; /* deleted: nobody finds it any more, and it goes when it is unloaded */
+    char owner[DN_TENANT_MAX]; /* of a kept one */
+    char hash[65];             /* of a kept one's weights */
     char *dir;
     int64_t file_bytes; /* of its weight files: the estimate before it is read */
     enum dn_model_state state;
@@ -96,13 +108,38 @@ double dn_models_wait_ms(const dn_app *app, const dn_known *k);
 /* A card of what is known; borrowed strings. `size` (DN_SIZES_MAX) and `version` are scratch that it points into. */
 typedef struct dn_card_scratch {
     dn_size size[DN_SIZES_MAX];
-    dn_model_version version;
+    dn_model_version version[DN_VERSIONS_MAX];
 } dn_card_scratch;
 void dn_known_card(const dn_known *k, dn_model_card *card, dn_card_scratch *scratch);
 
+/* models_versions.c: what is in the state folder */
+typedef struct dn_making dn_making;
+/* Read the rows, before the store's thread starts; say which versions are live. */
+int dn_versions_open(dn_app *app, dn_error *err);
+void dn_versions_tick(dn_app *app); /* what was deleted goes when it is unloaded */
+/* On the imports lane: make the folder `dir` of a diffusers model from `arg`. */
+typedef int dn_version_source(void *arg, const char *dir, dn_error *err);
+/* A new version of the model `name`: made, loaded, tried with one evaluation, then committed and visible. `publish`: it is made
+ * live; else only the first of a name is. `done` is told once, with the version or an error; it frees `arg`. Returns 0 or a DN_H code
+ * (nothing is told then). */
+typedef void dn_version_done(void *arg, dn_known *k, const dn_error *err);
+int dn_versions_make(dn_app *app, const char *name, const char *owner, const char *source, bool publish, dn_version_source *make,
+                     dn_version_done *done, void *arg, dn_http_error *err);
+/* Make it live: committed, then seen by the next admission. */
+int dn_versions_alias(dn_app *app, dn_known *k, dn_version_done *done, void *arg, dn_http_error *err);
+int dn_versions_delete(dn_app *app, dn_known *k, dn_version_done *done, void *arg, dn_http_error *err);
+/* May the tenant change the model of this name? All versions in the state must be its own. */
+bool dn_versions_mine(const dn_app *app, const char *name, const char *tenant);
+dn_known *dn_models_live(dn_models *m, const char *name); /* NULL: there is none */
+
+/* models.c, for it: takes dir. NULL: out of memory. */
+dn_known *dn_models_add(dn_models *m, const char *name, int64_t version, char *dir, int64_t bytes);
+char *dn_state_fresh(const dn_app *app); /* a new path in incoming/, malloc'ed. NULL: out of memory */
+int64_t dn_model_file_bytes(const char *dir);
+
 /* models_load.c: the queue of loads, adoption, freeing */
 struct dn_models {
-    dn_known *known; /* by name */
+    dn_known **known; /* by name, then version */
     int n;
     dn_link loads;
     dn_known *loading; /* at its head, at work */

@@ -29,7 +29,7 @@ static void say(const dn_known *k, const char *event, double ms)
 {
     dn_line line;
     dn_line_begin(&line, k->state == DN_MODEL_FAILED ? DN_LOG_WARN : DN_LOG_INFO, event);
-    dn_line_str(&line, "model", k->name);
+    dn_line_str(&line, "model", k->id);
     dn_line_int(&line, "bytes", k->weights + k->forms);
     if (ms >= 0)
         dn_line_ms(&line, "ms", ms);
@@ -43,7 +43,7 @@ static void hold_arenas(dn_app *app)
 {
     int64_t most = 0;
     for (int i = 0; i < app->models->n; i++)
-        most = app->models->known[i].arena > most ? app->models->known[i].arena : most;
+        most = app->models->known[i]->arena > most ? app->models->known[i]->arena : most;
     app->budget.held[DN_HOLD_ARENAS] = most * app->n_places;
 }
 
@@ -178,7 +178,7 @@ static void load_over(dn_app *app, dn_known *k)
 
 static void set_loaded_gauge(dn_app *app, const dn_known *k)
 {
-    int version = dn_metrics_label(app->server.metrics, DN_L_VERSION, "1");
+    int version = dn_metrics_label(app->server.metrics, DN_L_VERSION, strchr(k->id, '@') + 1);
     dn_metrics_set(app->server.metrics, DN_M_MODEL_LOADED, k->label, version, k->state == DN_MODEL_LOADED);
 }
 

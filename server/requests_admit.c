@@ -302,7 +302,7 @@ static int resolve(dn_request *r, const dn_net_use *use, plan *p, dn_http_error 
     r->out_channels = i->out_channels;
     r->range[0] = i->range[0];
     r->range[1] = i->range[1];
-    snprintf(r->model, sizeof r->model, "%s@1", r->known->name);
+    snprintf(r->model, sizeof r->model, "%s", r->known->id);
     int rc = take_numerics(r, dn_net_numerics(use->net), err);
     if (rc)
         return rc;

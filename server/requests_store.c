@@ -57,7 +57,7 @@ static char *spec_of(const dn_request *r)
     json_t *spec = resolved ? dn_generate_complete(r->json) : json_deep_copy(r->json);
     char *text = NULL;
     int bad = !spec || json_object_set_new(spec, "seed", json_integer(r->seed)) ||
-              json_object_set_new(spec, "model", json_sprintf("%s@1", r->known->name));
+              json_object_set_new(spec, "model", json_string(r->known->id));
     if (!bad && resolved)
         bad = json_object_set_new(spec, "height", json_integer(r->height)) ||
               json_object_set_new(spec, "width", json_integer(r->width));

@@ -1,4 +1,5 @@
 /* route_jobs.c - /jobs: submit, list, look, change. A token with the scope admin sees and changes everybody's. */
+#include "idempotency.h"
 #include "jobs.h"
 #include "json.h"
 #include "routes_app.h"
@@ -43,13 +44,15 @@ static json_t *body_of(dn_call *call)
     return json;
 }
 
-void dn_route_jobs_submit(dn_call *call)
+static void submit(dn_call *call)
 {
     json_t *json = body_of(call);
     if (json)
         dn_job_submit(dn_call_app(call), call, json);
     json_decref(json);
 }
+
+void dn_route_jobs_submit(dn_call *call) { dn_idem_handle(dn_call_app(call), call, submit); }
 
 void dn_route_job(dn_call *call)
 {
@@ -115,6 +118,22 @@ static void act(dn_call *call, int (*action)(dn_job *, dn_http_error *))
 void dn_route_job_pause(dn_call *call) { act(call, dn_job_pause); }
 void dn_route_job_resume(dn_call *call) { act(call, dn_job_resume); }
 void dn_route_job_cancel(dn_call *call) { act(call, dn_job_cancel); }
+
+void dn_route_job_publish(dn_call *call)
+{
+    dn_http_error err = { 0 };
+    dn_publish_in in = { 0 };
+    dn_job *j = asked_for(call);
+    json_t *json = j ? body_of(call) : NULL;
+    if (!json)
+        return;
+    int rc = dn_fields_parse(&dn_publish_fields, &in, dn_call_arena(call), json, &err);
+    json_decref(json);
+    if (rc)
+        dn_reply_error(call, &err);
+    else
+        dn_job_publish(j, in.as, call);
+}
 
 void dn_route_job_change(dn_call *call)
 {

@@ -39,8 +39,11 @@ void dn_route_models(dn_call *call)
     dn_model_card *card = calloc(n + 1, sizeof *card);
     dn_card_scratch *scratch = calloc(n + 1, sizeof *scratch);
     dn_model_list list = { DN_HAS_ALL, { card, n } };
-    for (int i = 0; card && scratch && i < n; i++)
-        dn_known_card(dn_models_at(app->models, i), &card[i], &scratch[i]);
+    list.models.n = 0;
+    for (int i = 0; card && scratch && i < n; i++) {
+        if (dn_models_at(app->models, i)->live)
+            dn_known_card(dn_models_at(app->models, i), &card[list.models.n++], &scratch[i]);
+    }
     if (card && scratch)
         dn_route_reply(call, 200, &dn_model_list_fields, &list);
     else

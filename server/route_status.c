@@ -68,10 +68,13 @@ static void fill_requests(scratch *s, dn_app *app)
 static void fill_models(scratch *s, dn_app *app)
 {
     int n = 0;
-    for (int i = 0; i < dn_models_count(app->models) && n < MODELS_SHOWN; i++, n++) {
+    for (int i = 0; i < dn_models_count(app->models) && n < MODELS_SHOWN; i++) {
+        if (!dn_models_at(app->models, i)->live)
+            continue;
         dn_known_card(dn_models_at(app->models, i), &s->card[n], &s->card_scratch[n]);
         s->card[n].has &= DN_BIT(DN_CARD_NAME) | DN_BIT(DN_CARD_STATE) | DN_BIT(DN_CARD_BYTES) |
                           DN_BIT(DN_CARD_MS_PER_ROW) | DN_BIT(DN_CARD_ERROR);
+        n++;
     }
     s->status.models = (dn_items){ s->card, n };
 }

@@ -15,6 +15,11 @@ void dn_route_models(dn_call *call); /* route_models.c */
 void dn_route_model(dn_call *call);
 void dn_route_model_load(dn_call *call);
 void dn_route_model_unload(dn_call *call);
+void dn_route_model_put(dn_call *call); /* route_versions.c */
+void dn_route_model_save(dn_call *call);
+void dn_route_model_alias(dn_call *call);
+void dn_route_model_delete(dn_call *call);
+void dn_route_model_checkpoint(dn_call *call);
 void dn_route_status(dn_call *call); /* route_status.c */
 void dn_route_jobs(dn_call *call); /* route_jobs.c */
 void dn_route_jobs_submit(dn_call *call);
@@ -23,12 +28,18 @@ void dn_route_job_change(dn_call *call);
 void dn_route_job_pause(dn_call *call);
 void dn_route_job_resume(dn_call *call);
 void dn_route_job_cancel(dn_call *call);
+void dn_route_job_publish(dn_call *call);
 void dn_route_job_save(dn_call *call);
 void dn_route_job_checkpoints(dn_call *call);
 void dn_route_job_samples(dn_call *call);
 void dn_route_job_sample(dn_call *call);
 void dn_route_job_metrics(dn_call *call);
 void dn_route_job_events(dn_call *call);
+
+void dn_route_datasets(dn_call *call); /* route_datasets.c */
+void dn_route_dataset(dn_call *call);
+void dn_route_dataset_put(dn_call *call);
+void dn_route_dataset_delete(dn_call *call);
 
 /* Parse the call's query by a table; on failure the call has been refused, and it is not 0. */
 int dn_route_query(dn_call *call, const dn_fields *t, void *out);

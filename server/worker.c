@@ -592,6 +592,8 @@ static bool do_duty(dn_worker *w, double max_ms)
         copy_out(w, DN_DUTY_PREVIEW);
     else if (t->due & DN_DUTY_CHECKPOINT)
         copy_out(w, DN_DUTY_CHECKPOINT);
+    else if (t->due & DN_DUTY_PUBLISH)
+        copy_out(w, DN_DUTY_PUBLISH);
     else if (dn_trainer_step(t->trainer) >= t->steps)
         training_ends(w, DN_TRAIN_DONE);
     else if (t->due & DN_DUTY_STOP)

@@ -113,7 +113,8 @@ enum dn_train_duty {
     DN_DUTY_EVAL = 1,       /* the held-out loss */
     DN_DUTY_PREVIEW = 2,    /* a copy of the EMA */
     DN_DUTY_CHECKPOINT = 4, /* a copy of everything */
-    DN_DUTY_STOP = 8        /* give the job back */
+    DN_DUTY_STOP = 8,       /* give the job back */
+    DN_DUTY_PUBLISH = 16    /* a copy of the EMA, for a version */
 };
 
 enum dn_train_end { DN_TRAIN_DONE, DN_TRAIN_STOPPED, DN_TRAIN_FAILED };
@@ -144,7 +145,7 @@ typedef struct dn_train_news {
     dn_msg msg;
     dn_worker *worker;
     uint64_t training;
-    unsigned duty; /* 0: the step; else one of DN_DUTY_EVAL, PREVIEW, CHECKPOINT */
+    unsigned duty; /* 0: the step; else one of DN_DUTY_EVAL, PREVIEW, CHECKPOINT, PUBLISH */
     int64_t step;
     dn_train_report report;
     dn_eval_report eval;

@@ -1,7 +1,7 @@
 /* init.c - a model that nobody has trained: PyTorch's default initialisation, drawn from a seed.
  *
- * Linear and conv: weight and bias uniform within 1/sqrt(fan in) (kaiming_uniform_ with a = sqrt(5)). Norms: 1 and 0. Embedding
- * tables: N(0,1). Fourier features of diffusers' GaussianFourierProjection: 16 N(0,1). */
+ * Linear and conv: weight and bias uniform within 1/sqrt(fan in) (kaiming_uniform_ with a = sqrt(5)). Norms: 1 and 0.
+ * Embedding tables: N(0,1). Fourier features of diffusers' GaussianFourierProjection: 16 N(0,1). */
 #include "model_internal.h"
 #include "rng.h"
 #include <denoised/sha256.h>
@@ -17,7 +17,10 @@ static bool ends_with(const char *s, const char *end)
     return n >= k && !strcmp(s + n - k, end);
 }
 
-static dn_rng_key key_of(uint64_t seed, int param) { return (dn_rng_key){ seed, 0, (uint32_t)DN_RNG_WEIGHTS << 24, (uint32_t)param }; }
+static dn_rng_key key_of(uint64_t seed, int param)
+{
+    return (dn_rng_key){ seed, 0, (uint32_t)DN_RNG_WEIGHTS << 24, (uint32_t)param };
+}
 
 static void fill_uniform(float *dst, int64_t n, double bound, const dn_rng_key *key)
 {
@@ -32,7 +35,8 @@ static void fill(float *dst, int64_t n, float value)
         dst[i] = value;
 }
 
-/* What one output of the weight sums over: all but the last of our dimensions; 0 of a parameter that is no weight matrix. */
+/* What one output of the weight sums over: all but the last of our dimensions; 0 of a parameter that is no weight
+ * matrix. */
 static double fan_in(const dn_param *q)
 {
     bool matrix = q->form == DN_PARAM_LINEAR || q->form == DN_PARAM_CONV;
@@ -58,8 +62,8 @@ static void init_param(float *dst, const dn_block *b, int i, uint64_t seed)
     }
 }
 
-int dn_model_init(dn_model **out, const struct json_t *config, const struct json_t *scheduler, const struct json_t *extra, uint64_t seed,
-                  dn_error *err)
+int dn_model_init(dn_model **out, const struct json_t *config, const struct json_t *scheduler,
+                  const struct json_t *extra, uint64_t seed, dn_error *err)
 {
     dn_model *m = NULL;
     dn_program *p = NULL;

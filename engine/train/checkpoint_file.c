@@ -34,7 +34,10 @@ static void put32(unsigned char *p, uint32_t v)
     for (int i = 0; i < 4; i++)
         p[i] = (unsigned char)(v >> 8 * i);
 }
-static uint32_t get32(const unsigned char *p) { return p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24; }
+static uint32_t get32(const unsigned char *p)
+{
+    return p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
+}
 
 /* ---- writing ---- */
 
@@ -140,12 +143,8 @@ static const char *difference(json_t *a, json_t *b)
 {
     const char *key;
     json_t *v;
-    json_object_foreach(a, key, v)
-        if (!json_equal(v, json_object_get(b, key)))
-            return key;
-    json_object_foreach(b, key, v)
-        if (!json_object_get(a, key))
-            return key;
+    json_object_foreach(a, key, v) if (!json_equal(v, json_object_get(b, key))) return key;
+    json_object_foreach(b, key, v) if (!json_object_get(a, key)) return key;
     return NULL;
 }
 
@@ -162,7 +161,8 @@ static int check_job(const dn_trainer *t, json_t *header, const char *path, dn_e
         rc = dn_fail(err, DN_E_INVALID, key, "%s is a checkpoint of another job: %s differs", path, key);
     } else if (key) {
         const char *theirs = json_string_value(json_object_get(job, key));
-        rc = dn_fail(err, DN_E_INVALID, key, "%s is a checkpoint of another job: its %s is %.80s", path, key, theirs ? theirs : "missing");
+        rc = dn_fail(err, DN_E_INVALID, key, "%s is a checkpoint of another job: its %s is %.80s", path, key,
+                     theirs ? theirs : "missing");
     } else if (!json_equal(json_object_get(ours, "count"), json_object_get(header, "count")) ||
                !json_equal(json_object_get(ours, "blocks"), json_object_get(header, "blocks")))
         rc = broken(path, "its blocks have another size", err);
@@ -174,8 +174,8 @@ static int read_counters(dn_train_counters *c, const json_t *header, const char 
 {
     json_int_t step, updates, good, nan_run;
     double scale;
-    if (json_unpack((json_t *)json_object_get(header, "counters"), "{sIsIsFsIsI}", "step", &step, "updates", &updates, "loss_scale",
-                    &scale, "good_steps", &good, "nan_run", &nan_run) ||
+    if (json_unpack((json_t *)json_object_get(header, "counters"), "{sIsIsFsIsI}", "step", &step, "updates", &updates,
+                    "loss_scale", &scale, "good_steps", &good, "nan_run", &nan_run) ||
         step < 0 || updates < 0 || updates > step || good < 0 || nan_run < 0 || !(scale >= 1 && scale <= 0x1p24))
         return broken(path, "its counters make no sense", err);
     *c = (dn_train_counters){ step, updates, scale, good, nan_run };
@@ -242,9 +242,7 @@ static int take_over(dn_trainer *t, FILE *f, const dn_train_counters *counters, 
     }
     if (start < 0 || fseek(f, start, SEEK_SET))
         return dn_fail(err, DN_E_IO, "checkpoint", "%s: %s", path, strerror(errno));
-    rc = read_blocks(f, block, n, t->flat.count, path, err);
-    dn_trainer_pack_all(t);
-    return rc;
+    return read_blocks(f, block, n, t->flat.count, path, err);
 }
 
 int dn_trainer_restore(dn_trainer *t, const char *path, dn_error *err)

@@ -2,19 +2,15 @@
 #include "train_internal.h"
 #include <math.h>
 
-static void begin(dn_trainer *t)
-{
-    t->eval = (dn_evaluation){ .running = true };
-    for (int i = 0; i < t->eval_net.lowered->n_forms; i++)
-        dn_train_net_pack(&t->eval_net, t->flat.ema, i);
-}
-
 static void feed(dn_trainer *t)
 {
     int64_t left = t->n_eval - t->eval.at;
     int n = left < t->plan.micro_batch ? (int)left : t->plan.micro_batch;
-    t->run = (dn_run){ .lowered = t->eval_net.lowered, .arena = t->arena, .form = t->eval_net.form, .pool = t->device->pool,
-                       .block = { (const char *)t->flat.ema }, .n = n };
+    t->run = (dn_run){ .lowered = t->eval_net.lowered,
+                       .arena = t->arena,
+                       .pool = t->device->pool,
+                       .block = { (const char *)t->flat.ema },
+                       .n = n };
     dn_feed_eval(t, t->eval.at, n);
     t->eval.fed = true;
 }
@@ -51,7 +47,7 @@ int dn_trainer_eval_some(dn_trainer *t, double max_ms, dn_eval_report *report, d
     if (!t->eval.running && !dn_trainer_at_boundary(t))
         return -dn_fail(err, DN_E_INTERNAL, NULL, "an evaluation within an optimizer step");
     if (!t->eval.running)
-        begin(t);
+        t->eval = (dn_evaluation){ .running = true };
     while (t->eval.at < t->n_eval) {
         if (!t->eval.fed)
             feed(t);

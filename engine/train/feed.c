@@ -5,7 +5,7 @@
 #include "train_internal.h"
 #include <string.h>
 
-enum { NOISE, NOISE_OFFSET, NOISE_INPUT };         /* op ids of DN_RNG_NOISE */
+enum { NOISE, NOISE_OFFSET, NOISE_INPUT };        /* op ids of DN_RNG_NOISE */
 static const uint32_t held_out_step = UINT32_MAX; /* no job has so many */
 
 typedef struct {
@@ -18,7 +18,8 @@ typedef struct {
 
 static dn_rng_key key_of(const rows *r, enum dn_purpose purpose, int op, int row)
 {
-    return (dn_rng_key){ r->t->params.seed, r->step, (uint32_t)purpose << 24 | (uint32_t)op, (uint32_t)(r->first + row) };
+    return (dn_rng_key){ r->t->params.seed, r->step, (uint32_t)purpose << 24 | (uint32_t)op,
+                         (uint32_t)(r->first + row) };
 }
 
 /* One number in (0,1). */
@@ -102,7 +103,8 @@ static void put_noisy(const rows *r, int row, const dn_row_terms *terms)
         if (by > 0)
             t->device->normal(more, from, n, &key);
         for (int64_t i = 0; i < n; i++)
-            x[from + i] = terms->alpha * x0[from + i] + terms->sigma * (by > 0 ? noise[from + i] + by * more[i] : noise[from + i]);
+            x[from + i] = terms->alpha * x0[from + i] +
+                          terms->sigma * (by > 0 ? noise[from + i] + by * more[i] : noise[from + i]);
     }
 }
 
@@ -151,7 +153,9 @@ static void put_row(const rows *r, int row)
     dn_ports_put_label(&net->ports, &t->run, row, label, label, 0);
     if (net->rng >= 0)
         memcpy(at(r, net->rng, row),
-               (uint32_t[]){ (uint32_t)t->params.seed, (uint32_t)(t->params.seed >> 32), r->step, (uint32_t)(r->first + row) }, 16);
+               (uint32_t[]){ (uint32_t)t->params.seed, (uint32_t)(t->params.seed >> 32), r->step,
+                             (uint32_t)(r->first + row) },
+               16);
 }
 
 static void put_task(void *arg, int64_t from, int64_t to, int thread)

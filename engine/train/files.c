@@ -61,7 +61,10 @@ static int write_all(int fd, const char *path, const char *data, size_t n, dn_er
     return 0;
 }
 
-int dn_file_write(dn_file *f, const void *data, size_t n, dn_error *err) { return write_all(f->fd, f->temporary, data, n, err); }
+int dn_file_write(dn_file *f, const void *data, size_t n, dn_error *err)
+{
+    return write_all(f->fd, f->temporary, data, n, err);
+}
 
 int dn_file_end(dn_file *f, int rc, dn_error *err)
 {

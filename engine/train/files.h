@@ -1,4 +1,5 @@
-/* files.h - files and folders that appear whole or not at all: a temporary name beside, fsync, rename, fsync of the folder. */
+/* files.h - files and folders that appear whole or not at all: a temporary name beside, fsync, rename, fsync of the
+ * folder. */
 #ifndef DN_TRAIN_FILES_H
 #define DN_TRAIN_FILES_H
 
@@ -17,8 +18,8 @@ int dn_file_write(dn_file *f, const void *data, size_t n, dn_error *err);
 /* `rc` of what was done so far: 0 makes the file appear, else it is removed and rc comes back. */
 int dn_file_end(dn_file *f, int rc, dn_error *err);
 
-/* A folder under a temporary name. Files are written into it with dn_folder_file; dn_folder_end as dn_file_end. The folder
- * must not exist. */
+/* A folder under a temporary name. Files are written into it with dn_folder_file; dn_folder_end as dn_file_end. The
+ * folder must not exist. */
 typedef struct dn_folder {
     char path[DN_PATH_SIZE], temporary[DN_PATH_SIZE];
 } dn_folder;

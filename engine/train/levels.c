@@ -5,7 +5,8 @@
 
 static int allocate(dn_levels *l, int n, dn_error *err)
 {
-    *l = (dn_levels){ .n = n, .alpha = calloc(4 * (size_t)n, sizeof(double)), .time = calloc((size_t)n, sizeof(float)) };
+    *l =
+        (dn_levels){ .n = n, .alpha = calloc(4 * (size_t)n, sizeof(double)), .time = calloc((size_t)n, sizeof(float)) };
     if (!l->alpha || !l->time) {
         dn_levels_fini(l);
         return dn_fail(err, DN_E_MEMORY, NULL, "out of memory");
@@ -14,8 +15,8 @@ static int allocate(dn_levels *l, int n, dn_error *err)
     return 0;
 }
 
-/* Variance preserving: diffusers' add_noise takes the roots of its fp32 alphas_cumprod. Weights and variances are made from
- * the product in double, because 1 - alphas_cumprod loses its digits at small timesteps. */
+/* Variance preserving: diffusers' add_noise takes the roots of its fp32 alphas_cumprod. Weights and variances are made
+ * from the product in double, because 1 - alphas_cumprod loses its digits at small timesteps. */
 static void from_betas(dn_levels *l, const dn_schedule *s)
 {
     l->abar = l->alpha + 2 * l->n;
@@ -53,7 +54,9 @@ int dn_levels_init(dn_levels *l, const dn_model_info *info, dn_error *err)
     rc = rc ? rc : allocate(&out, s.n_train, err);
     if (!rc) {
         if (dn_is_flow(&c))
-            from_shift(&out, dn_is(&c, use_dynamic_shifting) ? 1 : c.cls == DN_CLASS_FLOW ? dn_num(&c, shift) : dn_num(&c, flow_shift));
+            from_shift(&out, dn_is(&c, use_dynamic_shifting) ? 1
+                             : c.cls == DN_CLASS_FLOW        ? dn_num(&c, shift)
+                                                             : dn_num(&c, flow_shift));
         else
             from_betas(&out, &s);
         out.learned_range = dn_int(&c, variance_type) != DN_VAR_LEARNED;

@@ -3,19 +3,33 @@
 #include <math.h>
 
 static double linear(const dn_lr_schedule *s, double x) { return s->lr_end + (1 - s->lr_end) * (1 - x); }
-static double cosine(const dn_lr_schedule *s, double x) { return fmax(0, 0.5 * (1 + cos(M_PI * x))); (void)s; }
+static double cosine(const dn_lr_schedule *s, double x)
+{
+    return fmax(0, 0.5 * (1 + cos(M_PI * x)));
+    (void)s;
+}
 static double restarts(const dn_lr_schedule *s, double x)
 {
     return x >= 1 ? 0 : fmax(0, 0.5 * (1 + cos(M_PI * fmod(s->cycles * x, 1))));
 }
-static double polynomial(const dn_lr_schedule *s, double x) { return s->lr_end + (1 - s->lr_end) * pow(1 - x, s->power); }
-static double constant(const dn_lr_schedule *s, double x) { return 1; (void)s, (void)x; }
-static double down(const dn_lr_schedule *s, double x) { return s->lr_end + (1 - s->lr_end) * 0.5 * (1 + cos(M_PI * x)); }
+static double polynomial(const dn_lr_schedule *s, double x)
+{
+    return s->lr_end + (1 - s->lr_end) * pow(1 - x, s->power);
+}
+static double constant(const dn_lr_schedule *s, double x)
+{
+    return 1;
+    (void)s, (void)x;
+}
+static double down(const dn_lr_schedule *s, double x)
+{
+    return s->lr_end + (1 - s->lr_end) * 0.5 * (1 + cos(M_PI * x));
+}
 
 /* The factor at the fraction x of the steps after the warm-up. */
 static double (*const factor[])(const dn_lr_schedule *s, double x) = {
-    [DN_LR_CONSTANT] = constant,   [DN_LR_LINEAR] = linear, [DN_LR_COSINE] = cosine, [DN_LR_COSINE_RESTARTS] = restarts,
-    [DN_LR_POLYNOMIAL] = polynomial, [DN_LR_ONE_CYCLE] = down,
+    [DN_LR_CONSTANT] = constant,        [DN_LR_LINEAR] = linear,         [DN_LR_COSINE] = cosine,
+    [DN_LR_COSINE_RESTARTS] = restarts, [DN_LR_POLYNOMIAL] = polynomial, [DN_LR_ONE_CYCLE] = down,
 };
 
 /* Smith and Topin 2019, as PyTorch's OneCycleLR: half a cosine up from lr/25, then half a cosine down. */

@@ -45,7 +45,11 @@ double dn_timesteps_scale(const dn_objective *o)
     return !isnan(o->timesteps_scale) ? o->timesteps_scale : o->timesteps == DN_TIMESTEPS_MODE ? 1.29 : 1;
 }
 
-static double law_uniform(const dn_objective *o, double u) { return u; (void)o; }
+static double law_uniform(const dn_objective *o, double u)
+{
+    return u;
+    (void)o;
+}
 
 /* Esser et al. 2024, eq. 19. */
 static double law_logit_normal(const dn_objective *o, double u)
@@ -62,9 +66,9 @@ static double law_mode(const dn_objective *o, double u)
 
 int dn_timestep_of(const dn_objective *o, int n, double u)
 {
-    static double (*const law[])(const dn_objective *o, double u) = {
-        [DN_TIMESTEPS_UNIFORM] = law_uniform, [DN_TIMESTEPS_LOGIT_NORMAL] = law_logit_normal, [DN_TIMESTEPS_MODE] = law_mode
-    };
+    static double (*const law[])(const dn_objective *o, double u) = { [DN_TIMESTEPS_UNIFORM] = law_uniform,
+                                                                      [DN_TIMESTEPS_LOGIT_NORMAL] = law_logit_normal,
+                                                                      [DN_TIMESTEPS_MODE] = law_mode };
     int t = (int)floor(n * law[o->timesteps](o, u));
     return t < 0 ? 0 : t >= n ? n - 1 : t;
 }
@@ -74,11 +78,16 @@ int dn_timestep_of(const dn_objective *o, int n, double u)
 static double weight_of_x0(const dn_objective *o, double snr)
 {
     switch (o->weighting) {
-    case DN_WEIGHT_UNIFORM: break;
-    case DN_WEIGHT_SNR: return snr;
-    case DN_WEIGHT_MIN_SNR: return fmin(snr, o->snr_gamma);
-    case DN_WEIGHT_EDM: return snr + 1 / (o->sigma_data * o->sigma_data); /* (sigma^2 + sd^2) / (sigma sd)^2, sigma^2 = 1/SNR */
-    case DN_WEIGHT_P2: return snr / pow(o->p2_k + snr, o->p2_gamma);
+    case DN_WEIGHT_UNIFORM:
+        break;
+    case DN_WEIGHT_SNR:
+        return snr;
+    case DN_WEIGHT_MIN_SNR:
+        return fmin(snr, o->snr_gamma);
+    case DN_WEIGHT_EDM:
+        return snr + 1 / (o->sigma_data * o->sigma_data); /* (sigma^2 + sd^2) / (sigma sd)^2, sigma^2 = 1/SNR */
+    case DN_WEIGHT_P2:
+        return snr / pow(o->p2_k + snr, o->p2_gamma);
     }
     return 1;
 }
@@ -87,21 +96,28 @@ static double weight_of_x0(const dn_objective *o, double snr)
 static double x0_error(enum dn_train_prediction prediction, double sigma, double snr)
 {
     switch (prediction) {
-    case DN_PREDICT_EPSILON: return 1 / snr;
-    case DN_PREDICT_V: return 1 / (1 + snr);
-    case DN_PREDICT_SAMPLE: break;
-    case DN_PREDICT_FLOW: return sigma * sigma;
+    case DN_PREDICT_EPSILON:
+        return 1 / snr;
+    case DN_PREDICT_V:
+        return 1 / (1 + snr);
+    case DN_PREDICT_SAMPLE:
+        break;
+    case DN_PREDICT_FLOW:
+        return sigma * sigma;
     }
     return 1;
 }
 
-/* Nichol and Dhariwal 2021: the posterior q(x_{t-1} | x_t, x0). Its mean moves by beta sqrt(abar') / (1 - abar) of what x0
- * moves; its variance at t = 0 is clipped to that of t = 1. */
+/* Nichol and Dhariwal 2021: the posterior q(x_{t-1} | x_t, x0). Its mean moves by beta sqrt(abar') / (1 - abar) of what
+ * x0 moves; its variance at t = 0 is clipped to that of t = 1. */
 static void posterior(dn_row_terms *r, const dn_levels *l, const dn_objective *o, int t)
 {
     int at = t ? t : l->n > 1;
-    double before = t ? l->abar[t - 1] : 1, clipped = at ? (1 - l->abar[at - 1]) / (1 - l->abar[at]) * l->beta[at] : l->beta[0];
-    double x0 = o->prediction == DN_PREDICT_EPSILON ? -r->sigma / r->alpha : o->prediction == DN_PREDICT_V ? -r->sigma : 1;
+    double before = t ? l->abar[t - 1] : 1,
+           clipped = at ? (1 - l->abar[at - 1]) / (1 - l->abar[at]) * l->beta[at] : l->beta[0];
+    double x0 = o->prediction == DN_PREDICT_EPSILON ? -r->sigma / r->alpha
+                : o->prediction == DN_PREDICT_V     ? -r->sigma
+                                                    : 1;
     r->mean_scale = x0 * sqrt(before) * l->beta[t] / (1 - l->abar[t]);
     r->lv_min = log(fmax(clipped, 1e-20));
     r->lv_max = log(l->beta[t]);
@@ -113,8 +129,10 @@ dn_row_terms dn_row_terms_of(const dn_levels *l, const dn_objective *o, int t)
     double a = l->alpha[t], s = l->sigma[t];
     double snr = l->abar ? l->abar[t] / fmax(1 - l->abar[t], 1e-8) : a * a / (s * s);
     dn_row_terms r = { .alpha = (float)a, .sigma = (float)s, .weight = 1 };
-    const float target[][2] = { [DN_PREDICT_EPSILON] = { 0, 1 }, [DN_PREDICT_V] = { -r.sigma, r.alpha },
-                                [DN_PREDICT_SAMPLE] = { 1, 0 }, [DN_PREDICT_FLOW] = { -1, 1 } };
+    const float target[][2] = { [DN_PREDICT_EPSILON] = { 0, 1 },
+                                [DN_PREDICT_V] = { -r.sigma, r.alpha },
+                                [DN_PREDICT_SAMPLE] = { 1, 0 },
+                                [DN_PREDICT_FLOW] = { -1, 1 } };
     r.of_x0 = target[o->prediction][0];
     r.of_noise = target[o->prediction][1];
     if (o->weighting != DN_WEIGHT_UNIFORM)

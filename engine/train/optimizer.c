@@ -1,6 +1,8 @@
-/* optimizer.c - flat passes over the blocks: clearing and norm of the gradient; AdamW, Adam or SGD with the EMA behind it.
+/* optimizer.c - flat passes over the blocks: clearing and norm of the gradient; AdamW, Adam or SGD with the EMA behind
+ * it.
  *
- * A chunk is computed by one thread in one order, whatever the number of threads, and the chunks' sums are added in order. */
+ * A chunk is computed by one thread in one order, whatever the number of threads, and the chunks' sums are added in
+ * order. */
 #include "train_internal.h"
 #include <math.h>
 #include <stdlib.h>
@@ -162,7 +164,8 @@ static void adam(const dn_flat *f, const dn_update_terms *u, bool decay, int64_t
 {
     float *restrict w = f->weights, *restrict m = f->m, *restrict v = f->v;
     const float *restrict g = f->gradient;
-    const float keep = decay && u->kind == DN_ADAMW ? u->keep : 1, l2 = decay && u->kind == DN_ADAM ? u->weight_decay : 0;
+    const float keep = decay && u->kind == DN_ADAMW ? u->keep : 1,
+                l2 = decay && u->kind == DN_ADAM ? u->weight_decay : 0;
     const dn_update_terms c = *u;
     for (int64_t i = from; i < to; i++) {
         float x = w[i] * keep, gi = g[i] * c.factor + l2 * x;

@@ -72,7 +72,12 @@ enum { N_FIELDS = sizeof fields / sizeof *fields };
 void dn_train_params_init(dn_train_params *p)
 {
     *p = (dn_train_params){
-        .objective = { .timesteps_scale = NAN, .huber_delta = 1, .snr_gamma = 5, .p2_gamma = 1, .p2_k = 1, .sigma_data = 0.5,
+        .objective = { .timesteps_scale = NAN,
+                       .huber_delta = 1,
+                       .snr_gamma = 5,
+                       .p2_gamma = 1,
+                       .p2_k = 1,
+                       .sigma_data = 0.5,
                        .vlb_weight = 1 },
         .steps = 1,
         .batch_size = 1,
@@ -87,12 +92,18 @@ static double value_of(const struct field *f, const dn_train_params *p)
 {
     const char *at = (const char *)p + f->at;
     switch (f->type) {
-    case INT: return *(const int *)at;
-    case INT64: return (double)*(const int64_t *)at;
-    case UINT64: return 0;
-    case REAL: return f->at == AT(objective.timesteps_scale) ? dn_timesteps_scale(&p->objective) : *(const double *)at;
-    case BOOL: return *(const bool *)at;
-    case CHOICE: return *(const int *)at;
+    case INT:
+        return *(const int *)at;
+    case INT64:
+        return (double)*(const int64_t *)at;
+    case UINT64:
+        return 0;
+    case REAL:
+        return f->at == AT(objective.timesteps_scale) ? dn_timesteps_scale(&p->objective) : *(const double *)at;
+    case BOOL:
+        return *(const bool *)at;
+    case CHOICE:
+        return *(const int *)at;
     }
     return NAN;
 }
@@ -104,14 +115,18 @@ static int check_together(const dn_train_params *p, dn_error *err)
         return dn_fail(err, DN_E_INVALID, "micro_batch", "micro_batch %d does not divide batch_size %d", p->micro_batch,
                        p->batch_size);
     if (p->lr_schedule.warmup_steps > p->steps)
-        return dn_fail(err, DN_E_RANGE, "lr_schedule.warmup_steps", "warmup_steps must be at most steps (%lld), got %lld",
-                       (long long)p->steps, (long long)p->lr_schedule.warmup_steps);
+        return dn_fail(err, DN_E_RANGE, "lr_schedule.warmup_steps",
+                       "warmup_steps must be at most steps (%lld), got %lld", (long long)p->steps,
+                       (long long)p->lr_schedule.warmup_steps);
     double scale = dn_timesteps_scale(&p->objective), most = 2 / (M_PI - 2); /* of mode: where its law stops rising */
     if (p->objective.timesteps == DN_TIMESTEPS_MODE ? scale > most : scale < 0)
-        return dn_fail(err, DN_E_RANGE, "objective.timesteps_scale", "objective.timesteps_scale must be -1..%.4f for mode, 0..20 for "
-                       "logit_normal; got %g", most, scale);
+        return dn_fail(err, DN_E_RANGE, "objective.timesteps_scale",
+                       "objective.timesteps_scale must be -1..%.4f for mode, 0..20 for "
+                       "logit_normal; got %g",
+                       most, scale);
     if (p->ema.min_decay > p->ema.decay)
-        return dn_fail(err, DN_E_INVALID, "ema.min_decay", "ema.min_decay %g is above ema.decay %g", p->ema.min_decay, p->ema.decay);
+        return dn_fail(err, DN_E_INVALID, "ema.min_decay", "ema.min_decay %g is above ema.decay %g", p->ema.min_decay,
+                       p->ema.decay);
     if (!p->height != !p->width)
         return dn_fail(err, DN_E_INVALID, p->height ? "width" : "height", "height and width come together");
     return 0;
@@ -137,11 +152,14 @@ static json_t *field_json(const struct field *f, const dn_train_params *p)
     case UINT64:
         snprintf(text, sizeof text, "%llu", (unsigned long long)*(const uint64_t *)at);
         return json_string(text);
-    case REAL: return json_real(value_of(f, p));
-    case BOOL: return json_boolean(*(const bool *)at);
+    case REAL:
+        return json_real(value_of(f, p));
+    case BOOL:
+        return json_boolean(*(const bool *)at);
     case INT:
     case INT64:
-    case CHOICE: break;
+    case CHOICE:
+        break;
     }
     return json_integer((json_int_t)value_of(f, p));
 }
@@ -154,8 +172,8 @@ json_t *dn_train_params_json(const dn_train_params *p)
         json_object_set_new(all, second ? "optimizer.beta2" : fields[i].path, field_json(&fields[i], p));
     }
     for (int i = 0; i < p->n_augment; i++)
-        json_array_append_new(augment, json_pack("{sisfsf}", "kind", (int)p->augment[i].kind, "p", p->augment[i].p, "amount",
-                                                 p->augment[i].amount));
+        json_array_append_new(augment, json_pack("{sisfsf}", "kind", (int)p->augment[i].kind, "p", p->augment[i].p,
+                                                 "amount", p->augment[i].amount));
     json_object_set_new(all, "augment", augment);
     return all;
 }

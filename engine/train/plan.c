@@ -15,17 +15,20 @@ static int check_prediction(const dn_train_params *p, const dn_model_info *info,
 {
     bool flow = p->objective.prediction == DN_PREDICT_FLOW;
     if (flow != l->flow)
-        return dn_fail(err, DN_E_IMPOSSIBLE, "objective.prediction",
-                       flow ? "prediction flow needs a model with a flow-matching scheduler (FlowMatchEulerDiscreteScheduler)"
-                            : "the model's scheduler is a flow-matching one: prediction must be flow");
+        return dn_fail(
+            err, DN_E_IMPOSSIBLE, "objective.prediction",
+            flow ? "prediction flow needs a model with a flow-matching scheduler (FlowMatchEulerDiscreteScheduler)"
+                 : "the model's scheduler is a flow-matching one: prediction must be flow");
     if (p->objective.prediction == DN_PREDICT_EPSILON && l->alpha[l->n - 1] < 1e-6)
-        return dn_fail(err, DN_E_IMPOSSIBLE, "objective.prediction",
-                       "the model's schedule ends in pure noise (rescale_betas_zero_snr), where epsilon says nothing: use v");
+        return dn_fail(
+            err, DN_E_IMPOSSIBLE, "objective.prediction",
+            "the model's schedule ends in pure noise (rescale_betas_zero_snr), where epsilon says nothing: use v");
     if (info->out_channels != info->channels && !info->learned_variance)
-        return dn_fail(err, DN_E_IMPOSSIBLE, "model", "the network has %d output channels for %d input channels", info->out_channels,
-                       info->channels);
+        return dn_fail(err, DN_E_IMPOSSIBLE, "model", "the network has %d output channels for %d input channels",
+                       info->out_channels, info->channels);
     if (info->learned_variance && flow)
-        return dn_fail(err, DN_E_IMPOSSIBLE, "objective.prediction", "a network with learned variance cannot predict a flow");
+        return dn_fail(err, DN_E_IMPOSSIBLE, "objective.prediction",
+                       "a network with learned variance cannot predict a flow");
     return 0;
 }
 
@@ -33,18 +36,21 @@ static int check_labels(const dn_train_params *p, const dn_model_info *info, con
 {
     const dn_dataset_info *d = dn_dataset_info_of(data);
     if (p->objective.label_dropout > 0 && info->null_label < 0)
-        return dn_fail(err, DN_E_IMPOSSIBLE, "objective.label_dropout", "label dropout needs a model with a null_label");
+        return dn_fail(err, DN_E_IMPOSSIBLE, "objective.label_dropout",
+                       "label dropout needs a model with a null_label");
     if (info->label_kind == DN_LABEL_NONE)
         return 0;
     if (info->label_kind == DN_LABEL_VECTOR)
-        return dn_fail(err, DN_E_UNSUPPORTED, "model", "a network that takes a vector as its label cannot be trained from class labels");
+        return dn_fail(err, DN_E_UNSUPPORTED, "model",
+                       "a network that takes a vector as its label cannot be trained from class labels");
     for (int64_t i = 0; i < d->n; i++) {
         int label = dn_dataset_label(data, i);
         if (label < 0 && info->null_label < 0)
-            return dn_fail(err, DN_E_INVALID, "dataset", "image %lld has no label, and the model has no null_label", (long long)i);
+            return dn_fail(err, DN_E_INVALID, "dataset", "image %lld has no label, and the model has no null_label",
+                           (long long)i);
         if (info->label_kind == DN_LABEL_EMBED && label >= info->n_classes)
-            return dn_fail(err, DN_E_RANGE, "dataset", "image %lld has label %d, the model has %d classes", (long long)i, label,
-                           info->n_classes);
+            return dn_fail(err, DN_E_RANGE, "dataset", "image %lld has label %d, the model has %d classes",
+                           (long long)i, label, info->n_classes);
     }
     return 0;
 }
@@ -55,13 +61,15 @@ static int check_pictures(const dn_train_params *p, const dn_model *m, const dn_
     int64_t n_train, n_eval;
     dn_train_split(p, data, &n_train, &n_eval);
     if (n_train < 1)
-        return dn_fail(err, DN_E_INVALID, "dataset", "the dataset has %lld images, none of them is left to train on", (long long)d->n);
+        return dn_fail(err, DN_E_INVALID, "dataset", "the dataset has %lld images, none of them is left to train on",
+                       (long long)d->n);
     bool converts = d->channels == 1 || (d->channels == 3 && m->info.channels == 1); /* grey to colours and back */
     if (d->channels != m->info.channels && !converts)
-        return dn_fail(err, DN_E_IMPOSSIBLE, "dataset", "the dataset's images have %d channels, the model's %d", d->channels,
-                       m->info.channels);
+        return dn_fail(err, DN_E_IMPOSSIBLE, "dataset", "the dataset's images have %d channels, the model's %d",
+                       d->channels, m->info.channels);
     if (p->height && !dn_model_size_ok(m, p->height, p->width))
-        return dn_fail(err, DN_E_IMPOSSIBLE, "height", "%d x %d is neither the model's size nor one of its `sizes`", p->height, p->width);
+        return dn_fail(err, DN_E_IMPOSSIBLE, "height", "%d x %d is neither the model's size nor one of its `sizes`",
+                       p->height, p->width);
     return 0;
 }
 
@@ -74,13 +82,21 @@ void dn_train_split(const dn_train_params *p, const dn_dataset *data, int64_t *n
     *n_train = n - *n_eval;
 }
 
-dn_reader_params dn_train_reader(const dn_train_params *p, const dn_model_info *info, const dn_dataset *data, bool held_out)
+dn_reader_params dn_train_reader(const dn_train_params *p, const dn_model_info *info, const dn_dataset *data,
+                                 bool held_out)
 {
     int64_t n_train, n_eval;
     dn_train_split(p, data, &n_train, &n_eval);
-    dn_reader_params r = { .data = data, .height = p->height ? p->height : info->height, .width = p->width ? p->width : info->width,
-                           .channels = info->channels, .range = { info->range[0], info->range[1] }, .seed = p->seed,
-                           .batch_size = p->batch_size, .n = n_train, .shuffle = true, .threads = 1 };
+    dn_reader_params r = { .data = data,
+                           .height = p->height ? p->height : info->height,
+                           .width = p->width ? p->width : info->width,
+                           .channels = info->channels,
+                           .range = { info->range[0], info->range[1] },
+                           .seed = p->seed,
+                           .batch_size = p->batch_size,
+                           .n = n_train,
+                           .shuffle = true,
+                           .threads = 1 };
     if (held_out) { /* in order, as they are; a "step" is one image */
         r.batch_size = 1;
         r.first = n_train;
@@ -97,7 +113,8 @@ dn_reader_params dn_train_reader(const dn_train_params *p, const dn_model_info *
 size_t dn_train_feed_bytes(const dn_train_params *p, const dn_model_info *info, int rows)
 {
     int64_t height = p->height ? p->height : info->height, width = p->width ? p->width : info->width;
-    return (size_t)rows * (2 * sizeof(float) * (size_t)(height * width * info->channels) + sizeof(int32_t) + sizeof(int));
+    return (size_t)rows *
+           (2 * sizeof(float) * (size_t)(height * width * info->channels) + sizeof(int32_t) + sizeof(int));
 }
 
 void dn_train_numerics(char *out, size_t size, const dn_device *d, const dn_train_params *p, const dn_train_plan *plan)
@@ -106,8 +123,8 @@ void dn_train_numerics(char *out, size_t size, const dn_device *d, const dn_trai
     uint64_t blocks = 0; /* which blocks are recomputed matters when they start from 16 bits */
     for (int i = 0; i < 4; i++)
         blocks = blocks * 0x9E3779B97F4A7C15u + plan->recompute[i];
-    snprintf(out, size, "%s/k%d/t1/m%d/%s/r%llx", d->backend->name, DN_KERNEL_VERSION, plan->micro_batch, precision[p->precision],
-             (unsigned long long)blocks);
+    snprintf(out, size, "%s/k%d/t1/m%d/%s/r%llx", d->backend->name, DN_KERNEL_VERSION, plan->micro_batch,
+             precision[p->precision], (unsigned long long)blocks);
 }
 
 /* ---- bytes ---- */
@@ -152,7 +169,8 @@ static int measure(dn_train_plan *out, planner *s, int rows, const dn_marks *cho
     }
     if (!rc) {
         const dn_model_info *info = &s->recipe.model->info;
-        dn_reader_params read = dn_train_reader(p, info, s->data, false), held = dn_train_reader(p, info, s->data, true);
+        dn_reader_params read = dn_train_reader(p, info, s->data, false),
+                         held = dn_train_reader(p, info, s->data, true);
         memcpy(plan.recompute, chosen->bit, sizeof plan.recompute);
         plan.weights = dn_flat_bytes(net.program->block[0].count, p->optimizer.kind, &plan.gradients, &plan.moments);
         plan.ema = plan.weights;
@@ -197,11 +215,12 @@ static int too_large(const dn_train_plan *smallest, const planner *s, int fits, 
         snprintf(hint, sizeof hint, "micro_batch %d would fit", fits);
     else
         snprintf(hint, sizeof hint, "the network would have to be smaller, or the budget %zu bytes", smallest->total);
-    return dn_fail(err, DN_E_MEMORY, "micro_batch",
-                   "the job needs at least %zu bytes (arena %zu, weights %zu, gradient %zu, moments %zu, ema %zu, data %zu) with "
-                   "micro_batch %d; %zu are allowed: %s",
-                   smallest->total, smallest->arena, smallest->weights, smallest->gradients, smallest->moments, smallest->ema,
-                   smallest->data, smallest->micro_batch, s->budget, hint);
+    return dn_fail(
+        err, DN_E_MEMORY, "micro_batch",
+        "the job needs at least %zu bytes (arena %zu, weights %zu, gradient %zu, moments %zu, ema %zu, data %zu) with "
+        "micro_batch %d; %zu are allowed: %s",
+        smallest->total, smallest->arena, smallest->weights, smallest->gradients, smallest->moments, smallest->ema,
+        smallest->data, smallest->micro_batch, s->budget, hint);
 }
 
 /* The largest divisor of batch_size, at most `most`, that fits with nothing recomputed; 0: none. *out only then. */
@@ -255,8 +274,8 @@ static int choose(dn_train_plan *out, planner *s, dn_error *err)
     return rc ? rc : too_large(&plan, s, found, err);
 }
 
-int dn_train_plan_make(dn_train_plan *out, const dn_device *d, const dn_model *m, const dn_dataset *data, const dn_train_params *p,
-                       size_t budget, dn_error *err)
+int dn_train_plan_make(dn_train_plan *out, const dn_device *d, const dn_model *m, const dn_dataset *data,
+                       const dn_train_params *p, size_t budget, dn_error *err)
 {
     dn_levels levels = { 0 };
     int rc = dn_train_params_check(p, err);
@@ -265,8 +284,11 @@ int dn_train_plan_make(dn_train_plan *out, const dn_device *d, const dn_model *m
     rc = rc ? rc : check_pictures(p, m, data, err);
     rc = rc ? rc : check_labels(p, &m->info, data, err);
     if (!rc) {
-        planner s = { { m, &levels, p, p->height ? p->height : m->info.height, p->width ? p->width : m->info.width, 0, true },
-                      d, data, budget ? budget : SIZE_MAX };
+        planner s = { { m, &levels, p, p->height ? p->height : m->info.height, p->width ? p->width : m->info.width, 0,
+                        true },
+                      d,
+                      data,
+                      budget ? budget : SIZE_MAX };
         rc = choose(out, &s, err);
     }
     dn_levels_fini(&levels);

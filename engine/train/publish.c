@@ -22,9 +22,9 @@ static json_t *index_of(const dn_snapshot *s, const json_t *scheduler)
 {
     if (s->model->index)
         return json_deep_copy(s->model->index);
-    return json_pack("{sssss[ss]s[ss]}", "_class_name", "DDPMPipeline", "_diffusers_version", DIFFUSERS_VERSION, "scheduler",
-                     "diffusers", json_string_value(json_object_get(scheduler, "_class_name")), "unet", "diffusers",
-                     s->model->info.architecture);
+    return json_pack("{sssss[ss]s[ss]}", "_class_name", "DDPMPipeline", "_diffusers_version", DIFFUSERS_VERSION,
+                     "scheduler", "diffusers", json_string_value(json_object_get(scheduler, "_class_name")), "unet",
+                     "diffusers", s->model->info.architecture);
 }
 
 /* The tensors in the file's order; the data of one is *values + its offset, which is the block's size in all. */
@@ -54,7 +54,8 @@ static int write_weights(const dn_folder *f, const dn_snapshot *s, dn_error *err
     float *values = b ? malloc(m->info.bytes) : NULL;
     uint8_t *bytes = NULL;
     size_t n = 0;
-    int rc = t && values && !list_tensors(t, values, b, m->weights) ? 0 : dn_fail(err, DN_E_MEMORY, NULL, "out of memory");
+    int rc =
+        t && values && !list_tensors(t, values, b, m->weights) ? 0 : dn_fail(err, DN_E_MEMORY, NULL, "out of memory");
     rc = rc ? rc : dn_st_encode(&bytes, &n, t, b->n_params, err);
     free(values);
     rc = rc ? rc : dn_folder_file(f, "unet/diffusion_pytorch_model.safetensors", bytes, n, err);

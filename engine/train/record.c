@@ -1,10 +1,11 @@
 /* record.c - the program of a training step: the network, the loss of each row, the gradient by every parameter.
  *
- * Inputs beside the network's own, all per row: "target" [H,W,C], "weight" [1], "dloss" [1] (the factor of the row's loss in
- * what is minimised: loss scale / batch size), "rng" I32 [4] where the network has dropout. With learned variance also
- * "mean_scale", "lv_min", "lv_max", "lv_true", "first" (1 at t = 0) [1] and "edge_low", "edge_high" [H,W,C] (1 where a value of
- * x0 lies at the end of the range). Output "loss" [1]. */
+ * Inputs beside the network's own, all per row: "target" [H,W,C], "weight" [1], "dloss" [1] (the factor of the row's
+ * loss in what is minimised: loss scale / batch size), "rng" I32 [4] where the network has dropout. With learned
+ * variance also "mean_scale", "lv_min", "lv_max", "lv_true", "first" (1 at t = 0) [1] and "edge_low", "edge_high"
+ * [H,W,C] (1 where a value of x0 lies at the end of the range). Output "loss" [1]. */
 #include "train_internal.h"
+#include <assert.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -62,7 +63,8 @@ static dn_val decoder_nll(recorder *r, dn_val lv, dn_val d)
     return dn_affine(r->p, dn_unary(r->p, DN_LOG, mass), -1, 0);
 }
 
-/* The variational term of a row in bits per dimension [1]; the mean gets no gradient from it (Nichol and Dhariwal 2021). */
+/* The variational term of a row in bits per dimension [1]; the mean gets no gradient from it (Nichol and Dhariwal
+ * 2021). */
 static dn_val variational(recorder *r, dn_val out, dn_val target)
 {
     int64_t c = r->info->channels;
@@ -151,19 +153,22 @@ static int place_of(const dn_lowered *l, const char *name)
 
 static void find_places(dn_train_net *t)
 {
-    const struct { const char *name; int *place; } places[] = {
-        { "target", &t->target },       { "weight", &t->weight },       { "dloss", &t->dloss },     { "rng", &t->rng },
-        { "loss", &t->loss },           { "mean_scale", &t->mean_scale }, { "lv_min", &t->lv_min }, { "lv_max", &t->lv_max },
-        { "lv_true", &t->lv_true },     { "first", &t->first },         { "edge_low", &t->edge_low }, { "edge_high", &t->edge_high },
+    const struct {
+        const char *name;
+        int *place;
+    } places[] = {
+        { "target", &t->target }, { "weight", &t->weight },     { "dloss", &t->dloss },
+        { "rng", &t->rng },       { "loss", &t->loss },         { "mean_scale", &t->mean_scale },
+        { "lv_min", &t->lv_min }, { "lv_max", &t->lv_max },     { "lv_true", &t->lv_true },
+        { "first", &t->first },   { "edge_low", &t->edge_low }, { "edge_high", &t->edge_high },
     };
     for (size_t i = 0; i < sizeof places / sizeof *places; i++)
         *places[i].place = place_of(t->lowered, places[i].name);
     t->ports = dn_ports_find(t->lowered);
 }
 
-static size_t form_room(const dn_form *f) { return (f->bytes + 63) / 64 * 64; }
-
-int dn_train_net_init(dn_train_net *t, const dn_train_recipe *c, const dn_marks *recompute, const dn_device *d, dn_error *err)
+int dn_train_net_init(dn_train_net *t, const dn_train_recipe *c, const dn_marks *recompute, const dn_device *d,
+                      dn_error *err)
 {
     dn_train_net net = { .program = dn_train_record(c, recompute) };
     if (!net.program)
@@ -174,8 +179,7 @@ int dn_train_net_init(dn_train_net *t, const dn_train_recipe *c, const dn_marks 
         return rc;
     }
     find_places(&net);
-    for (int i = 0; i < net.lowered->n_forms; i++)
-        net.form_bytes += form_room(&net.lowered->form[i]);
+    assert(!net.lowered->n_forms); /* of weights that train no form is kept */
     *t = net;
     return 0;
 }
@@ -184,40 +188,20 @@ void dn_train_net_fini(dn_train_net *t)
 {
     dn_lowered_free(t->lowered);
     dn_program_free(t->program);
-    free(t->form);
-    free(t->form_memory);
     *t = (dn_train_net){ 0 };
 }
 
-/* Everything that it holds but the arena: packed weights, and the lists that program and lowered program consist of. */
+/* The lists that program and lowered program consist of. */
 size_t dn_train_net_bytes(const dn_train_net *t)
 {
     const dn_program *p = t->program;
     const dn_lowered *l = t->lowered;
-    size_t n = t->form_bytes + dn_heap_bytes(p->mem) + dn_heap_bytes(l->mem);
-    n += (size_t)p->values_cap * sizeof *p->value + (size_t)p->ops_cap * sizeof *p->op + (size_t)p->n_values * sizeof *l->value_place;
-    n += (size_t)l->places_cap * sizeof *l->place + (size_t)l->steps_cap * sizeof *l->step + (size_t)l->forms_cap * sizeof *l->form;
+    size_t n = dn_heap_bytes(p->mem) + dn_heap_bytes(l->mem);
+    n += (size_t)p->values_cap * sizeof *p->value + (size_t)p->ops_cap * sizeof *p->op +
+         (size_t)p->n_values * sizeof *l->value_place;
+    n += (size_t)l->places_cap * sizeof *l->place + (size_t)l->steps_cap * sizeof *l->step;
     for (int i = 0; i < p->n_blocks; i++)
-        n += (size_t)p->block[i].cap * sizeof *p->block[i].param + (size_t)p->block[i].n_slots * sizeof *p->block[i].slot;
+        n += (size_t)p->block[i].cap * sizeof *p->block[i].param +
+             (size_t)p->block[i].n_slots * sizeof *p->block[i].slot;
     return n;
-}
-
-/* ---- packed weights ---- */
-
-int dn_train_net_forms(dn_train_net *t, dn_error *err)
-{
-    const dn_lowered *l = t->lowered;
-    t->form = calloc((size_t)l->n_forms + 1, sizeof *t->form);
-    t->form_memory = aligned_alloc(64, t->form_bytes + 64);
-    if (!t->form || !t->form_memory)
-        return dn_fail(err, DN_E_MEMORY, NULL, "out of memory for %zu bytes of packed weights", t->form_bytes);
-    char *at = t->form_memory;
-    for (int i = 0; i < l->n_forms; at += form_room(&l->form[i++]))
-        t->form[i] = at;
-    return 0;
-}
-
-void dn_train_net_pack(dn_train_net *t, const float *weights, int form)
-{
-    dn_form_make((void *)t->form[form], &t->lowered->form[form], t->program, weights);
 }

@@ -1,4 +1,5 @@
-/* snapshot.c - a trainer's state copied out at a boundary, so that the slow lane can write it while training goes on. */
+/* snapshot.c - a trainer's state copied out at a boundary, so that the slow lane can write it while training goes on.
+ */
 #include "train_internal.h"
 #include <denoised/sha256.h>
 #include <jansson.h>
@@ -9,17 +10,19 @@
 /* Which job this is: a resume is refused by the name of the first of these that differs. */
 static json_t *identity(const dn_trainer *t)
 {
-    return json_pack("{ssssssso}", "model", t->model_hash, "dataset", t->data_hash, "numerics", t->plan.numerics, "params",
-                     dn_train_params_json(&t->params));
+    return json_pack("{ssssssso}", "model", t->model_hash, "dataset", t->data_hash, "numerics", t->plan.numerics,
+                     "params", dn_train_params_json(&t->params));
 }
 
 json_t *dn_trainer_header(const dn_trainer *t)
 {
     const dn_train_counters *c = &t->counters;
-    json_t *counters = json_pack("{sIsIsfsIsI}", "step", (json_int_t)c->step, "updates", (json_int_t)c->updates, "loss_scale",
-                                 c->loss_scale, "good_steps", (json_int_t)c->good_steps, "nan_run", (json_int_t)c->nan_run);
-    return json_pack("{sisosososIsi}", "version", DN_CHECKPOINT_VERSION, "job", identity(t), "counters", counters, "config",
-                     json_deep_copy(t->model->config_json), "count", (json_int_t)t->flat.count, "blocks", t->flat.v ? 4 : 3);
+    json_t *counters =
+        json_pack("{sIsIsfsIsI}", "step", (json_int_t)c->step, "updates", (json_int_t)c->updates, "loss_scale",
+                  c->loss_scale, "good_steps", (json_int_t)c->good_steps, "nan_run", (json_int_t)c->nan_run);
+    return json_pack("{sisosososIsi}", "version", DN_CHECKPOINT_VERSION, "job", identity(t), "counters", counters,
+                     "config", json_deep_copy(t->model->config_json), "count", (json_int_t)t->flat.count, "blocks",
+                     t->flat.v ? 4 : 3);
 }
 
 static float *copy_block(const float *src, int64_t count)
@@ -37,7 +40,9 @@ static int copy_all(dn_snapshot *s, const dn_trainer *t, dn_error *err)
         s->block[i] = copy_block(from[i], t->flat.count);
         all &= !from[i] || s->block[i];
     }
-    return all ? 0 : dn_fail(err, DN_E_MEMORY, NULL, "out of memory for a snapshot of %lld parameters", (long long)t->flat.count);
+    return all ? 0
+               : dn_fail(err, DN_E_MEMORY, NULL, "out of memory for a snapshot of %lld parameters",
+                         (long long)t->flat.count);
 }
 
 /* A model of its own with these weights. */
@@ -88,13 +93,16 @@ void dn_snapshot_free(dn_snapshot *s)
 /* The scheduler's configuration with what was trained: the model's own cannot say otherwise. */
 json_t *dn_snapshot_scheduler(const dn_snapshot *s)
 {
-    static const char *const names[] = { [DN_PREDICT_EPSILON] = "epsilon", [DN_PREDICT_V] = "v_prediction", [DN_PREDICT_SAMPLE] = "sample" };
+    static const char *const names[] = {
+        [DN_PREDICT_EPSILON] = "epsilon", [DN_PREDICT_V] = "v_prediction", [DN_PREDICT_SAMPLE] = "sample"
+    };
     json_t *j = json_deep_copy(s->model->scheduler_json);
     const char *cls = json_string_value(json_object_get(j, "_class_name"));
     if (s->prediction != DN_PREDICT_FLOW)
         json_object_set_new(j, "prediction_type", json_string(names[s->prediction]));
     const char *variance = json_string_value(json_object_get(j, "variance_type"));
-    if (s->model->info.learned_variance && cls && !strcmp(cls, "DDPMScheduler") && (!variance || strcmp(variance, "learned")))
+    if (s->model->info.learned_variance && cls && !strcmp(cls, "DDPMScheduler") &&
+        (!variance || strcmp(variance, "learned")))
         json_object_set_new(j, "variance_type", json_string("learned_range"));
     return j;
 }

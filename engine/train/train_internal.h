@@ -1,8 +1,8 @@
 /* train_internal.h - shared by the files of engine/train.
  *
  * The trainer's memory is one arena for the program and flat blocks of `count` floats in registration order: weights,
- * gradient, one or two moments, EMA. A flat pass goes over them in chunks whose bounds never depend on threads or on the
- * clock, so a pass may stop after any chunk and give the same bits. */
+ * gradient, one or two moments, EMA. A flat pass goes over them in chunks whose bounds never depend on threads or on
+ * the clock, so a pass may stop after any chunk and give the same bits. */
 #ifndef DN_TRAIN_INTERNAL_H
 #define DN_TRAIN_INTERNAL_H
 
@@ -40,10 +40,10 @@ double dn_timesteps_scale(const dn_objective *o); /* the law's own where none is
 int dn_timestep_of(const dn_objective *o, int n, double u);
 /* What one row's loss needs: the numbers that go in with it. */
 typedef struct dn_row_terms {
-    float alpha, sigma;       /* x_t = alpha*x0 + sigma*n */
-    float of_x0, of_noise;    /* target = of_x0*x0 + of_noise*n */
+    float alpha, sigma;    /* x_t = alpha*x0 + sigma*n */
+    float of_x0, of_noise; /* target = of_x0*x0 + of_noise*n */
     double weight;
-    double mean_scale;        /* learned variance: error of the posterior mean / error of the output */
+    double mean_scale;              /* learned variance: error of the posterior mean / error of the output */
     double lv_min, lv_max, lv_true; /* log variances: posterior (clipped), beta, posterior */
 } dn_row_terms;
 dn_row_terms dn_row_terms_of(const dn_levels *l, const dn_objective *o, int t);
@@ -51,7 +51,8 @@ dn_row_terms dn_row_terms_of(const dn_levels *l, const dn_objective *o, int t);
 /* ---- lr.c, ema.c ---- */
 
 double dn_lr_at(const dn_lr_schedule *s, double lr, int64_t k, int64_t steps); /* of optimizer step k, from 0 */
-/* The decay of the update that follows optimizer step u (from 1): the product of the decays of the steps since the last one. */
+/* The decay of the update that follows optimizer step u (from 1): the product of the decays of the steps since the last
+ * one. */
 double dn_ema_decay(const dn_ema *e, int64_t u);
 
 /* ---- record.c: the program of forward, loss and backward ---- */
@@ -59,11 +60,8 @@ double dn_ema_decay(const dn_ema *e, int64_t u);
 typedef struct dn_train_net {
     dn_program *program;
     dn_lowered *lowered;
-    const void **form;      /* packed weights, of whichever block they were packed from last */
-    char *form_memory;
-    size_t form_bytes;
     dn_ports ports;
-    int target, weight, dloss, rng, loss; /* places; -1: none */
+    int target, weight, dloss, rng, loss;                                /* places; -1: none */
     int mean_scale, lv_min, lv_max, lv_true, first, edge_low, edge_high; /* of learned variance */
 } dn_train_net;
 
@@ -76,14 +74,13 @@ typedef struct dn_train_recipe {
     bool backward; /* else the loss alone: evaluation */
 } dn_train_recipe;
 
-/* Block 0 is read, block 1 (only with `backward`) is the gradient, to which a run adds. NULL: out of memory; other failures
- * are the program's. */
+/* Block 0 is read, block 1 (only with `backward`) is the gradient, to which a run adds. NULL: out of memory; other
+ * failures are the program's. */
 dn_program *dn_train_record(const dn_train_recipe *c, const dn_marks *recompute);
-int dn_train_net_init(dn_train_net *t, const dn_train_recipe *c, const dn_marks *recompute, const dn_device *d, dn_error *err);
+int dn_train_net_init(dn_train_net *t, const dn_train_recipe *c, const dn_marks *recompute, const dn_device *d,
+                      dn_error *err);
 void dn_train_net_fini(dn_train_net *t);
 size_t dn_train_net_bytes(const dn_train_net *t); /* all but the arena */
-int dn_train_net_forms(dn_train_net *t, dn_error *err);       /* allocate them */
-void dn_train_net_pack(dn_train_net *t, const float *weights, int form); /* one of them */
 
 /* ---- optimizer.c: flat passes ---- */
 
@@ -108,11 +105,11 @@ int64_t dn_flat_chunks(const dn_flat *f);
 
 typedef struct dn_update_terms {
     enum dn_optimizer_kind kind;
-    float factor;               /* of the gradient: clipping, loss scale */
-    float keep, weight_decay;   /* AdamW: 1 - lr*wd; Adam, SGD: wd */
+    float factor;             /* of the gradient: clipping, loss scale */
+    float keep, weight_decay; /* AdamW: 1 - lr*wd; Adam, SGD: wd */
     float beta1, beta2, one_minus_beta1, one_minus_beta2, eps;
-    float step, root;           /* lr / (1 - beta1^k), sqrt(1 - beta2^k) */
-    float ema;                  /* 1 - decay; negative: no update of the EMA */
+    float step, root; /* lr / (1 - beta1^k), sqrt(1 - beta2^k) */
+    float ema;        /* 1 - decay; negative: no update of the EMA */
 } dn_update_terms;
 dn_update_terms dn_update_terms_of(const dn_optimizer *o, double lr, int64_t k, double factor);
 
@@ -131,12 +128,12 @@ typedef struct dn_feed {
     int *t;
 } dn_feed;
 
-enum dn_phase { DN_PHASE_CLEAR, DN_PHASE_FEED, DN_PHASE_RUN, DN_PHASE_NORM, DN_PHASE_UPDATE, DN_PHASE_PACK, DN_PHASE_COUNT };
+enum dn_phase { DN_PHASE_CLEAR, DN_PHASE_FEED, DN_PHASE_RUN, DN_PHASE_NORM, DN_PHASE_UPDATE, DN_PHASE_COUNT };
 
 /* What a resume needs beside the blocks. */
 typedef struct dn_train_counters {
-    int64_t step;       /* finished optimizer steps, skipped ones too */
-    int64_t updates;    /* of the weights */
+    int64_t step;    /* finished optimizer steps, skipped ones too */
+    int64_t updates; /* of the weights */
     double loss_scale;
     int64_t good_steps; /* since the scale changed */
     int64_t nan_run;    /* non-finite steps in a row */
@@ -169,9 +166,9 @@ struct dn_trainer {
     size_t reader_bytes;
     dn_run run;
     enum dn_phase phase;
-    int micro;           /* the micro-batch under way */
-    int64_t chunk;       /* where a flat pass stopped */
-    double loss;         /* of the step so far */
+    int micro;     /* the micro-batch under way */
+    int64_t chunk; /* where a flat pass stopped */
+    double loss;   /* of the step so far */
     dn_train_report report;
     dn_update_terms update;
     dn_train_counters counters;
@@ -186,11 +183,11 @@ void dn_feed_train(dn_trainer *t, int first, int n);
 void dn_feed_eval(dn_trainer *t, int64_t first, int n);
 
 int dn_trainer_readers(dn_trainer *t, dn_error *err); /* from the step it is at */
-void dn_trainer_pack_all(dn_trainer *t);
 
 /* ---- plan.c ---- */
 
-dn_reader_params dn_train_reader(const dn_train_params *p, const dn_model_info *info, const dn_dataset *data, bool held_out);
+dn_reader_params dn_train_reader(const dn_train_params *p, const dn_model_info *info, const dn_dataset *data,
+                                 bool held_out);
 void dn_train_split(const dn_train_params *p, const dn_dataset *data, int64_t *n_train, int64_t *n_eval);
 size_t dn_train_feed_bytes(const dn_train_params *p, const dn_model_info *info, int rows);
 void dn_train_numerics(char *out, size_t size, const dn_device *d, const dn_train_params *p, const dn_train_plan *plan);
@@ -198,10 +195,10 @@ void dn_train_numerics(char *out, size_t size, const dn_device *d, const dn_trai
 /* ---- snapshot.c ---- */
 
 struct dn_snapshot {
-    dn_model *model;      /* with the EMA as its weights */
+    dn_model *model; /* with the EMA as its weights */
     enum dn_train_prediction prediction;
     bool all;
-    float *block[3];      /* weights, m, v: NULL where there is none */
+    float *block[3]; /* weights, m, v: NULL where there is none */
     int64_t count;
     struct json_t *header;
 };

@@ -1,6 +1,6 @@
 /* trainer.c - a job on its device: memory, and the phases of an optimizer step.
  *
- * clear -> (feed -> run) for each micro-batch -> norm -> update (optimizer and EMA) -> pack. Every phase can stop and go on
+ * clear -> (feed -> run) for each micro-batch -> norm -> update (optimizer and EMA). Every phase can stop and go on
  * where it was, so that a segment is as short as the longest op or chunk. */
 #include "train_internal.h"
 #include <jansson.h>
@@ -29,13 +29,8 @@ static int make_nets(dn_trainer *t, dn_error *err)
     memcpy(recompute.bit, t->plan.recompute, sizeof recompute.bit);
     dn_train_recipe recipe = { t->model, &t->levels, &t->params, t->height, t->width, t->plan.micro_batch, true };
     int rc = dn_train_net_init(&t->net, &recipe, &recompute, t->device, err);
-    rc = rc ? rc : dn_train_net_forms(&t->net, err);
     recipe.backward = false;
-    if (!rc && t->n_eval) {
-        rc = dn_train_net_init(&t->eval_net, &recipe, &recompute, t->device, err);
-        rc = rc ? rc : dn_train_net_forms(&t->eval_net, err);
-    }
-    return rc;
+    return rc || !t->n_eval ? rc : dn_train_net_init(&t->eval_net, &recipe, &recompute, t->device, err);
 }
 
 static size_t larger(size_t a, size_t b) { return a > b ? a : b; }
@@ -79,7 +74,8 @@ static int check_plan(const dn_trainer *t, dn_error *err)
     char numerics[sizeof t->plan.numerics];
     dn_train_numerics(numerics, sizeof numerics, t->device, &t->params, &t->plan);
     if (t->plan.micro_batch < 1 || t->params.batch_size % t->plan.micro_batch || strcmp(numerics, t->plan.numerics))
-        return dn_fail(err, DN_E_INVALID, "plan", "the plan (%s) is of another job or device (%s)", t->plan.numerics, numerics);
+        return dn_fail(err, DN_E_INVALID, "plan", "the plan (%s) is of another job or device (%s)", t->plan.numerics,
+                       numerics);
     return 0;
 }
 
@@ -87,12 +83,6 @@ static void first_weights(dn_trainer *t, const dn_model *m)
 {
     memcpy(t->flat.weights, m->weights, sizeof(float) * (size_t)t->flat.count);
     memcpy(t->flat.ema, m->weights, sizeof(float) * (size_t)t->flat.count);
-}
-
-void dn_trainer_pack_all(dn_trainer *t)
-{
-    for (int i = 0; i < t->net.lowered->n_forms; i++)
-        dn_train_net_pack(&t->net, t->flat.weights, i);
 }
 
 int dn_trainer_new(dn_trainer **out, dn_device *d, const dn_model *m, const dn_dataset *data, const dn_train_params *p,
@@ -124,7 +114,6 @@ int dn_trainer_new(dn_trainer **out, dn_device *d, const dn_model *m, const dn_d
         return rc;
     }
     first_weights(t, m);
-    dn_trainer_pack_all(t);
     *out = t;
     return 0;
 }
@@ -180,7 +169,10 @@ static int flat_pass(dn_trainer *t, double end, void (*run)(dn_trainer *t, int64
 
 static void clear(dn_trainer *t, int64_t from, int64_t to) { dn_flat_clear(&t->flat, t->device->pool, from, to); }
 static void squares(dn_trainer *t, int64_t from, int64_t to) { dn_flat_squares(&t->flat, t->device->pool, from, to); }
-static void update(dn_trainer *t, int64_t from, int64_t to) { dn_flat_update(&t->flat, &t->update, t->device->pool, from, to); }
+static void update(dn_trainer *t, int64_t from, int64_t to)
+{
+    dn_flat_update(&t->flat, &t->update, t->device->pool, from, to);
+}
 
 static int phase_clear(dn_trainer *t, double end)
 {
@@ -193,8 +185,11 @@ static int phase_clear(dn_trainer *t, double end)
 static int phase_feed(dn_trainer *t, double end)
 {
     (void)end;
-    t->run = (dn_run){ .lowered = t->net.lowered, .arena = t->arena, .form = t->net.form, .pool = t->device->pool,
-                       .block = { (const char *)t->flat.weights, (const char *)t->flat.gradient }, .n = t->plan.micro_batch };
+    t->run = (dn_run){ .lowered = t->net.lowered,
+                       .arena = t->arena,
+                       .pool = t->device->pool,
+                       .block = { (const char *)t->flat.weights, (const char *)t->flat.gradient },
+                       .n = t->plan.micro_batch };
     dn_feed_train(t, t->micro * t->plan.micro_batch, t->plan.micro_batch);
     t->phase = DN_PHASE_RUN;
     return 0;
@@ -236,7 +231,7 @@ static int phase_norm(dn_trainer *t, double end)
     r->skipped = !isfinite(r->grad_norm) || !isfinite(r->loss);
     if (!r->skipped)
         prepare_update(t);
-    t->phase = r->skipped ? DN_PHASE_PACK : DN_PHASE_UPDATE;
+    t->phase = r->skipped ? DN_PHASE_COUNT : DN_PHASE_UPDATE;
     return 0;
 }
 
@@ -244,31 +239,19 @@ static int phase_update(dn_trainer *t, double end)
 {
     int rc = flat_pass(t, end, update);
     if (!rc)
-        t->phase = DN_PHASE_PACK;
+        t->phase = DN_PHASE_COUNT;
     return rc;
-}
-
-static int phase_pack(dn_trainer *t, double end)
-{
-    while (!t->report.skipped && t->chunk < t->net.lowered->n_forms) {
-        dn_train_net_pack(&t->net, t->flat.weights, (int)t->chunk++);
-        if (t->chunk < t->net.lowered->n_forms && late(end))
-            return 1;
-    }
-    t->chunk = 0;
-    t->phase = DN_PHASE_COUNT;
-    return 0;
 }
 
 static int (*const phases[DN_PHASE_COUNT])(dn_trainer *t, double end) = {
     [DN_PHASE_CLEAR] = phase_clear, [DN_PHASE_FEED] = phase_feed,     [DN_PHASE_RUN] = phase_run,
-    [DN_PHASE_NORM] = phase_norm,   [DN_PHASE_UPDATE] = phase_update, [DN_PHASE_PACK] = phase_pack,
+    [DN_PHASE_NORM] = phase_norm,   [DN_PHASE_UPDATE] = phase_update,
 };
 
 /* ---- the step's end ---- */
 
-/* Micikevicius et al. 2018: halve on overflow, double after 2000 good steps. An overflow is what a smaller scale may cure:
- * only what stays when the scale is 1, or a loss that is no number, counts as a bad step. */
+/* Micikevicius et al. 2018: halve on overflow, double after 2000 good steps. An overflow is what a smaller scale may
+ * cure: only what stays when the scale is 1, or a loss that is no number, counts as a bad step. */
 static void settle_scale(dn_trainer *t)
 {
     dn_train_counters *c = &t->counters;
@@ -297,7 +280,8 @@ static int end_step(dn_trainer *t, dn_train_report *report, dn_error *err)
     t->loss = 0;
     if (t->counters.nan_run < t->params.nan_max)
         return 0;
-    return -dn_fail(err, DN_E_NON_FINITE, NULL, "%d optimizer steps in a row had a loss or gradient that is not finite, the last is step %lld",
+    return -dn_fail(err, DN_E_NON_FINITE, NULL,
+                    "%d optimizer steps in a row had a loss or gradient that is not finite, the last is step %lld",
                     t->params.nan_max, (long long)t->counters.step);
 }
 
@@ -314,6 +298,7 @@ int dn_trainer_some(dn_trainer *t, double max_ms, dn_train_report *report, dn_er
     }
     t->report.device_ms += dn_monotonic_ms() - start - (t->report.wait_ms - waited);
     if (rc < 0)
-        return -dn_fail(err, -rc, NULL, "step %lld failed on the device: %s", (long long)t->counters.step, dn_error_text(-rc));
+        return -dn_fail(err, -rc, NULL, "step %lld failed on the device: %s", (long long)t->counters.step,
+                        dn_error_text(-rc));
     return rc ? rc : end_step(t, report, err);
 }

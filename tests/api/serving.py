@@ -100,6 +100,15 @@ def png_read(data):
     return height, width, c, bytes(out)
 
 
+def png_write(height, width, channels, pixels):
+    def chunk(kind, body):
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+    head = struct.pack(">IIBBBBB", width, height, 8, {1: 0, 3: 2}[channels], 0, 0, 0)
+    stride = width * channels
+    lines = b"".join(b"\0" + pixels[y * stride:(y + 1) * stride] for y in range(height))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
+
+
 def to_u8(values, lo=-1.0, hi=1.0):
     """As diffusers: scaled, clamped, rounded half to even, each step in single precision."""
     def f32(v):

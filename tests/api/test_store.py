@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+from boxes import Box
 from conftest import environment
 from serving import BINARY, PATIENCE, SANITIZED, Serving, decoded, make_models, spoil, together
 
@@ -21,41 +22,6 @@ GIB = 1 << 30
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
     return make_models(tmp_path_factory.mktemp("models"))
-
-
-class Box:
-    """Daemons, one after the other, on one state folder."""
-
-    def __init__(self, models, state):
-        self.models, self.state, self.d = str(models), str(state), None
-
-    def start(self, *args, wait=True):
-        self.d = Serving(BINARY, ["--listen", "127.0.0.1:0", "--models", self.models, "--state", self.state,
-                                  "--max-queue-ms", "86400000", "--drain-ms", "200", "--step-ms", "10000", *args]).started()
-        end = time.monotonic() + PATIENCE
-        while wait and self.d.ask("GET", "/readyz").status != 200:
-            assert time.monotonic() < end
-            time.sleep(0.01)
-        return self.d
-
-    def kill(self):
-        self.d.stop(want=-signal.SIGKILL, sig=signal.SIGKILL)
-
-    def stop(self):
-        if self.d and self.d.proc.poll() is None:
-            self.d.stop()
-
-    def again(self, *args):
-        self.stop()
-        return self.start(*args)
-
-    def sql(self, text, *values):
-        db = sqlite3.connect(self.state + "/denoised.db")
-        try:
-            with db:
-                return db.execute(text, values).fetchall()
-        finally:
-            db.close()
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
-/* training.c - four optimizer steps of golden U-Nets, by the trainer itself, against PyTorch and diffusers (train.safetensors):
- * loss, gradient norm, learning rate, EMA decay of each step, the gradients of the first, parameters and EMA after the last.
+/* training.c - four optimizer steps of golden U-Nets, by the trainer itself, against PyTorch and diffusers
+ * (train.safetensors): loss, gradient norm, learning rate, EMA decay of each step, the gradients of the first,
+ * parameters and EMA after the last.
  *
  * AdamW (1e-3, 0.95, 0.999, 1e-8, 1e-6), clipping at 1, cosine with 2 warm-up steps of 6, EMA with warm-up (0.75). */
 #include "fake_data.h"
@@ -39,7 +40,8 @@ static float scalar(const source *s, const char *name)
 static void inject(void *arg, const dn_trainer *t, int first, int n)
 {
     const source *s = arg;
-    float *x0 = step_vector(s, "images", true), *noise = step_vector(s, "noise", true), *time = step_vector(s, "timesteps", false);
+    float *x0 = step_vector(s, "images", true), *noise = step_vector(s, "noise", true),
+          *time = step_vector(s, "timesteps", false);
     for (int i = 0; i < n; i++) {
         t->feed.t[i] = (int)time[first + i];
         t->feed.label[i] = 1 + first + i;
@@ -57,8 +59,8 @@ static void same(const char *what, int step, double got, double want, double tol
         fail_msg("step %d: %s is %.9g, expected %.9g", step, what, got, want);
 }
 
-/* A key's bias moves every logit of a softmax alike, so its gradient is zero but for rounding (1e-10 of the norm); Adam makes a
- * step of full length of that noise, in whatever direction. */
+/* A key's bias moves every logit of a softmax alike, so its gradient is zero but for rounding (1e-10 of the norm); Adam
+ * makes a step of full length of that noise, in whatever direction. */
 static bool is_noise(const vectors *v, const char *name, int64_t n)
 {
     char key[256];
@@ -73,9 +75,10 @@ static bool is_noise(const vectors *v, const char *name, int64_t n)
     return noise;
 }
 
-/* The largest difference of a block from the vectors `prefix`NAME, as a share of the parameter's largest value or of `floor`.
- * Where PyTorch's own value is noise it is only bounded: by `noise_max`. */
-static double check_block(const dn_trainer *t, const vectors *v, const char *prefix, const float *block, double floor, double noise_max)
+/* The largest difference of a block from the vectors `prefix`NAME, as a share of the parameter's largest value or of
+ * `floor`. Where PyTorch's own value is noise it is only bounded: by `noise_max`. */
+static double check_block(const dn_trainer *t, const vectors *v, const char *prefix, const float *block, double floor,
+                          double noise_max)
 {
     const dn_block *b = &t->net.program->block[0];
     double worst = 0;
@@ -164,8 +167,8 @@ static void check(const char *folder, const char *device, int micro_batch)
     }
     worst[1] = check_block(t, s.v, "final.", t->flat.weights, 1e-6, moved);
     worst[2] = check_block(t, s.v, "ema.", t->flat.ema, 1e-6, moved);
-    print_message("%s on %s, micro_batch %d: gradients %.1e, parameters %.1e, EMA %.1e\n", folder, device, micro_batch, worst[0],
-                  worst[1], worst[2]);
+    print_message("%s on %s, micro_batch %d: gradients %.1e, parameters %.1e, EMA %.1e\n", folder, device, micro_batch,
+                  worst[0], worst[1], worst[2]);
     vectors_close((vectors *)s.v);
     dn_trainer_free(t);
     dn_device_close(d);

@@ -114,7 +114,10 @@ static void test_format(void **state)
                                             "denoised_images_total",
                                             "denoised_device_seconds_total",
                                             "denoised_memory_bytes",
-                                            "denoised_model_loaded" };
+                                            "denoised_train_steps_total",
+    "denoised_train_loss",
+    "denoised_train_preempted_seconds_total",
+    "denoised_model_loaded" };
     dn_metrics *m = dn_metrics_new();
     regex_t comment, sample;
     fill(m);

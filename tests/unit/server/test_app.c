@@ -82,6 +82,12 @@ bool dn_app_ready(const dn_app *app, const char **why)
     return app->ready;
 }
 
+int dn_app_room(const dn_app *app, int64_t bytes, dn_http_error *err)
+{
+    (void)app, (void)bytes, (void)err;
+    return 0;
+}
+
 void dn_app_measure(dn_app *app) { (void)app; }
 
 /* ---- open calls ------------------------------------------------------------------------------------------ */

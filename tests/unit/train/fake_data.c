@@ -16,8 +16,14 @@ struct dn_reader {
 dn_dataset *fake_dataset(int64_t n, int height, int width, int channels, int n_classes)
 {
     dn_dataset *d = calloc(1, sizeof *d);
-    d->info = (dn_dataset_info){ .n = n, .channels = channels, .height_min = height, .height_max = height, .width_min = width,
-                                 .width_max = width, .range = { 0, 255 }, .n_classes = n_classes };
+    d->info = (dn_dataset_info){ .n = n,
+                                 .channels = channels,
+                                 .height_min = height,
+                                 .height_max = height,
+                                 .width_min = width,
+                                 .width_max = width,
+                                 .range = { 0, 255 },
+                                 .n_classes = n_classes };
     memset(d->info.hash, 'a', 64);
     d->poison_from = -1;
     return d;

@@ -2,10 +2,11 @@
 #include <jansson.h>
 #include <string.h>
 
-static const char usual[] =
-    "{\"_class_name\":\"UNet2DModel\",\"sample_size\":8,\"in_channels\":1,\"out_channels\":1,\"block_out_channels\":[8,16],"
-    "\"layers_per_block\":1,\"norm_num_groups\":4,\"attention_head_dim\":8,\"down_block_types\":[\"DownBlock2D\",\"AttnDownBlock2D\"],"
-    "\"up_block_types\":[\"AttnUpBlock2D\",\"UpBlock2D\"],\"num_class_embeds\":5}";
+static const char usual[] = "{\"_class_name\":\"UNet2DModel\",\"sample_size\":8,\"in_channels\":1,\"out_channels\":1,"
+                            "\"block_out_channels\":[8,16],"
+                            "\"layers_per_block\":1,\"norm_num_groups\":4,\"attention_head_dim\":8,\"down_block_"
+                            "types\":[\"DownBlock2D\",\"AttnDownBlock2D\"],"
+                            "\"up_block_types\":[\"AttnUpBlock2D\",\"UpBlock2D\"],\"num_class_embeds\":5}";
 
 static json_t *parse(const char *text)
 {

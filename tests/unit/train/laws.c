@@ -1,4 +1,5 @@
-/* laws.c - every schedule, average, law, weight and optimizer against its formula (make_numbers.py, or double precision here). */
+/* laws.c - every schedule, average, law, weight and optimizer against its formula (make_numbers.py, or double precision
+ * here). */
 #include "numbers.h"
 #include "rng.h"
 #include "train_internal.h"
@@ -19,7 +20,11 @@ static void near_to(double got, double want, double tolerance, const char *what,
 static void test_learning_rates(void **state)
 {
     (void)state;
-    static const struct { const char *name; dn_lr_schedule s; const double *want; } rows[] = {
+    static const struct {
+        const char *name;
+        dn_lr_schedule s;
+        const double *want;
+    } rows[] = {
         { "constant", { DN_LR_CONSTANT, LR_WARM }, lr_constant },
         { "linear", { DN_LR_LINEAR, LR_WARM }, lr_linear },
         { "cosine", { DN_LR_COSINE, LR_WARM }, lr_cosine },
@@ -49,7 +54,8 @@ static void test_averages(void **state)
 {
     (void)state;
     static const int64_t at[] = { 1, 2, 3, 4, 10, 100, 1000, 100000 };
-    const dn_ema warm = { 0.9999, 1, true, 1, 0.75, 0 }, plain = { 0.99, 1, false, 1, 1, 0 }, low = { 0.9999, 1, true, 2, 2.0 / 3, 0.5 };
+    const dn_ema warm = { 0.9999, 1, true, 1, 0.75, 0 }, plain = { 0.99, 1, false, 1, 1, 0 },
+                 low = { 0.9999, 1, true, 2, 2.0 / 3, 0.5 };
     for (int i = 0; i < 8; i++) {
         near_to(dn_ema_decay(&warm, at[i]), ema_warm[i], 1e-7, "warm", i);
         near_to(dn_ema_decay(&plain, at[i]), ema_plain[i], 1e-7, "plain", i);
@@ -84,15 +90,20 @@ static void test_weights(void **state)
 {
     (void)state;
     static const enum dn_train_weighting kinds[] = { DN_WEIGHT_SNR, DN_WEIGHT_MIN_SNR, DN_WEIGHT_EDM, DN_WEIGHT_P2 };
-    static const double(*const want[])[4] = { [DN_PREDICT_EPSILON] = weights_epsilon, [DN_PREDICT_V] = weights_v,
-                                              [DN_PREDICT_SAMPLE] = weights_sample };
+    static const double(*const want[])[4] = {
+        [DN_PREDICT_EPSILON] = weights_epsilon, [DN_PREDICT_V] = weights_v, [DN_PREDICT_SAMPLE] = weights_sample
+    };
     for (int i = 0; i < 5; i++) {
         double abar = alpha_bars[i], alpha = sqrt(abar), sigma = sqrt(1 - abar), beta = 1e-4;
         float time = 0;
         dn_levels l = { .n = 1, .alpha = &alpha, .sigma = &sigma, .time = &time, .beta = &beta, .abar = &abar };
         for (int prediction = 0; prediction < 3; prediction++)
             for (int k = 0; k < 4; k++) {
-                dn_objective o = { .prediction = prediction, .weighting = kinds[k], .snr_gamma = 5, .p2_gamma = 1, .p2_k = 1,
+                dn_objective o = { .prediction = prediction,
+                                   .weighting = kinds[k],
+                                   .snr_gamma = 5,
+                                   .p2_gamma = 1,
+                                   .p2_k = 1,
                                    .sigma_data = 0.5 };
                 near_to(dn_row_terms_of(&l, &o, 0).weight, want[prediction][i][k], 1e-6, "weight", 4 * i + k);
                 o.weighting = DN_WEIGHT_UNIFORM;
@@ -109,7 +120,9 @@ static void test_flow_weights(void **state)
         double sigma = i / 10.0, alpha = 1 - sigma, snr = alpha * alpha / (sigma * sigma);
         float time = 0;
         dn_levels l = { .n = 1, .flow = true, .alpha = &alpha, .sigma = &sigma, .time = &time };
-        dn_objective o = { .prediction = DN_PREDICT_FLOW, .weighting = DN_WEIGHT_EDM, .snr_gamma = 5, .sigma_data = 0.5 };
+        dn_objective o = {
+            .prediction = DN_PREDICT_FLOW, .weighting = DN_WEIGHT_EDM, .snr_gamma = 5, .sigma_data = 0.5
+        };
         dn_row_terms r = dn_row_terms_of(&l, &o, 0);
         near_to(r.weight, (1 / snr + 0.25) / (0.25 / snr) * sigma * sigma, 1e-9, "edm", i);
         o.weighting = DN_WEIGHT_MIN_SNR;
@@ -239,9 +252,9 @@ static void test_norm(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_learning_rates), cmocka_unit_test(test_one_cycle),    cmocka_unit_test(test_averages),
-        cmocka_unit_test(test_timesteps),      cmocka_unit_test(test_weights),      cmocka_unit_test(test_flow_weights),
-        cmocka_unit_test(test_targets),        cmocka_unit_test(test_optimizers),   cmocka_unit_test(test_norm),
+        cmocka_unit_test(test_learning_rates), cmocka_unit_test(test_one_cycle),  cmocka_unit_test(test_averages),
+        cmocka_unit_test(test_timesteps),      cmocka_unit_test(test_weights),    cmocka_unit_test(test_flow_weights),
+        cmocka_unit_test(test_targets),        cmocka_unit_test(test_optimizers), cmocka_unit_test(test_norm),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,4 +1,5 @@
-/* published.c - models made, trained and published; plans and what is really handed out. With a stored dataset and its reader. */
+/* published.c - models made, trained and published; plans and what is really handed out. With a stored dataset and its
+ * reader. */
 #include "train_internal.h"
 #include <jansson.h>
 #include <malloc.h>
@@ -7,8 +8,11 @@
 #include <stddef.h>
 #include <cmocka.h>
 #include <denoised/image.h>
+#include <dirent.h>
+#include <errno.h>
 #include <ftw.h>
 #include <math.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -31,30 +35,84 @@ void *__wrap_realloc(void *p, size_t n);
 void *__wrap_aligned_alloc(size_t align, size_t n);
 void __wrap_free(void *p);
 
-static void *count(void *p)
+/* Of large blocks what was asked for: the C library maps an aligned one with room to spare that nobody touches. */
+enum { LARGE = 1 << 16, LARGE_MAX = 4096 };
+static struct {
+    void *p;
+    size_t n;
+} large[LARGE_MAX];
+static pthread_mutex_t large_lock = PTHREAD_MUTEX_INITIALIZER;
+
+static size_t *large_size(void *p)
 {
-    if (p)
-        __atomic_add_fetch(&handed_out, malloc_usable_size(p), __ATOMIC_RELAXED);
+    for (int i = 0; i < LARGE_MAX; i++)
+        if (large[i].p == p) {
+            large[i].p = NULL;
+            return &large[i].n;
+        }
+    return NULL;
+}
+
+static void *count(void *p, size_t n)
+{
+    if (!p)
+        return NULL;
+    pthread_mutex_lock(&large_lock);
+    for (int i = 0; i < LARGE_MAX && n >= LARGE; i++)
+        if (!large[i].p) {
+            large[i].p = p;
+            large[i].n = n;
+            break;
+        }
+    handed_out += n >= LARGE ? n : malloc_usable_size(p);
+    pthread_mutex_unlock(&large_lock);
     return p;
 }
+
 static void uncount(void *p)
 {
-    if (p)
-        __atomic_sub_fetch(&handed_out, malloc_usable_size(p), __ATOMIC_RELAXED);
+    if (!p)
+        return;
+    pthread_mutex_lock(&large_lock);
+    size_t *n = large_size(p);
+    handed_out -= n ? *n : malloc_usable_size(p);
+    pthread_mutex_unlock(&large_lock);
 }
-void *__wrap_malloc(size_t n) { return count(__real_malloc(n)); }
-void *__wrap_calloc(size_t n, size_t size) { return count(__real_calloc(n, size)); }
-void *__wrap_aligned_alloc(size_t align, size_t n) { return count(__real_aligned_alloc(align, n)); }
+
+void *__wrap_malloc(size_t n) { return count(__real_malloc(n), n); }
+void *__wrap_calloc(size_t n, size_t size) { return count(__real_calloc(n, size), n * size); }
+void *__wrap_aligned_alloc(size_t align, size_t n) { return count(__real_aligned_alloc(align, n), n); }
 void *__wrap_realloc(void *p, size_t n)
 {
     uncount(p);
-    return count(__real_realloc(p, n));
+    return count(__real_realloc(p, n), n);
 }
 void __wrap_free(void *p)
 {
     uncount(p);
     __real_free(p);
 }
+
+/* ---- a disk that fails at the n-th call ---- */
+
+static int calls_left = -1; /* -1: it never fails */
+ssize_t __real_write(int fd, const void *data, size_t n);
+int __real_fsync(int fd);
+int __real_rename(const char *from, const char *to);
+ssize_t __wrap_write(int fd, const void *data, size_t n);
+int __wrap_fsync(int fd);
+int __wrap_rename(const char *from, const char *to);
+
+static bool fails(int with)
+{
+    if (calls_left < 0 || calls_left--)
+        return false;
+    errno = with;
+    return true;
+}
+ssize_t __wrap_write(int fd, const void *data, size_t n) { return fails(ENOSPC) ? -1 : __real_write(fd, data, n); }
+int __wrap_fsync(int fd) { return fails(EIO) ? -1 : __real_fsync(fd); }
+int __wrap_rename(const char *from, const char *to) { return fails(EIO) ? -1 : __real_rename(from, to); }
 
 /* ---- a stored dataset of grey pictures ---- */
 
@@ -271,7 +329,8 @@ static void test_recomputing(void **state)
     assert_true(b.plan.n_recomputed > 0);
     step(&a);
     step(&b);
-    assert_memory_equal(a.trainer->flat.weights, b.trainer->flat.weights, sizeof(float) * (size_t)a.trainer->flat.count);
+    assert_memory_equal(a.trainer->flat.weights, b.trainer->flat.weights,
+                        sizeof(float) * (size_t)a.trainer->flat.count);
     end(&a);
     end(&b);
 }
@@ -386,6 +445,71 @@ static void test_publish(void **state)
     }
 }
 
+static int entries(const char *dir)
+{
+    DIR *d = opendir(dir);
+    int n = 0;
+    while (readdir(d))
+        n++;
+    closedir(d);
+    return n;
+}
+
+/* Fail the n-th call of each write, for all n: the old file stays, nothing is left beside it, and the error says so. */
+static void test_failing_disk(void **state)
+{
+    (void)state;
+    job j;
+    char file[160];
+    dn_error err = { 0 };
+    dn_snapshot *first = NULL, *second = NULL;
+    prepare(&j, "{\"block_out_channels\":[8,8,8],\"attention_head_dim\":8}", NULL);
+    start(&j);
+    snprintf(file, sizeof file, "%s/checkpoint", folder);
+    assert_int_equal(dn_trainer_snapshot(&first, j.trainer, true, &err), 0);
+    assert_int_equal(dn_snapshot_write(first, file, &err), 0);
+    step(&j);
+    assert_int_equal(dn_trainer_snapshot(&second, j.trainer, true, &err), 0);
+    int before = entries(folder), failures = 0;
+    for (int n = 0;; n++) { /* the last call is the folder's fsync: the new file is there then */
+        calls_left = n;
+        int rc = dn_snapshot_write(second, file, &err);
+        bool done = calls_left >= 0;
+        calls_left = -1;
+        assert_int_equal(entries(folder), before);
+        if (done) {
+            assert_int_equal(rc, 0);
+            break;
+        }
+        assert_int_equal(rc, DN_E_IO);
+        assert_int_equal(dn_trainer_restore(j.trainer, file, &err), 0);
+        failures++;
+    }
+    assert_true(failures > 4);
+    assert_int_equal(dn_trainer_step(j.trainer), 1);
+    for (int n = failures = 0;; n++) {
+        calls_left = n;
+        int rc = dn_snapshot_publish(second, path, &err);
+        bool done = calls_left >= 0;
+        calls_left = -1;
+        if (done) {
+            assert_int_equal(rc, 0);
+            break;
+        }
+        assert_int_equal(rc, DN_E_IO);
+        if (access(path, F_OK)) /* all but the last: nothing is there */
+            assert_int_equal(entries(folder), before);
+        clear_model();
+        failures++;
+    }
+    assert_true(failures > 12);
+    clear_model();
+    remove(file);
+    dn_snapshot_free(first);
+    dn_snapshot_free(second);
+    end(&j);
+}
+
 /* ---- learned variance ---- */
 
 static double cdf(double x) { return 0.5 * (1 + tanh(sqrt(2 / M_PI) * (x + 0.044715 * x * x * x))); }
@@ -395,7 +519,8 @@ static double vlb(double t0, double mean, double lv, double x0, double mean_true
 {
     if (!t0)
         return 0.5 * (-1 + lv - lv_true + exp(lv_true - lv) + (mean_true - mean) * (mean_true - mean) * exp(-lv));
-    double centered = x0 - mean, inv = exp(-0.5 * lv), up = cdf(inv * (centered + 1.0 / 255)), low = cdf(inv * (centered - 1.0 / 255));
+    double centered = x0 - mean, inv = exp(-0.5 * lv), up = cdf(inv * (centered + 1.0 / 255)),
+           low = cdf(inv * (centered - 1.0 / 255));
     double mass = x0 < -0.999 ? up : x0 > 0.999 ? 1 - low : up - low;
     return -log(fmax(mass, 1e-12));
 }
@@ -416,7 +541,8 @@ static void test_learned_variance(void **state)
 {
     (void)state;
     job j;
-    prepare(&j, "{\"out_channels\":2,\"block_out_channels\":[8,8,8],\"attention_head_dim\":8}", "{\"variance_type\":\"learned_range\"}");
+    prepare(&j, "{\"out_channels\":2,\"block_out_channels\":[8,8,8],\"attention_head_dim\":8}",
+            "{\"variance_type\":\"learned_range\"}");
     j.params.objective.vlb_weight = 0.7;
     j.params.optimizer.lr = 0;
     start(&j);
@@ -430,13 +556,16 @@ static void test_learned_variance(void **state)
     dn_program *p = dn_model_program(j.model, 28, 28);
     dn_lowered *l = NULL;
     assert_int_equal(dn_lower(&l, &dn_backend_ref, p, 4, &err), 0);
-    dn_run run = { .lowered = l, .arena = aligned_alloc(64, l->arena_bytes), .block = { (const char *)j.model->weights }, .n = 4 };
+    dn_run run = {
+        .lowered = l, .arena = aligned_alloc(64, l->arena_bytes), .block = { (const char *)j.model->weights }, .n = 4
+    };
     dn_ports ports = dn_ports_find(l);
     for (int row = 0; row < 4; row++) {
         int s = t->feed.t[row];
         float *to = dn_place_at(&run, ports.x, row);
         for (int64_t i = 0; i < t->row; i++)
-            to[i] = (float)(t->levels.alpha[s] * t->feed.x0[row * t->row + i] + t->levels.sigma[s] * t->feed.noise[row * t->row + i]);
+            to[i] = (float)(t->levels.alpha[s] * t->feed.x0[row * t->row + i] +
+                            t->levels.sigma[s] * t->feed.noise[row * t->row + i]);
         dn_ports_put_time(&ports, 0, &run, row, (float)s);
         dn_ports_put_label(&ports, &run, row, t->feed.label[row], t->feed.label[row], 0);
         memcpy(x + row * t->row, to, sizeof *x * (size_t)t->row);
@@ -477,6 +606,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_bytes),         cmocka_unit_test(test_budget),  cmocka_unit_test(test_recomputing),
         cmocka_unit_test(test_first_weights), cmocka_unit_test(test_publish), cmocka_unit_test(test_learned_variance),
+        cmocka_unit_test(test_failing_disk),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }

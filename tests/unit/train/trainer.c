@@ -87,7 +87,8 @@ static void test_micro_batches(void **state)
         r[i] = fixture_steps(f[i].trainer, 1, 0);
         assert_true(fabs(r[i].loss - r[0].loss) < 1e-5 * r[0].loss);
         assert_true(fabs(r[i].grad_norm - r[0].grad_norm) < 1e-4 * r[0].grad_norm);
-        assert_true(distance(f[i].trainer->flat.gradient, f[0].trainer->flat.gradient, f[0].trainer->flat.count) < 1e-5 * r[0].grad_norm);
+        assert_true(distance(f[i].trainer->flat.gradient, f[0].trainer->flat.gradient, f[0].trainer->flat.count) <
+                    1e-5 * r[0].grad_norm);
     }
     for (int i = 0; i < 3; i++)
         fixture_fini(&f[i]);
@@ -391,7 +392,9 @@ static void test_learning(void **state)
     (void)state;
     for (int k = 0; k < 4; k++) {
         fixture f;
-        fixture_init(&f, &(fixture_wish){ .scheduler = k == DN_PREDICT_FLOW ? "{\"_class_name\":\"FlowMatchEulerDiscreteScheduler\"}" : NULL });
+        fixture_init(&f, &(fixture_wish){ .scheduler = k == DN_PREDICT_FLOW
+                                                           ? "{\"_class_name\":\"FlowMatchEulerDiscreteScheduler\"}"
+                                                           : NULL });
         f.params.batch_size = 16;
         f.params.steps = 200;
         f.params.optimizer.lr = 3e-3;
@@ -449,7 +452,8 @@ static void refuse(fixture *f, const fixture_wish *w, void (*change)(dn_train_pa
     dn_error err = { 0 };
     int rc = dn_train_plan_make(&f->plan, f->device, f->model, f->data, &f->params, 0, &err);
     if (rc != code || strcmp(err.param, param))
-        fail_msg("plan gave %s, param \"%s\": %s; expected %s, \"%s\"", dn_error_name(rc), err.param, err.message, dn_error_name(code), param);
+        fail_msg("plan gave %s, param \"%s\": %s; expected %s, \"%s\"", dn_error_name(rc), err.param, err.message,
+                 dn_error_name(code), param);
     fixture_fini(f);
 }
 
@@ -493,8 +497,8 @@ static void test_refusals(void **state)
     refuse(&f, &(fixture_wish){ .extra = "{}" }, drop, DN_E_IMPOSSIBLE, "objective.label_dropout");
     refuse(&f, &(fixture_wish){ .extra = "{}", .classes = -1 }, NULL, DN_E_INVALID, "dataset");
     refuse(&f, &(fixture_wish){ .classes = 6 }, NULL, DN_E_RANGE, "dataset");
-    refuse(&f, &(fixture_wish){ .scheduler = "{\"_class_name\":\"DDIMScheduler\",\"rescale_betas_zero_snr\":true}" }, NULL, DN_E_IMPOSSIBLE,
-           "objective.prediction");
+    refuse(&f, &(fixture_wish){ .scheduler = "{\"_class_name\":\"DDIMScheduler\",\"rescale_betas_zero_snr\":true}" },
+           NULL, DN_E_IMPOSSIBLE, "objective.prediction");
 }
 
 int main(void)

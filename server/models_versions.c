@@ -1,0 +1,581 @@
+/* models_versions.c - versions that the state folder keeps: models/<name>/<version>.
+ *
+ * A version is made under incoming/, loaded and tried with one evaluation there, away from the loop; the operation of the store that
+ * gives it its number renames it into place and commits its row, and only then is it known. What a row does not name is removed at the
+ * next start. */
+#include "models.h"
+
+#include "datasets.h"
+#include "disk.h"
+#include "jobs.h"
+#include "log.h"
+#include "requests.h"
+#include "tree.h"
+#include <dirent.h>
+#include <math.h>
+#include <sqlite3.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+struct dn_making {
+    dn_work work;
+    dn_store_op op;
+    dn_app *app;
+    char name[DN_NAME_LEN_MAX + 1], owner[DN_TENANT_MAX], source[DN_JOB_ID_LEN + 16];
+    bool publish;
+    dn_version_source *make;
+    dn_version_done *done;
+    void *arg;
+    char *tmp; /* the folder while it is made */
+    char *dir; /* the model's own in it: archives often have one folder above all */
+    char hash[65];
+    int64_t bytes, version;
+    bool live, base; /* base: --models has a version 1 of it */
+    char *path;      /* where it stays */
+    dn_error err;
+};
+
+/* ---- what there is ---------------------------------------------------------------------------------------------- */
+
+static const char *text_at(sqlite3_stmt *q, int i)
+{
+    const char *t = (const char *)sqlite3_column_text(q, i);
+    return t ? t : "";
+}
+
+static void set_live(dn_models *m, const dn_known *live)
+{
+    for (int i = 0; i < m->n; i++) {
+        if (!strcmp(m->known[i]->name, live->name))
+            m->known[i]->live = m->known[i] == live;
+    }
+}
+
+static int read_rows(dn_app *app, dn_error *err)
+{
+    const char *folder = dn_store_folder(app->server.store);
+    sqlite3_stmt *q;
+    int rc = dn_sql_query(&q, dn_store_db(app->server.store), err,
+                          "SELECT model, version, owner, path, hash, live FROM versions WHERE path IS NOT NULL ORDER BY model, version", "");
+    while (!rc && dn_sql_next(q, &rc, err)) {
+        char *dir = NULL;
+        if (asprintf(&dir, "%s/%s", folder, text_at(q, 3)) < 0)
+            dir = NULL;
+        int64_t bytes = dir ? dn_model_file_bytes(dir) : 0;
+        dn_known *k = dn_models_add(app->models, text_at(q, 0), sqlite3_column_int64(q, 1), dir, bytes);
+        if (!k) {
+            rc = dn_fail(err, DN_E_MEMORY, NULL, "no memory for the list of models");
+            break;
+        }
+        k->kept = true;
+        snprintf(k->owner, sizeof k->owner, "%s", text_at(q, 2));
+        snprintf(k->hash, sizeof k->hash, "%s", text_at(q, 4));
+        if (sqlite3_column_int(q, 5))
+            set_live(app->models, k);
+    }
+    dn_sql_end(q);
+    return rc;
+}
+
+/* A name without a live row has its oldest version live: the folder of --models, if there is one. */
+static void choose_live(dn_models *m)
+{
+    for (int i = 0; i < m->n; i++) {
+        if (!dn_models_live(m, m->known[i]->name))
+            m->known[i]->live = true;
+    }
+}
+
+static bool has_row(void *arg, const char *name)
+{
+    const dn_app *app = arg;
+    for (int i = 0; i < app->models->n; i++) {
+        if (app->models->known[i]->kept && !strcmp(app->models->known[i]->name, name))
+            return true;
+    }
+    return false;
+}
+
+typedef struct one_model {
+    dn_app *app;
+    const char *name;
+} one_model;
+
+static bool has_version(void *arg, const char *version)
+{
+    const one_model *o = arg;
+    char id[DN_NAME_LEN_MAX + 300];
+    snprintf(id, sizeof id, "%s@%s", o->name, version);
+    for (int i = 0; i < o->app->models->n; i++) {
+        if (o->app->models->known[i]->kept && !strcmp(o->app->models->known[i]->id, id))
+            return true;
+    }
+    return false;
+}
+
+static int sweep(dn_app *app, dn_error *err)
+{
+    char above[4096], path[4400];
+    snprintf(above, sizeof above, "%s/models", dn_store_folder(app->server.store));
+    int rc = dn_tree_make(above, err);
+    if (rc)
+        return rc;
+    dn_tree_clear(above, has_row, app);
+    DIR *d = opendir(above);
+    for (struct dirent *e; d && (e = readdir(d));) {
+        if (*e->d_name == '.')
+            continue;
+        snprintf(path, sizeof path, "%s/%s", above, e->d_name);
+        dn_tree_clear(path, has_version, &(one_model){ app, e->d_name });
+    }
+    if (d)
+        closedir(d);
+    return 0;
+}
+
+int dn_versions_open(dn_app *app, dn_error *err)
+{
+    int rc = dn_store_folder(app->server.store) ? read_rows(app, err) : 0;
+    choose_live(app->models);
+    return rc || !dn_store_folder(app->server.store) ? rc : sweep(app, err);
+}
+
+bool dn_versions_mine(const dn_app *app, const char *name, const char *tenant)
+{
+    for (int i = 0; i < app->models->n; i++) {
+        const dn_known *k = app->models->known[i];
+        if (k->kept && !k->doomed && !strcmp(k->name, name) && strcmp(k->owner, tenant))
+            return false;
+    }
+    return true;
+}
+
+/* ---- trying it, on the imports lane ----------------------------------------------------------------------------- */
+
+static bool has_config(const char *dir)
+{
+    static const char *const names[] = { "model_index.json", "config.json" };
+    char path[4400];
+    for (int i = 0; i < 2; i++) {
+        snprintf(path, sizeof path, "%s/%s", dir, names[i]);
+        if (!access(path, R_OK))
+            return true;
+    }
+    return false;
+}
+
+/* The folder that is the model: `tmp`, or the only one in it. */
+static char *model_folder(const char *tmp)
+{
+    char *only = NULL, *path = NULL;
+    int n = 0;
+    if (has_config(tmp))
+        return strdup(tmp);
+    DIR *d = opendir(tmp);
+    for (struct dirent *e; d && (e = readdir(d));) {
+        if (*e->d_name == '.' || n++)
+            continue;
+        if (asprintf(&path, "%s/%s", tmp, e->d_name) >= 0)
+            only = path;
+    }
+    if (d)
+        closedir(d);
+    if (n == 1 && only && has_config(only))
+        return only;
+    free(only);
+    return strdup(tmp); /* loading it says what is missing */
+}
+
+static int read_finite(const dn_sample *s, const dn_model_info *info, dn_error *err)
+{
+    size_t n = (size_t)info->height * info->width * info->out_channels;
+    float *out = malloc(n * sizeof *out);
+    if (!out)
+        return dn_fail(err, DN_E_MEMORY, NULL, "out of memory");
+    dn_sample_read(s, DN_READ_OUT, out);
+    size_t i = 0;
+    while (i < n && isfinite(out[i]))
+        i++;
+    free(out);
+    return i < n ? dn_fail(err, DN_E_FORMAT, "model", "an evaluation of the network gives values that are not finite") : 0;
+}
+
+static int run_rows(dn_device *d, const dn_net *net, dn_sample *s, const dn_model_info *info, dn_error *err)
+{
+    dn_row rows[8];
+    dn_batch *b = NULL;
+    int n = 0;
+    for (unsigned left = dn_sample_rows(s), kind = 0; left && n < 8; left >>= 1, kind++) {
+        if (left & 1)
+            rows[n++] = (dn_row){ s, (enum dn_row_kind)kind };
+    }
+    int rc = dn_batch_begin(&b, d, net, rows, n, err);
+    if (rc)
+        return rc;
+    rc = -dn_batch_some(b, 0);
+    dn_batch_free(b);
+    if (!rc)
+        rc = dn_sample_update(s);
+    if (rc == DN_E_NON_FINITE)
+        return dn_fail(err, DN_E_FORMAT, "model", "an evaluation of the network gives values that are not finite");
+    return rc ? dn_fail(err, rc, NULL, "an evaluation of the network failed: %s", dn_error_text(rc)) : read_finite(s, info, err);
+}
+
+/* One evaluation, at the model's own size. */
+static int evaluate(dn_device *d, const dn_net *net, const dn_model *m, dn_error *err)
+{
+    const dn_model_info *info = dn_model_info_of(m);
+    dn_table table = { 0 };
+    dn_sample *s = NULL;
+    float *vector = info->label_kind == DN_LABEL_VECTOR ? calloc((size_t)info->label_dim, sizeof *vector) : NULL;
+    int rc = dn_table_plan_denoise(&table, 1, 1, err);
+    dn_sample_params p = { .table = &table, .table_shared = true, .height = info->height, .width = info->width,
+                           .channels = info->channels, .out_channels = info->out_channels,
+                           .label = info->label_kind && info->null_label < 0 ? 0 : -1, .label_b = -1,
+                           .null_label = info->null_label, .label_vector = vector, .label_dim = vector ? info->label_dim : 0,
+                           .temperature = 1 };
+    if (!rc)
+        rc = dn_sample_new(&s, d, &p, err);
+    if (!rc)
+        rc = run_rows(d, net, s, info, err);
+    dn_sample_free(s);
+    dn_table_fini(&table);
+    free(vector);
+    return rc;
+}
+
+/* Load it, and run it once on a device of its own. */
+static int try_model(dn_making *g, dn_error *err)
+{
+    const char *spec = dn_device_name(g->app->place[0].device);
+    dn_footprint need;
+    dn_device *d = NULL;
+    dn_model *m = NULL;
+    dn_net *net = NULL;
+    int rc = dn_net_foresee(&need, g->app->place[0].device, g->dir, err);
+    if (!rc && need.weights + need.forms + need.arena > (size_t)g->app->budget.limit)
+        rc = dn_fail(err, DN_E_LIMIT, "model", "it takes %zu bytes, --memory is %lld", need.weights + need.forms + need.arena,
+                     (long long)g->app->budget.limit);
+    if (!rc)
+        rc = dn_model_load(&m, g->dir, err);
+    if (!rc)
+        rc = dn_device_open(&d, spec, err);
+    if (!rc)
+        rc = dn_net_new(&net, d, m, dn_model_info_of(m)->height, dn_model_info_of(m)->width, 0, err);
+    if (!rc)
+        rc = evaluate(d, net, m, err);
+    if (!rc)
+        snprintf(g->hash, sizeof g->hash, "%s", dn_model_info_of(m)->hash);
+    dn_net_free(net);
+    dn_model_free(m);
+    dn_device_close(d);
+    return rc;
+}
+
+static void make_work(dn_work *work)
+{
+    dn_making *g = dn_container_of(work, dn_making, work);
+    int rc = g->make(g->arg, g->tmp, &g->err);
+    if (!rc && !(g->dir = model_folder(g->tmp)))
+        rc = DN_E_MEMORY;
+    if (!rc)
+        rc = try_model(g, &g->err);
+    if (!rc)
+        g->bytes = dn_tree_bytes(g->dir);
+    if (rc && !g->err.code)
+        dn_fail(&g->err, rc, NULL, "%s", dn_error_text(rc));
+}
+
+/* ---- making it known -------------------------------------------------------------------------------------------- */
+
+static void made(dn_making *g, dn_known *k)
+{
+    if (g->err.code)
+        dn_log(DN_LOG_WARN, "version_refused", "%s: %s", g->name, g->err.message);
+    else
+        dn_log(DN_LOG_INFO, "version", "%s of %s%s", k->id, g->source, k->live ? ", live" : "");
+    dn_app_remove(g->app, g->tmp); /* what is left of it */
+    g->done(g->arg, k, &g->err);
+    free(g->tmp);
+    free(g->dir);
+    free(g->path);
+    free(g);
+}
+
+static int number_of(dn_making *g, sqlite3 *db, dn_error *err)
+{
+    sqlite3_stmt *q;
+    int64_t rows = 0, live = 0, most = 0;
+    int rc = dn_sql_query(&q, db, err, "SELECT count(*), total(live), coalesce(max(version),0) FROM versions WHERE model=?1", "s", g->name);
+    if (!rc && dn_sql_next(q, &rc, err)) {
+        rows = sqlite3_column_int64(q, 0);
+        live = sqlite3_column_int64(q, 1);
+        most = sqlite3_column_int64(q, 2);
+    }
+    dn_sql_end(q);
+    if (rc)
+        return rc;
+    if (rows + g->base >= DN_VERSIONS_MAX)
+        return dn_fail(err, DN_E_LIMIT, "name", "%s has %d versions; delete one first", g->name, DN_VERSIONS_MAX);
+    g->version = (most > g->base ? most : g->base) + 1;
+    g->live = g->publish || (!live && !rows && !g->base);
+    return 0;
+}
+
+static int put_in_place(dn_making *g, dn_error *err)
+{
+    const char *state = dn_store_folder(g->app->server.store);
+    char above[4096];
+    snprintf(above, sizeof above, "%s/models/%s", state, g->name);
+    free(g->path);
+    if (asprintf(&g->path, "%s/%lld", above, (long long)g->version) < 0)
+        g->path = NULL;
+    int rc = g->path ? dn_tree_make(above, err) : dn_fail(err, DN_E_MEMORY, NULL, "out of memory");
+    if (!rc)
+        dn_tree_remove(g->path); /* of a version without a row */
+    if (!rc && rename(g->dir, g->path))
+        rc = dn_fail(err, DN_E_IO, "state", "%s: %m", g->path);
+    return rc ? rc : dn_tree_sync(above, err);
+}
+
+static int insert_version(dn_store_op *op, sqlite3 *db)
+{
+    dn_making *g = dn_container_of(op, dn_making, op);
+    char path[DN_NAME_LEN_MAX + 40];
+    int rc = number_of(g, db, &op->error);
+    if (!rc && g->live)
+        rc = dn_sql_run(db, &op->error, "UPDATE versions SET live=0 WHERE model=?1", "s", g->name);
+    snprintf(path, sizeof path, "models/%s/%lld", g->name, (long long)g->version);
+    if (!rc)
+        rc = dn_sql_run(db, &op->error,
+                        "INSERT INTO versions (model, version, owner, path, hash, bytes, live, source, created)"
+                        " VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9)",
+                        "sisssiisd", g->name, g->version, g->owner, path, g->hash, g->bytes, (int64_t)g->live, g->source,
+                        dn_unix_now());
+    return rc ? rc : put_in_place(g, &op->error);
+}
+
+static void version_inserted(dn_store_op *op)
+{
+    dn_making *g = dn_container_of(op, dn_making, op);
+    dn_app *app = g->app;
+    dn_known *k = NULL;
+    if (op->rc) {
+        g->err = op->error;
+        if (!g->err.code)
+            dn_fail(&g->err, op->rc, NULL, "%s", dn_error_text(op->rc));
+        if (g->path)
+            dn_app_remove(app, g->path);
+        made(g, NULL);
+        return;
+    }
+    k = dn_models_add(app->models, g->name, g->version, strdup(g->path), g->bytes);
+    if (!k) {
+        dn_fail(&g->err, DN_E_MEMORY, NULL, "no memory for it: it will be known after the next start");
+        made(g, NULL);
+        return;
+    }
+    k->app = app;
+    k->kept = true;
+    k->label = dn_metrics_label(app->server.metrics, DN_L_MODEL, k->name);
+    snprintf(k->owner, sizeof k->owner, "%s", g->owner);
+    snprintf(k->hash, sizeof k->hash, "%s", g->hash);
+    if (g->live)
+        set_live(app->models, k);
+    made(g, k);
+}
+
+static void make_done(dn_work *work)
+{
+    dn_making *g = dn_container_of(work, dn_making, work);
+    if (g->err.code) {
+        made(g, NULL);
+        return;
+    }
+    g->op = (dn_store_op){ .work = insert_version, .done = version_inserted };
+    dn_store_submit(g->app->server.store, &g->op);
+}
+
+static bool has_base(const dn_app *app, const char *name)
+{
+    for (int i = 0; i < app->models->n; i++) {
+        if (!app->models->known[i]->kept && !strcmp(app->models->known[i]->name, name))
+            return true;
+    }
+    return false;
+}
+
+char *dn_state_fresh(const dn_app *app)
+{
+    uint64_t id[2];
+    char *path = NULL;
+    if (getrandom(id, sizeof id, 0) != sizeof id ||
+        asprintf(&path, "%s/incoming/%016llx%016llx", dn_store_folder(app->server.store), (unsigned long long)id[0],
+                 (unsigned long long)id[1]) < 0)
+        return NULL;
+    return path;
+}
+
+int dn_versions_make(dn_app *app, const char *name, const char *owner, const char *source, bool publish, dn_version_source *make,
+                     dn_version_done *done, void *arg, dn_http_error *err)
+{
+    if (!dn_name_ok(name))
+        return dn_http_fail(err, DN_H_INVALID, "name", "the name of a model matches [a-z0-9][a-z0-9._-]{0,63}");
+    if (!dn_store_folder(app->server.store))
+        return dn_http_fail(err, DN_H_IMPOSSIBLE, NULL, "versions need a folder to be kept in: start denoised with --state");
+    if (!dn_versions_mine(app, name, owner))
+        return dn_http_fail(err, DN_H_FORBIDDEN, "name", "the name %s is another's", name);
+    int rc = dn_disk_check(app, 0, err);
+    if (rc)
+        return rc;
+    dn_making *g = calloc(1, sizeof *g);
+    if (g)
+        g->tmp = dn_state_fresh(app);
+    if (!g || !g->tmp) {
+        free(g);
+        return dn_http_fail(err, DN_H_MEMORY, NULL, NULL);
+    }
+    snprintf(g->name, sizeof g->name, "%s", name);
+    snprintf(g->owner, sizeof g->owner, "%s", owner);
+    snprintf(g->source, sizeof g->source, "%s", source);
+    g->app = app;
+    g->publish = publish;
+    g->base = has_base(app, name);
+    g->make = make;
+    g->done = done;
+    g->arg = arg;
+    g->work = (dn_work){ .work = make_work, .done = make_done };
+    dn_lane_submit(app->server.imports, &g->work);
+    return 0;
+}
+
+/* ---- live, and gone --------------------------------------------------------------------------------------------- */
+
+typedef struct change {
+    dn_store_op op;
+    dn_app *app;
+    dn_known *known;
+    dn_version_done *done;
+    void *arg;
+} change;
+
+static int submit(dn_app *app, dn_known *k, int (*work)(dn_store_op *, sqlite3 *), void (*after)(dn_store_op *), dn_version_done *done,
+                  void *arg, dn_http_error *err)
+{
+    change *c = calloc(1, sizeof *c);
+    if (!c)
+        return dn_http_fail(err, DN_H_MEMORY, NULL, NULL);
+    *c = (change){ .op = { .work = work, .done = after }, .app = app, .known = k, .done = done, .arg = arg };
+    k->busy++; /* it is not freed meanwhile */
+    dn_store_submit(app->server.store, &c->op);
+    return 0;
+}
+
+static void changed(change *c)
+{
+    if (c->op.rc && !c->op.error.code)
+        dn_fail(&c->op.error, c->op.rc, NULL, "%s", dn_error_text(c->op.rc));
+    c->known->busy--;
+    c->done(c->arg, c->known, &c->op.error);
+    dn_known_settle(c->app, c->known);
+    free(c);
+}
+
+static int write_alias(dn_store_op *op, sqlite3 *db)
+{
+    const dn_known *k = dn_container_of(op, change, op)->known;
+    int rc = dn_sql_run(db, &op->error, "UPDATE versions SET live=0 WHERE model=?1", "s", k->name);
+    if (!rc && !k->kept) /* the folder of --models: the row says no more than this */
+        rc = dn_sql_run(db, &op->error, "INSERT OR IGNORE INTO versions (model, version, owner, created) VALUES (?1,?2,'',0)", "si",
+                        k->name, k->version);
+    return rc ? rc : dn_sql_run(db, &op->error, "UPDATE versions SET live=1 WHERE model=?1 AND version=?2", "si", k->name, k->version);
+}
+
+static void alias_written(dn_store_op *op)
+{
+    change *c = dn_container_of(op, change, op);
+    if (!op->rc) {
+        set_live(c->app->models, c->known);
+        dn_log(DN_LOG_INFO, "version_live", "%s", c->known->id);
+    }
+    changed(c);
+}
+
+int dn_versions_alias(dn_app *app, dn_known *k, dn_version_done *done, void *arg, dn_http_error *err)
+{
+    return submit(app, k, write_alias, alias_written, done, arg, err);
+}
+
+static int delete_version(dn_store_op *op, sqlite3 *db)
+{
+    const dn_known *k = dn_container_of(op, change, op)->known;
+    return dn_sql_run(db, &op->error, "DELETE FROM versions WHERE model=?1 AND version=?2", "si", k->name, k->version);
+}
+
+static void version_deleted(dn_store_op *op)
+{
+    change *c = dn_container_of(op, change, op);
+    if (op->rc) {
+        c->known->doomed = false;
+    } else {
+        dn_log(DN_LOG_INFO, "version_deleted", "%s", c->known->id);
+        (void)dn_models_unload(c->app, c->known, NULL);
+    }
+    changed(c);
+}
+
+/* A job that is not over starts from it. */
+static bool is_needed(dn_app *app, const dn_known *k)
+{
+    DN_LINK_EACH(l, &app->jobs->jobs)
+    {
+        const dn_job *j = DN_LINK_OF(l, dn_job, link);
+        if (j->state < DN_JOB_SUCCEEDED && j->from_dir && !strcmp(j->from_dir, k->dir))
+            return true;
+    }
+    return false;
+}
+
+int dn_versions_delete(dn_app *app, dn_known *k, dn_version_done *done, void *arg, dn_http_error *err)
+{
+    if (!k->kept)
+        return dn_http_fail(err, DN_H_CONFLICT, "name", "%s is a folder of --models; it is not ours to delete", k->id);
+    if (k->live)
+        return dn_http_fail(err, DN_H_CONFLICT, "name", "%s is live; make another version live first", k->id);
+    if (k->holders || is_needed(app, k))
+        return dn_http_fail(err, DN_H_CONFLICT, "name", "%s is in use", k->id);
+    if (k->state == DN_MODEL_LOADING || k->busy)
+        return dn_http_fail(err, DN_H_CONFLICT, "name", "%s is being loaded or changed", k->id);
+    int rc = submit(app, k, delete_version, version_deleted, done, arg, err);
+    k->doomed = !rc;
+    return rc;
+}
+
+static void forget(dn_app *app, int i)
+{
+    dn_models *m = app->models;
+    dn_known *k = m->known[i];
+    for (dn_request *r = dn_requests_prev(app, NULL); r; r = dn_requests_prev(app, r)) {
+        if (r->known == k)
+            r->known = NULL; /* it has ended */
+    }
+    dn_app_remove(app, k->dir);
+    memmove(&m->known[i], &m->known[i + 1], (size_t)(m->n - i - 1) * sizeof *m->known);
+    m->n--;
+    free(k->dir);
+    free(k);
+}
+
+void dn_versions_tick(dn_app *app)
+{
+    dn_models *m = app->models;
+    for (int i = m->n - 1; i >= 0; i--) {
+        const dn_known *k = m->known[i];
+        bool idle = k->state == DN_MODEL_AVAILABLE || k->state == DN_MODEL_FAILED;
+        if (k->doomed && idle && !k->busy && !k->holders && dn_link_empty(&k->calls) && dn_link_empty(&k->waiters))
+            forget(app, i);
+    }
+}

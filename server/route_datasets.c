@@ -1,0 +1,180 @@
+/* route_datasets.c - /datasets: put, list, look, delete. A token with the scope admin sees and deletes everybody's. */
+#include "datasets.h"
+#include "job.h"
+#include "routes_app.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { CLASSES_SHOWN = 1000 };
+
+static bool may_see(const dn_call *call, const dn_stored *s)
+{
+    return dn_call_admin(call) || !strcmp(s->owner, dn_call_tenant(call));
+}
+
+static void card_of(const dn_stored *s, dn_dataset_card *card)
+{
+    int n = s->n_classes < CLASSES_SHOWN ? s->n_classes : CLASSES_SHOWN;
+    uint64_t absent = DN_BIT(DN_DATASET_CARD_N_BROKEN) | DN_BIT(DN_DATASET_CARD_BROKEN);
+    if (!s->classes)
+        absent |= DN_BIT(DN_DATASET_CARD_CLASSES);
+    *card = (dn_dataset_card){ .has = DN_HAS_ALL & ~absent,
+                               .name = s->name,
+                               .hash = s->hash,
+                               .images = s->images,
+                               .bytes = s->bytes,
+                               .channels = s->channels,
+                               .height_min = s->height_min,
+                               .height_max = s->height_max,
+                               .width_min = s->width_min,
+                               .width_max = s->width_max,
+                               .classes = { (const char *const *)s->classes, n },
+                               .n_classes = s->n_classes,
+                               .created_at = s->created_at,
+                               .pinned_by = s->pins };
+}
+
+static void reply_card(dn_call *call, int status, const dn_stored *s)
+{
+    dn_dataset_card card;
+    card_of(s, &card);
+    dn_route_reply(call, status, &dn_dataset_card_fields, &card);
+}
+
+/* The dataset that the path names; NULL: the call has been refused. */
+static dn_stored *asked_for(dn_call *call)
+{
+    dn_http_error err = { 0 };
+    dn_stored *s = NULL;
+    if (dn_datasets_find(&s, dn_call_app(call), dn_call_arg(call, 0), &err)) {
+        dn_reply_error(call, &err);
+        return NULL;
+    }
+    if (may_see(call, s))
+        return s;
+    dn_reply_refuse(call, DN_H_FORBIDDEN, "name", "the dataset %s is another's", s->name);
+    return NULL;
+}
+
+void dn_route_dataset(dn_call *call)
+{
+    const dn_stored *s = asked_for(call);
+    if (s)
+        reply_card(call, 200, s);
+}
+
+void dn_route_datasets(dn_call *call)
+{
+    dn_app *app = dn_call_app(call);
+    int n = 0;
+    for (dn_stored *s = NULL; (s = dn_datasets_next(app, s));)
+        n++;
+    dn_dataset_card *card = calloc(n + 1, sizeof *card);
+    dn_dataset_list list = { DN_HAS_ALL, { card, 0 } };
+    for (dn_stored *s = NULL; card && (s = dn_datasets_next(app, s));) {
+        if (may_see(call, s))
+            card_of(s, &card[list.datasets.n++]);
+    }
+    if (card)
+        dn_route_reply(call, 200, &dn_dataset_list_fields, &list);
+    else
+        dn_reply_refuse(call, DN_H_MEMORY, NULL, "no memory for the list");
+    free(card);
+}
+
+/* ---- a call that waits ------------------------------------------------------------------------------------------ */
+
+typedef struct waiting {
+    dn_call *call; /* NULL: the client left; what it asked for is done all the same */
+} waiting;
+
+static void call_gone(void *arg) { ((waiting *)arg)->call = NULL; }
+
+/* NULL: the call has been refused. */
+static waiting *wait_for(dn_call *call)
+{
+    waiting *w = calloc(1, sizeof *w);
+    if (!w) {
+        dn_reply_refuse(call, DN_H_MEMORY, NULL, "no memory");
+        return NULL;
+    }
+    w->call = call;
+    dn_call_on_gone(call, call_gone, w);
+    return w;
+}
+
+static void reply_arrival(dn_call *call, const dn_arrival *a)
+{
+    const dn_import_report *report = dn_arrival_report(a);
+    dn_broken_file broken[DN_DATASET_REPORT_MAX];
+    dn_dataset_card card;
+    if (dn_arrival_error(a)->code) {
+        dn_reply_engine_error(call, dn_arrival_error(a));
+        return;
+    }
+    for (int i = 0; i < report->n_listed; i++)
+        broken[i] = (dn_broken_file){ DN_HAS_ALL, report->broken[i].file, report->broken[i].why };
+    card_of(dn_arrival_stored(a), &card);
+    card.has |= DN_BIT(DN_DATASET_CARD_N_BROKEN) | DN_BIT(DN_DATASET_CARD_BROKEN);
+    card.n_broken = report->n_broken;
+    card.broken = (dn_items){ broken, report->n_listed };
+    dn_reply_header(call, "Location", "/datasets/%s@%s", card.name, card.hash);
+    dn_route_reply(call, dn_arrival_fresh(a) ? 201 : 200, &dn_dataset_card_fields, &card);
+}
+
+static void imported(void *arg, const dn_arrival *a)
+{
+    waiting *w = arg;
+    if (w->call)
+        reply_arrival(w->call, a);
+    free(w);
+}
+
+void dn_route_dataset_put(dn_call *call)
+{
+    dn_app *app = dn_call_app(call);
+    const char *name = dn_call_arg(call, 0);
+    dn_dataset_query q;
+    dn_http_error err = { 0 };
+    if (dn_route_query(call, &dn_dataset_query_fields, &q))
+        return;
+    if (!dn_name_ok(name)) {
+        dn_reply_refuse(call, DN_H_INVALID, "name", "the name of a dataset matches [a-z0-9][a-z0-9._-]{0,63}");
+        return;
+    }
+    if (!dn_call_file(call)) {
+        dn_reply_refuse(call, DN_H_FORMAT, NULL, "the body is empty");
+        return;
+    }
+    waiting *w = wait_for(call);
+    if (!w)
+        return;
+    if (dn_datasets_import(app, name, dn_call_tenant(call), dn_call_take_file(call), q.skip_broken, imported, w, &err)) {
+        free(w);
+        dn_call_on_gone(call, NULL, NULL);
+        dn_reply_error(call, &err);
+    }
+}
+
+static void deleted(void *arg, const dn_stored *s, const dn_error *err)
+{
+    waiting *w = arg;
+    if (w->call && err->code)
+        dn_reply_engine_error(w->call, err);
+    else if (w->call)
+        reply_card(w->call, 200, s);
+    free(w);
+}
+
+void dn_route_dataset_delete(dn_call *call)
+{
+    dn_http_error err = { 0 };
+    dn_stored *s = asked_for(call);
+    waiting *w = s ? wait_for(call) : NULL;
+    if (w && dn_datasets_delete(dn_call_app(call), s, deleted, w, &err)) {
+        free(w);
+        dn_call_on_gone(call, NULL, NULL);
+        dn_reply_error(call, &err);
+    }
+}
