@@ -148,7 +148,8 @@ static int to_drop(const dn_job *j, const dn_saved *as, int64_t **out)
     dn_saved *sorted = malloc(n * sizeof *sorted);
     *out = malloc(n * sizeof **out);
     if (sorted && *out) {
-        memcpy(sorted, j->saved, j->n_saved * sizeof *sorted);
+        for (int i = 0; i < j->n_saved; i++)
+            sorted[i] = j->saved[i];
         sorted[j->n_saved] = *as;
         qsort(sorted, n, sizeof *sorted, by_eval);
         for (int i = 0; i < n - last; i++) {

@@ -226,9 +226,11 @@ int dn_labels_parse(dn_labels *l, const char *name, const char *text, size_t len
 {
     if (memchr(text, 0, len))
         return bad_line(name, 1, "a zero byte", err);
-    char *copy = strndup(text, len); /* the parsers cut it up */
+    char *copy = malloc(len + 1); /* the parsers cut it up, and want a zero at its end */
     if (!copy)
         return no_memory(err);
+    memcpy(copy, text, len);
+    copy[len] = 0;
     int rc = files[find_file(name)].parse(l, name, copy, err);
     free(copy);
     return rc;
