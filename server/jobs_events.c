@@ -103,12 +103,24 @@ static void tell(dn_job *j, int64_t step, const char *event, const dn_fields *t,
 
 static bool is_over(const dn_job *j) { return j->state >= DN_JOB_SUCCEEDED; }
 
-void dn_job_event_state(dn_job *j)
+static void write_state(dn_job *j, dn_buf *b)
 {
     dn_job_info info;
+    char id[48];
     dn_job_info_of(j, &info);
     info.has &= ~DN_BIT(DN_JOBINFO_REQUEST);
-    tell(j, j->step, "state", &dn_job_info_fields, &info);
+    snprintf(id, sizeof id, "%d.%lld", j->attempt, (long long)j->step);
+    dn_event_write_id(b, id, "state", &dn_job_info_fields, &info);
+}
+
+void dn_job_event_state(dn_job *j)
+{
+    dn_buf b;
+    dn_buf_init(&b, EVENT_MAX);
+    if (!dn_link_empty(&j->watchers))
+        write_state(j, &b);
+    push_all(j, &b, KEPT);
+    dn_buf_fini(&b);
     if (is_over(j))
         dn_job_unwatch_all(j);
 }
@@ -228,7 +240,14 @@ void dn_job_watch(dn_job *j, dn_call *call, const char *last_id)
     }
     replay(j, w->stream, attempt, step);
     dn_link_push(&j->watchers, &w->link);
-    dn_job_event_state(j); /* where it stands; if it is over, the end */
+    dn_buf b;
+    dn_buf_init(&b, EVENT_MAX);
+    write_state(j, &b); /* where it stands; if it is over, the end */
+    if (!b.failed)
+        dn_stream_push(w->stream, b.data, b.len, KEPT);
+    dn_buf_fini(&b);
+    if (is_over(j))
+        dn_job_unwatch_all(j);
 }
 
 /* ---- its card -------------------------------------------------------------------------------------------------- */
