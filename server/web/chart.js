@@ -69,9 +69,9 @@ export class Chart {
     const last = all.reduce((v, p) => Math.max(v, p.step), 1);
     const first = all.reduce((v, p) => Math.min(v, p.step), last);
     const scale = (v) => (this.log ? Math.log(v) : v);
-    const span = scale(most) - scale(least) || 1;
+    const span = scale(most) - scale(least);
     const at = ({ step, value }) => `${(((step - first) / (last - first || 1)) * (WIDE - 2 * EDGE) + EDGE).toFixed(1)} ` +
-      `${(HIGH - EDGE - ((scale(value) - scale(least)) / span) * (HIGH - 2 * EDGE)).toFixed(1)}`;
+      `${(HIGH - EDGE - (span ? (scale(value) - scale(least)) / span : 0.5) * (HIGH - 2 * EDGE)).toFixed(1)}`;
     const path = (list) => (list.length ? `M${list.map(at).join('L')}` : '');
     this.raw.setAttribute('d', path(thin(good)));
     this.line.setAttribute('d', path(thin(smooth(good))));

@@ -101,7 +101,7 @@ class Card {
   }
 
   tellShare() {
-    setText(this.shareText, `Share of the device while requests wait: ${Math.round(this.share.value * 100)} %`);
+    setText(this.shareText, `Share of the device while requests wait: ${Math.round(this.share.value * 100)} %`);
   }
 
   // ---- what the user does ----

@@ -63,17 +63,13 @@ def test_a_job_is_watched_paused_resumed_and_published(page, box):
     shoot(page, "running")
 
     page.js("""const s = document.querySelector('.share input'); s.value = 0.7; s.dispatchEvent(new Event('change'))""")
-    page.wait("return document.querySelector('.share span').textContent.endsWith('70 %')")
+    page.wait("return document.querySelector('.share span').textContent.endsWith('70\u00a0%')")
     page.click("[data-action=pause]")
     wait_state(page, "paused")
     info = wait(d, id, "paused")
     assert info["train_share"] == 0.7
     page.wait("return document.querySelector('.chart').lastChild.lastChild.textContent.endsWith(' ' + arguments[0])", info["step"])
     assert not page.at("[data-action=pause]").is_enabled()
-
-    page.click("[data-action=resume]")
-    wait_state(page, "running")
-    page.wait("return Number(/to (\\d+)$/.exec(document.querySelector('.chart').lastChild.lastChild.textContent)[1]) > arguments[0]", info["step"])
 
     page.click("[data-action=publish]")
     page.js("document.querySelector('.publish input').value = 'Not A Name'")
@@ -84,6 +80,10 @@ def test_a_job_is_watched_paused_resumed_and_published(page, box):
     page.click(".publish button")
     page.wait("return document.querySelector('#job .status').textContent.includes('published as squares@1')", timeout=60)
     assert "squares" in [m["name"] for m in d.ask("GET", "/models").json()["models"]]
+
+    page.click("[data-action=resume]")
+    wait_state(page, "running")
+    page.wait("return Number(/to (\\d+)$/.exec(document.querySelector('.chart').lastChild.lastChild.textContent)[1]) > arguments[0]", info["step"])
 
     page.click("[data-action=cancel]")
     wait_state(page, "cancelled")
