@@ -17,7 +17,7 @@ run: all
 	@echo '  curl http://$(LISTEN)/generate -H "Content-Type: application/json" -H "Accept: image/png" \'
 	@echo '       -d '"'"'{"class_label":"sandal","n":16,"steps":20,"output":{"layout":"grid"}}'"'"' -o sandals.png'
 	@echo '  $(BUILD)/denoise --server http://$(LISTEN) generate --label sandal -n 16 --grid -o sandals.png'
-	@exec $(BUILD)/denoised --listen $(LISTEN) --models models $(ARGS)
+	@exec $(BUILD)/denoised --listen $(LISTEN) --models models --state state $(ARGS)
 
 # Packages of every purpose that `make test` needs; nothing happens when all are there.
 deps:

@@ -12,7 +12,7 @@
 #define DN_LABEL_SETS(X)      \
     X(NONE, "", 1)            \
     X(MODEL, "model", 64)     \
-    X(ROUTE, "route", 32)     \
+    X(ROUTE, "route", 64)     \
     X(CODE, "code", 32)       \
     X(REASON, "reason", 8)    \
     X(ROWS, "rows", 9)        \

@@ -17,30 +17,26 @@ typedef struct watcher {
 
 /* ---- lines ----------------------------------------------------------------------------------------------------- */
 
-/* Numbers that are not finite have no spelling in JSON, nor in every spreadsheet: an empty cell. */
+/* What is not finite, or was not measured, is an empty cell: that is what a spreadsheet leaves out of a curve. */
 static void cell(dn_buf *b, double v)
 {
     if (isfinite(v))
         dn_buf_printf(b, ",%.9g", v);
     else
-        dn_buf_puts(b, ",nan");
+        dn_buf_puts(b, ",");
 }
 
 static void write_csv(dn_job *j, const dn_job_line *l)
 {
     dn_buf *b = &j->csv;
     dn_buf_printf(b, "%lld,%d,%s", (long long)l->step, l->attempt, l->is_eval ? "eval" : "step");
+    const double of_step[] = { l->lr, l->grad_norm, l->images_per_s };
     cell(b, l->loss);
-    cell(b, l->lr);
-    cell(b, l->grad_norm);
-    cell(b, l->images_per_s);
+    for (int i = 0; i < 3; i++)
+        cell(b, l->is_eval ? NAN : of_step[i]);
     dn_buf_printf(b, ",%d", l->skipped);
-    for (int i = 0; i < DN_EVAL_BUCKETS; i++) {
-        if (l->is_eval)
-            cell(b, l->bucket[i]);
-        else
-            dn_buf_puts(b, ",");
-    }
+    for (int i = 0; i < DN_EVAL_BUCKETS; i++)
+        cell(b, l->is_eval ? l->bucket[i] : NAN);
     dn_buf_puts(b, "\n");
 }
 
@@ -88,39 +84,42 @@ void dn_job_line_add(dn_job *j, const dn_job_line *line, bool fresh)
 
 /* ---- events ---------------------------------------------------------------------------------------------------- */
 
-static void tell(dn_job *j, int64_t step, const char *event, const dn_fields *t, const void *data)
+/* To one stream; NULL: to everyone who listens. */
+static void tell_one(dn_job *j, dn_stream *stream, int64_t step, const char *event, const dn_fields *t, const void *data)
 {
     char id[48];
     dn_buf b;
-    if (dn_link_empty(&j->watchers))
+    if (!stream && dn_link_empty(&j->watchers))
         return;
     snprintf(id, sizeof id, "%d.%lld", j->attempt, (long long)step);
     dn_buf_init(&b, EVENT_MAX);
     dn_event_write_id(&b, id, event, t, data);
-    push_all(j, &b, KEPT);
+    if (!stream)
+        push_all(j, &b, KEPT);
+    else if (!b.failed)
+        dn_stream_push(stream, b.data, b.len, KEPT);
     dn_buf_fini(&b);
+}
+
+static void tell(dn_job *j, int64_t step, const char *event, const dn_fields *t, const void *data)
+{
+    tell_one(j, NULL, step, event, t, data);
 }
 
 static bool is_over(const dn_job *j) { return j->state >= DN_JOB_SUCCEEDED; }
 
-static void write_state(dn_job *j, dn_buf *b)
+/* What GET /jobs/{id} says, but for the request. */
+static void state_of(dn_job *j, dn_job_info *info)
 {
-    dn_job_info info;
-    char id[48];
-    dn_job_info_of(j, &info);
-    info.has &= ~DN_BIT(DN_JOBINFO_REQUEST);
-    snprintf(id, sizeof id, "%d.%lld", j->attempt, (long long)j->step);
-    dn_event_write_id(b, id, "state", &dn_job_info_fields, &info);
+    dn_job_info_of(j, info);
+    info->has &= ~DN_BIT(DN_JOBINFO_REQUEST);
 }
 
 void dn_job_event_state(dn_job *j)
 {
-    dn_buf b;
-    dn_buf_init(&b, EVENT_MAX);
-    if (!dn_link_empty(&j->watchers))
-        write_state(j, &b);
-    push_all(j, &b, KEPT);
-    dn_buf_fini(&b);
+    dn_job_info info;
+    state_of(j, &info);
+    tell(j, j->step, "state", &dn_job_info_fields, &info);
     if (is_over(j))
         dn_job_unwatch_all(j);
 }
@@ -229,23 +228,13 @@ void dn_job_watch(dn_job *j, dn_call *call, const char *last_id)
     }
     if (last_id && attempt < j->attempt && step > j->step) { /* it saw steps that were lost */
         dn_event_resumed e = { DN_HAS_ALL, j->step };
-        char id[48];
-        dn_buf b;
-        snprintf(id, sizeof id, "%d.%lld", j->attempt, (long long)j->step);
-        dn_buf_init(&b, EVENT_MAX);
-        dn_event_write_id(&b, id, "resumed", &dn_event_resumed_fields, &e);
-        if (!b.failed)
-            dn_stream_push(w->stream, b.data, b.len, KEPT);
-        dn_buf_fini(&b);
+        tell_one(j, w->stream, j->step, "resumed", &dn_event_resumed_fields, &e);
     }
     replay(j, w->stream, attempt, step);
+    dn_job_info info;
+    state_of(j, &info);
+    tell_one(j, w->stream, j->step, "state", &dn_job_info_fields, &info); /* where it stands */
     dn_link_push(&j->watchers, &w->link);
-    dn_buf b;
-    dn_buf_init(&b, EVENT_MAX);
-    write_state(j, &b); /* where it stands; if it is over, the end */
-    if (!b.failed)
-        dn_stream_push(w->stream, b.data, b.len, KEPT);
-    dn_buf_fini(&b);
     if (is_over(j))
         dn_job_unwatch_all(j);
 }

@@ -327,24 +327,40 @@ static int list_checkpoints(const char *folder, int64_t **out)
     return n;
 }
 
+/* The number of a cell, which begins with its comma; an empty one stands for what was not finite. NULL in, or no number: NULL. */
+static const char *read_cell(const char *s, double *v)
+{
+    char *end;
+    if (!s || *s++ != ',')
+        return NULL;
+    if (*s == ',' || *s == '\n') {
+        *v = NAN;
+        return s;
+    }
+    *v = strtod(s, &end);
+    return end == s ? NULL : end;
+}
+
 /* One line of metrics.csv; false: it is none of ours, or it was cut. */
 static bool read_line(dn_job_line *l, const char *text)
 {
     char kind[8];
     long long step;
-    int attempt, skipped, at = 0;
+    int at = 0;
+    double skipped;
     *l = (dn_job_line){ 0 };
-    if (sscanf(text, "%lld,%d,%7[a-z],%lf,%lf,%lf,%lf,%d%n", &step, &attempt, kind, &l->loss, &l->lr, &l->grad_norm,
-               &l->images_per_s, &skipped, &at) < 8)
+    if (sscanf(text, "%lld,%d,%7[a-z]%n", &step, &l->attempt, kind, &at) < 3)
         return false;
-    l->step = step;
-    l->attempt = attempt;
-    l->skipped = skipped;
-    l->is_eval = !strcmp(kind, "eval");
+    double *const cells[] = { &l->loss, &l->lr, &l->grad_norm, &l->images_per_s, &skipped };
     const char *s = text + at;
-    for (int i = 0; l->is_eval && i < DN_EVAL_BUCKETS && *s == ','; i++)
-        l->bucket[i] = strtod(s + 1, (char **)&s);
-    return strchr(text, '\n');
+    for (size_t i = 0; i < sizeof cells / sizeof *cells; i++)
+        s = read_cell(s, cells[i]);
+    l->step = step;
+    l->skipped = s && skipped > 0;
+    l->is_eval = !strcmp(kind, "eval");
+    for (int i = 0; l->is_eval && i < DN_EVAL_BUCKETS; i++)
+        s = read_cell(s, &l->bucket[i]);
+    return s && strchr(text, '\n');
 }
 
 /* Keep the lines up to `step`; the last DN_JOB_LOG_MAX of them go to *lines. */

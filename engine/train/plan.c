@@ -4,7 +4,10 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { ARENA_ROUND = 2 << 20 }; /* huge pages */
+enum {
+    ARENA_ROUND = 2 << 20, /* huge pages */
+    ROWS_ENOUGH = 16,      /* of a micro-batch: more only leave the cache sooner (docs/SPEED.md) */
+};
 
 /* ---- does it make sense ---- */
 
@@ -242,13 +245,22 @@ static int largest_that_fits(dn_train_plan *out, planner *s, int most, int *foun
     return 0;
 }
 
+/* Where the search for a micro-batch begins: the smallest divisor of batch_size that is enough. */
+static int rows_enough(int batch)
+{
+    int rows = batch < ROWS_ENOUGH ? batch : ROWS_ENOUGH;
+    while (batch % rows)
+        rows++;
+    return rows;
+}
+
 static int choose(dn_train_plan *out, planner *s, dn_error *err)
 {
     const dn_train_params *p = s->recipe.params;
     dn_train_plan plan, smaller;
     int found = 0, rc = 0;
     if (!p->micro_batch)
-        rc = largest_that_fits(&plan, s, p->batch_size, &found, err);
+        rc = largest_that_fits(&plan, s, rows_enough(p->batch_size), &found, err);
     if (!rc && !found)
         rc = measure_recomputed(&plan, s, p->micro_batch ? p->micro_batch : 1, err);
     if (rc)

@@ -22,13 +22,15 @@ ROUNDS = 3
 class Runner:
     """A process that times forwards on request."""
 
+    command = "forward"
+
     def __init__(self, name, args):
         self.name = name
         self.process = subprocess.Popen(args, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
 
     def times(self, batch, seconds):
         try:
-            self.process.stdin.write("forward %d %g\n" % (batch, seconds))
+            self.process.stdin.write("%s %d %g\n" % (self.command, batch, seconds))
             self.process.stdin.flush()
         except BrokenPipeError:
             return []

@@ -1,10 +1,12 @@
 """One peer of the engine on a U-Net forward: peers.py KIND MODEL_FOLDER THREADS, commands on stdin as forward_server takes them.
 
-KIND is eager, channels_last, onnxruntime or openvino; of the first two, resblock:CHANNELS:SIZE may stand for the folder. Each peer lives in a process of its own: the spinning thread pools
+KIND is eager, channels_last, onnxruntime, openvino, or training (whole steps of PyTorch eager, lines "step BATCH SECONDS"; at the
+end its peak memory); of the first two, resblock:CHANNELS:SIZE may stand for the folder. Each peer lives in a process of its own: the spinning thread pools
 of several runtimes in one process slow each other three times.
 """
 import json
 import os
+import resource
 import sys
 import tempfile
 import time
@@ -107,6 +109,33 @@ def inputs(model, n):
     return torch.randn(n, c.in_channels, *size), torch.randint(0, 1000, (n,)), labels
 
 
+def training(folder):
+    """Forward, loss, backward, clipping, AdamW and the average of weights, on rows cut from pictures held in memory."""
+    import torch
+    from diffusers import DDPMScheduler, UNet2DModel
+    from diffusers.training_utils import EMAModel
+
+    where = folder + "/unet" if os.path.isdir(folder + "/unet") else folder
+    model = UNet2DModel.from_pretrained(where, low_cpu_mem_usage=False).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    noises, average = DDPMScheduler(), EMAModel(model.parameters(), decay=0.9999, foreach=True)
+
+    def step(x, t, y):
+        noise = torch.randn_like(x)
+        out = model(noises.add_noise(x, noise, t), t, class_labels=y, return_dict=False)[0]
+        torch.nn.functional.mse_loss(out, noise).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        average.step(model.parameters())
+
+    return step, lambda n: inputs(model, n)
+
+
+def print_memory():
+    print(json.dumps({"peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}), flush=True)
+
+
 def main():
     kind, subject, threads = sys.argv[1], sys.argv[2], int(sys.argv[3])
     import torch
@@ -114,9 +143,11 @@ def main():
     torch.set_num_threads(threads)
     if subject.startswith("resblock:"):
         run, make = resblock(kind, *map(int, subject.split(":")[1:]))
+    elif kind == "training":
+        run, make = training(subject)
     else:
         run, make = unet(kind, subject, threads)
-    with torch.inference_mode():
+    with torch.inference_mode(kind != "training"):
         for line in sys.stdin:
             _, n, seconds = line.split()
             args, times = make(int(n)), []
@@ -127,6 +158,8 @@ def main():
                 run(*args)
                 times.append((time.perf_counter() - start) * 1e3)
             print("R" + json.dumps(times), flush=True)
+    if kind == "training":
+        print_memory()
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""`make bench`: the network beside its peers, then the daemon as a server."""
+"""`make bench`: the network and the training step beside their peers, then the daemon as a server."""
 import os
 import subprocess
 import sys
@@ -7,6 +7,6 @@ import sys
 HERE = os.path.dirname(os.path.abspath(__file__))
 BUILD = os.path.join(os.path.dirname(os.path.dirname(HERE)), "build")
 
-for script in ("forward.py", "serving.py"):
+for script in ("forward.py", "training.py", "serving.py"):
     if subprocess.run([sys.executable, os.path.join(HERE, script), BUILD]).returncode:
         sys.exit(script + " failed")

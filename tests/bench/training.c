@@ -1,9 +1,9 @@
-/* training.c - where an optimizer step's time goes: training MODEL_FOLDER BATCH STEPS [DEVICE [MICRO_BATCH
- * [PRECISION]]]
+/* training.c - where an optimizer step's time goes: training MODEL_FOLDER BATCH STEPS [DEVICE [MICRO_BATCH [PRECISION]]]
  *
- * On made-up pictures, stored and read like real ones. Whole steps are timed first, by the wall clock; then steps cut
- * into single ops are attributed to their phases, by the process's CPU time, so that a busy machine shows less.
- * Medians. */
+ * On made-up pictures, stored and read like real ones. Whole steps are timed first, by the wall clock; then steps cut into
+ * single ops are attributed to their phases, by the process's CPU time, so that a busy machine shows less. Medians.
+ * With 0 STEPS it serves training.py: lines "step BATCH SECONDS" on stdin, answered by the steps' milliseconds, and at their end
+ * the peak of resident memory and the share of the time that steps waited for data. */
 #include "train_internal.h"
 #include <denoised/image.h>
 #include <ftw.h>
@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <time.h>
 
@@ -110,6 +111,50 @@ static void print_split(dn_trainer *t, int steps)
     }
 }
 
+static double step_ms(dn_trainer *t, double *wait)
+{
+    dn_train_report r;
+    double start = dn_monotonic_ms();
+    check(-dn_trainer_some(t, 0, &r, &err));
+    *wait += r.wait_ms;
+    return dn_monotonic_ms() - start;
+}
+
+static void print_times(dn_trainer *t, const char *name, const dn_train_plan *plan, int steps)
+{
+    printf("%s, batch %d, micro_batch %d, %s: %.1f MB (arena %.1f), %.1f GFLOP\n", name, t->params.batch_size, plan->micro_batch,
+           plan->numerics, (double)plan->total * 1e-6, (double)plan->arena * 1e-6, plan->gflop_per_step);
+    double *ms = calloc((size_t)steps, sizeof *ms), wait = 0;
+    step_ms(t, &wait); /* touches all memory */
+    wait = 0;
+    for (int i = 0; i < steps; i++)
+        ms[i] = step_ms(t, &wait);
+    double middle = median(ms, steps); /* sorts */
+    printf("step %.1f ms (least %.1f), waited for data %.2f\nCPU ms: ", middle, ms[0], wait / steps);
+    print_split(t, steps < 3 ? steps : 3);
+    free(ms);
+}
+
+static void serve(dn_trainer *t)
+{
+    char line[128];
+    double seconds, wait = 0, all = 0, ms;
+    while (fgets(line, sizeof line, stdin) && sscanf(line, "step %*d %lf", &seconds) == 1) {
+        double end = dn_monotonic_ms() + seconds * 1e3;
+        const char *before = "R[";
+        do {
+            all += ms = step_ms(t, &wait);
+            printf("%s%.4f", before, ms);
+            before = ",";
+        } while (dn_monotonic_ms() < end);
+        printf("]\n");
+        fflush(stdout);
+    }
+    struct rusage usage;
+    getrusage(RUSAGE_SELF, &usage);
+    printf("{\"peak_mb\": %.1f, \"waited\": %.6f}\n", (double)usage.ru_maxrss / 1024, all > 0 ? wait / all : 0);
+}
+
 int main(int argc, char **argv)
 {
     char folder[] = "/tmp/denoised-bench-XXXXXX";
@@ -131,26 +176,14 @@ int main(int argc, char **argv)
     p.precision = argc > 6 ? (enum dn_precision)atoi(argv[6]) : DN_PRECISION_FP32;
     check(dn_train_plan_make(&plan, d, m, data, &p, 0, &err));
     check(dn_trainer_new(&t, d, m, data, &p, &plan, &err));
-    printf("%s, batch %d, micro_batch %d, %s: %.1f MB (arena %.1f), %.1f GFLOP\n", argv[1], batch, plan.micro_batch,
-           plan.numerics, (double)plan.total * 1e-6, (double)plan.arena * 1e-6, plan.gflop_per_step);
-    double *ms = calloc((size_t)steps, sizeof *ms), wait = 0;
-    for (int i = 0; i <= steps; i++) {
-        dn_train_report r;
-        double start = dn_monotonic_ms();
-        check(-dn_trainer_some(t, 0, &r, &err));
-        if (i) /* the first one touches all memory */
-            ms[i - 1] = dn_monotonic_ms() - start;
-        wait += i ? r.wait_ms / steps : 0;
-    }
-    double middle = median(ms, steps); /* sorts */
-    printf("step %.1f ms (least %.1f), waited for data %.2f\n", middle, ms[0], wait);
-    printf("CPU ms: ");
-    print_split(t, steps < 3 ? steps : 3);
+    if (steps)
+        print_times(t, argv[1], &plan, steps);
+    else
+        serve(t);
     dn_trainer_free(t);
     dn_dataset_close(data);
     dn_device_close(d);
     dn_model_free(m);
-    free(ms);
     nftw(folder, remove_one, 8, FTW_DEPTH | FTW_PHYS);
     return 0;
 }

@@ -68,7 +68,7 @@ typedef struct dn_train_params {
     uint64_t seed;
     int64_t steps;            /* optimizer steps of the whole job */
     int batch_size;           /* samples of an optimizer step */
-    int micro_batch;          /* rows of one forward and backward; divides batch_size; 0: what fits ("auto") */
+    int micro_batch;          /* rows of one forward and backward; divides batch_size; 0: "auto", as many as help and fit */
     enum dn_precision precision;
     dn_objective objective;
     dn_optimizer optimizer;

@@ -104,6 +104,7 @@ static const struct {
     { "max-rows", "1", "2", "3" },
     { "step-ms", "1.5", "20", "30" },
     { "yield-ms", "5", "20.5", "100" },
+    { "upload-bytes", "1MiB", "2GiB", "3TiB" },
     { "max-queue-ms", "1", "2", "3" },
     { "token-file", "/a", "/b", "/c" },
     { "host-names", "a", "b.example,10.0.0.1", "c" },

@@ -320,7 +320,7 @@ static void test_label_dropout(void **state)
     enum { STEPS = 40, BATCH = 64 };
     fixture f;
     fixture_init(&f, &(fixture_wish){ .images = 4000 });
-    f.params.batch_size = BATCH;
+    f.params.batch_size = f.params.micro_batch = BATCH;
     f.params.objective.label_dropout = 0.25;
     f.params.objective.low_discrepancy = true;
     fixture_start(&f);
@@ -350,7 +350,7 @@ static void test_noise(void **state)
     enum { BATCH = 512 };
     fixture f;
     fixture_init(&f, &(fixture_wish){ 0 });
-    f.params.batch_size = BATCH;
+    f.params.batch_size = f.params.micro_batch = BATCH;
     f.params.objective.noise_offset = 0.5;
     f.params.objective.input_perturbation = 0.4;
     fixture_start(&f);
