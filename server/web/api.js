@@ -42,10 +42,12 @@ async function refusal(response) {
   }
 }
 
-async function send(path, { method = 'GET', accept = 'application/json', body, signal }, token) {
+async function send(path, { method = 'GET', accept = 'application/json', body, signal, lastId }, token) {
   const headers = { Accept: accept };
   if (token !== null)
     headers.Authorization = `Bearer ${token}`;
+  if (lastId)
+    headers['Last-Event-ID'] = lastId;
   if (body !== undefined)
     headers['Content-Type'] = 'application/json';
   try {

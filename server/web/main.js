@@ -3,10 +3,11 @@ import { ApiError, hasToken, json, onUnauthorized, request } from './api.js';
 import { drawStatus, lost } from './board.js';
 import { $, announce, setText, show } from './dom.js';
 import { FieldError, makeForm } from './form.js';
+import { setUpJobs, watchJobs } from './jobs.js';
 import { events } from './sse.js';
 import { Run, addRun, drawNoise, drawRecent, isMine, removeRun, runningRuns } from './view.js';
 
-const RUNS_MAX = 4; // streams at once: a browser opens six connections to a server, one is /status
+const RUNS_MAX = 3; // streams at once: a browser opens six connections to a server, two are /status and a job's events
 let form = null;
 
 // ---- token ----
@@ -106,6 +107,7 @@ function startWatching() {
 }
 
 document.addEventListener('visibilitychange', () => {
+  watchJobs();
   if (document.hidden)
     watching?.abort();
   else if (form && $('unlock').hidden)
@@ -115,6 +117,7 @@ document.addEventListener('visibilitychange', () => {
 // A page that is left may be kept by the browser, with its connections open: the server shall know that nobody looks.
 addEventListener('pagehide', () => {
   watching?.abort();
+  watchJobs(false);
   runningRuns().forEach((run) => run.controller.abort());
 });
 
@@ -268,4 +271,5 @@ async function start() {
 
 drawNoise($('noise'), 20260);
 drawRecent(reuse);
+setUpJobs();
 start();

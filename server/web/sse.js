@@ -23,14 +23,15 @@ async function* lines(stream) {
   }
 }
 
-// { event, data } of each event, data parsed as JSON. Comments (the server's pings) are skipped.
+// { event, data, id } of each event, data parsed as JSON; id is the last one that was seen. Comments (the server's pings) are skipped.
 export async function* events(response) {
   let event = 'message';
+  let id = null;
   let data = [];
   for await (const line of lines(response.body)) {
     if (line === '') {
       if (data.length)
-        yield { event, data: JSON.parse(data.join('\n')) };
+        yield { event, data: JSON.parse(data.join('\n')), id };
       event = 'message';
       data = [];
       continue;
@@ -40,6 +41,8 @@ export async function* events(response) {
     const value = colon < 0 ? '' : line.slice(colon + 1).replace(/^ /, '');
     if (name === 'event')
       event = value;
+    else if (name === 'id')
+      id = value;
     else if (name === 'data')
       data.push(value);
   }
