@@ -451,7 +451,7 @@ def test_event_streams_in_any_pieces(ready):
             }
             return [...out];
         })().then(done, (e) => done(String(e)));""")
-    assert [json.loads(g) for g in got] == [[{"event": "a", "data": {"x": "é中😀"}}, {"event": "message", "data": [1, 2]}]]
+    assert [json.loads(g) for g in got] == [[{"event": "a", "data": {"x": "é中😀"}, "id": "1"}, {"event": "message", "data": [1, 2], "id": "1"}]]
 
 
 # ---- how it looks ----
