@@ -110,7 +110,7 @@ class Card {
     show(this.error, false);
     try {
       const job = await json(pathOf(this.id, path), options);
-      this.update(job);
+      this.update({ ...job, state: this.job.state }); // the state is told by events, in their order; an answer may come after them
       return job;
     } catch (e) {
       setText(this.error, e.message);
