@@ -34,7 +34,8 @@ struct dn_upload {
     bool final;         /* what the lane writes, or has written, is the end */
     bool complete;      /* all of it is in the file */
     bool taken;         /* the file is somebody's */
-    int error;          /* errno of a write */
+    int result;         /* of the write under way: errno; the lane's */
+    int error;          /* of the last one that is done */
 };
 
 static void upload_free(dn_upload *u)
@@ -89,12 +90,12 @@ static void write_work(dn_work *work)
     dn_upload *u = dn_container_of(work, dn_upload, work);
     if (u->fd < 0)
         u->fd = open(u->path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-    u->error = u->fd < 0 ? errno : write_all(u->fd, u->block[u->back], u->filled[u->back]);
-    if (!u->error && dn_sha256_update(&u->hash, u->block[u->back], u->filled[u->back]))
-        u->error = ENOMEM;
-    if (!u->error && u->final) {
+    u->result = u->fd < 0 ? errno : write_all(u->fd, u->block[u->back], u->filled[u->back]);
+    if (!u->result && dn_sha256_update(&u->hash, u->block[u->back], u->filled[u->back]))
+        u->result = ENOMEM;
+    if (!u->result && u->final) {
         dn_sha256_fini(&u->hash, u->sha256);
-        u->error = close(u->fd) ? errno : 0;
+        u->result = close(u->fd) ? errno : 0;
         u->fd = -1;
     }
 }
@@ -150,6 +151,7 @@ static void write_done(dn_work *work)
 {
     dn_upload *u = dn_container_of(work, dn_upload, work);
     u->writing = false;
+    u->error = u->result;
     u->complete = u->final && !u->error;
     if (!u->call) {
         drop(u);
