@@ -73,7 +73,7 @@ static void job_free(dn_job *j)
     dn_arena_free(j->arena);
     json_decref(j->json);
     dn_buf_fini(&j->csv);
-    free(j->publishing);
+    dn_job_publish_free(j);
     free(j->dir);
     free(j->plan_text);
     free(j->from_dir);
@@ -349,7 +349,11 @@ static void pause_all(dn_app *app, const char *why)
 void dn_jobs_tick(dn_app *app)
 {
     dn_http_error why = { 0 };
-    DN_LINK_EACH(l, &app->jobs->jobs) { dn_job_write_metrics(DN_LINK_OF(l, dn_job, link)); }
+    DN_LINK_EACH(l, &app->jobs->jobs)
+    {
+        dn_job_write_metrics(DN_LINK_OF(l, dn_job, link));
+        dn_job_publish_tick(DN_LINK_OF(l, dn_job, link));
+    }
     if (dn_disk_check(app, 0, &why))
         pause_all(app, why.message);
     else

@@ -179,7 +179,7 @@ void dn_job_start(dn_job *j); /* that it starts is stored: make the trainer, res
 void dn_job_news(dn_app *app, dn_train_news *news);
 void dn_job_back(dn_app *app, dn_training *training);
 void dn_job_close(dn_job *j); /* CLOSING: when nothing is left to write, end */
-void dn_job_ask(dn_job *j, unsigned duties);
+int dn_job_ask(dn_job *j, unsigned duties); /* 0, also when it is not on its device; or DN_E_MEMORY */
 
 /* ---- jobs_store.c ---- */
 
@@ -195,8 +195,10 @@ int dn_jobs_read(dn_app *app, dn_error *err);
 /* ---- jobs_publish.c ---- */
 
 void dn_job_publish(dn_job *j, const char *as, dn_call *call); /* answers the call when it is live */
-void dn_job_publish_ema(dn_job *j, dn_snapshot *ema);          /* the worker's copy, taken */
+void dn_job_publish_ema(dn_job *j, dn_snapshot *ema);          /* the worker's copy, taken; NULL: it found no memory */
 void dn_job_publish_missed(dn_job *j);                         /* the worker has none to give any more */
+void dn_job_publish_tick(dn_job *j);                           /* does what waits for room go on? */
+void dn_job_publish_free(dn_job *j);                           /* nothing of it is under way: it never answers */
 
 /* ---- jobs_files.c: its folder ---- */
 

@@ -120,10 +120,9 @@ void dn_job_start(dn_job *j)
 
 /* ---- what the worker tells ------------------------------------------------------------------------------------- */
 
-void dn_job_ask(dn_job *j, unsigned duties)
+int dn_job_ask(dn_job *j, unsigned duties)
 {
-    if (j->phase == DN_PHASE_ON_DEVICE)
-        (void)dn_worker_train_ask(j->place->worker, j->number, duties); /* without memory it is asked for again by hand */
+    return j->phase == DN_PHASE_ON_DEVICE ? dn_worker_train_ask(j->place->worker, j->number, duties) : 0;
 }
 
 static void step_told(dn_job *j, const dn_train_news *n)

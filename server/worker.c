@@ -539,7 +539,8 @@ static void step_ends(dn_worker *w, const dn_train_report *report)
 {
     dn_training *t = w->training;
     dn_train_news *n = news_new(w, 0);
-    t->due = duties_of(t, report->step, dn_clock_ms());
+    t->due = duties_of(t, report->step, dn_clock_ms()) | t->again;
+    t->again = 0;
     if (!n)
         return; /* figures, nothing that is owed */
     n->report = *report;
@@ -577,9 +578,15 @@ static void copy_out(dn_worker *w, unsigned duty)
         post(w, &n->msg, news_arrives);
         return;
     }
+    if (duty == DN_DUTY_PUBLISH && n) { /* somebody waits for it */
+        post(w, &n->msg, news_arrives);
+        return;
+    }
     free(n);
     if (duty == DN_DUTY_CHECKPOINT) /* a preview that finds no memory is no loss */
         training_fails(w, rc, &err);
+    else if (duty == DN_DUTY_PUBLISH)
+        t->again = DN_DUTY_PUBLISH;
 }
 
 /* One duty of the boundary, or a piece of it; false: there is none left. */
@@ -633,7 +640,7 @@ static void training_comes(dn_msg *msg)
     dn_training *t = dn_container_of(msg, dn_training, msg);
     dn_worker *w = t->worker;
     assert(!w->training);
-    t->due = t->asked = 0;
+    t->due = t->asked = t->again = 0;
     t->saved_ms = dn_clock_ms();
     w->training = t;
     w->share = (dn_sched_share){ .share = t->share };

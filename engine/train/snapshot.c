@@ -8,11 +8,15 @@
 #include <string.h>
 
 /* Which job this is: a resume is refused by the name of the first of these that differs. */
-static json_t *identity(const dn_trainer *t)
+json_t *dn_train_identity(const char *model_hash, const char *data_hash, const dn_train_params *p,
+                          const dn_train_plan *plan)
 {
-    return json_pack("{ssssssso}", "model", t->model_hash, "dataset", t->data_hash, "numerics", t->plan.numerics,
-                     "params", dn_train_params_json(&t->params));
+    return json_pack("{ssssssso}", "model", model_hash, "dataset", data_hash, "numerics", plan->numerics, "params",
+                     dn_train_params_json(p));
 }
+
+/* Weights, moments, EMA. */
+int dn_train_blocks(enum dn_optimizer_kind kind) { return kind == DN_SGD ? 3 : 4; }
 
 json_t *dn_trainer_header(const dn_trainer *t)
 {
@@ -20,9 +24,10 @@ json_t *dn_trainer_header(const dn_trainer *t)
     json_t *counters =
         json_pack("{sIsIsfsIsI}", "step", (json_int_t)c->step, "updates", (json_int_t)c->updates, "loss_scale",
                   c->loss_scale, "good_steps", (json_int_t)c->good_steps, "nan_run", (json_int_t)c->nan_run);
-    return json_pack("{sisosososIsi}", "version", DN_CHECKPOINT_VERSION, "job", identity(t), "counters", counters,
+    return json_pack("{sisosososIsi}", "version", DN_CHECKPOINT_VERSION, "job",
+                     dn_train_identity(t->model_hash, t->data_hash, &t->params, &t->plan), "counters", counters,
                      "config", json_deep_copy(t->model->config_json), "count", (json_int_t)t->flat.count, "blocks",
-                     t->flat.v ? 4 : 3);
+                     dn_train_blocks(t->params.optimizer.kind));
 }
 
 static float *copy_block(const float *src, int64_t count)

@@ -148,6 +148,11 @@ int dn_snapshot_write(const dn_snapshot *s, const char *path, dn_error *err);
 int dn_snapshot_publish(const dn_snapshot *s, const char *dir, dn_error *err);
 /* Go on from a file: refuses one of another job, model or numerics by name. */
 int dn_trainer_restore(dn_trainer *t, const char *path, dn_error *err);
+/* Slow lane. The EMA of a file without a trainer: what the restored one's snapshot of the EMA alone would be. `m`, `data`, `p` and
+ * `plan` are what the job's trainer is made of, and a file of another job is refused as above. Takes `m`, whose weights make room for
+ * the EMA, also when it fails; beside them it needs a few buffers. */
+int dn_snapshot_read(dn_snapshot **out, dn_model *m, const dn_dataset *data, const dn_train_params *p, const dn_train_plan *plan,
+                     const char *path, dn_error *err);
 /* The EMA as a model version in memory: previews. */
 int dn_snapshot_model(dn_model **out, const dn_snapshot *s, dn_error *err);
 
