@@ -146,6 +146,14 @@ typedef struct dn_evaluation {
     int64_t n[DN_EVAL_BUCKETS];
 } dn_evaluation;
 
+/* A snapshot under way: what comes next is element `at` of its block (weights, m, v, EMA). */
+enum { DN_COPY_PIECE = 1 << 18 }; /* floats */
+typedef struct dn_copy {
+    dn_snapshot *to; /* NULL: none */
+    int block;
+    int64_t at;
+} dn_copy;
+
 struct dn_trainer {
     dn_device *device;
     dn_model *model; /* described, without weights: the trainer's own */
@@ -173,6 +181,7 @@ struct dn_trainer {
     dn_update_terms update;
     dn_train_counters counters;
     dn_evaluation eval;
+    dn_copy copy;
     /* Tests put their own x0, noise, t and labels in. */
     void (*inject)(void *arg, const struct dn_trainer *t, int first, int n);
     void *inject_arg;

@@ -129,6 +129,7 @@ void dn_trainer_free(dn_trainer *t)
     dn_flat_fini(&t->flat);
     dn_levels_fini(&t->levels);
     dn_model_free(t->model);
+    dn_snapshot_free(t->copy.to);
     free(t->arena);
     free(t->feed.x0);
     free(t->feed.noise);
@@ -138,7 +139,10 @@ void dn_trainer_free(dn_trainer *t)
 }
 
 int64_t dn_trainer_step(const dn_trainer *t) { return t->counters.step; }
-bool dn_trainer_at_boundary(const dn_trainer *t) { return t->phase == DN_PHASE_CLEAR && !t->chunk && !t->eval.running; }
+bool dn_trainer_at_boundary(const dn_trainer *t)
+{
+    return t->phase == DN_PHASE_CLEAR && !t->chunk && !t->eval.running && !t->copy.to;
+}
 
 size_t dn_trainer_bytes(const dn_trainer *t)
 {
@@ -289,8 +293,8 @@ int dn_trainer_some(dn_trainer *t, double max_ms, dn_train_report *report, dn_er
 {
     double start = dn_monotonic_ms(), end = max_ms > 0 ? start + max_ms : 0, waited = t->report.wait_ms;
     int rc = 0;
-    if (t->eval.running)
-        return -dn_fail(err, DN_E_INTERNAL, NULL, "a step while an evaluation is under way");
+    if (t->eval.running || t->copy.to)
+        return -dn_fail(err, DN_E_INTERNAL, NULL, "a step while %s is under way", t->copy.to ? "a snapshot" : "an evaluation");
     while (!rc && t->phase < DN_PHASE_COUNT) {
         rc = phases[t->phase](t, end);
         if (!rc && t->phase < DN_PHASE_COUNT && late(end))

@@ -126,7 +126,7 @@ typedef struct dn_train_report {
  * DN_E code (NON_FINITE after nan_max skipped steps in a row). */
 int dn_trainer_some(dn_trainer *t, double max_ms, dn_train_report *report, dn_error *err);
 int64_t dn_trainer_step(const dn_trainer *t); /* finished optimizer steps */
-/* Is it between two optimizer steps? Snapshots and evaluations begin only there. */
+/* Is it between two optimizer steps, with nothing under way? Snapshots and evaluations begin only there. */
 bool dn_trainer_at_boundary(const dn_trainer *t);
 size_t dn_trainer_bytes(const dn_trainer *t); /* handed out now: what plan->total promised */
 
@@ -138,8 +138,9 @@ typedef struct dn_eval_report {
 } dn_eval_report;
 int dn_trainer_eval_some(dn_trainer *t, double max_ms, dn_eval_report *report, dn_error *err); /* 0 done, 1 more, < 0 error */
 
-/* Copy everything that a resume needs (all: weights, moments, EMA, counters), or the EMA alone (publish, previews), at a boundary. */
-int dn_trainer_snapshot(dn_snapshot **out, const dn_trainer *t, bool all, dn_error *err);
+/* Copy everything that a resume needs (all: weights, moments, EMA, counters), or the EMA alone (publish, previews). Begins at a boundary
+ * and runs in segments of max_ms like a step; until it is done nothing else can begin. 0 done, *out is the caller's; 1 more, < 0 error. */
+int dn_trainer_snapshot(dn_snapshot **out, dn_trainer *t, bool all, double max_ms, dn_error *err);
 void dn_snapshot_free(dn_snapshot *s);
 /* Slow lane. Write it as the file `path`: a header with step, parameters and numerics, then zstd frames with a checksum; temporary name,
  * fsync, rename, fsync of the folder. */

@@ -383,12 +383,12 @@ static void test_first_weights(void **state)
     json_decref(bad);
 }
 
-static char *hash_of_ema(const dn_trainer *t, char *hash)
+static char *hash_of_ema(dn_trainer *t, char *hash)
 {
     dn_snapshot *s = NULL;
     dn_model *m = NULL;
     dn_error err = { 0 };
-    if (dn_trainer_snapshot(&s, t, false, &err) || dn_snapshot_model(&m, s, &err))
+    if (dn_trainer_snapshot(&s, t, false, 0, &err) || dn_snapshot_model(&m, s, &err))
         fail_msg("%s", err.message);
     memcpy(hash, m->info.hash, 65);
     dn_model_free(m);
@@ -396,11 +396,11 @@ static char *hash_of_ema(const dn_trainer *t, char *hash)
     return hash;
 }
 
-static void publish(const dn_trainer *t)
+static void publish(dn_trainer *t)
 {
     dn_snapshot *s = NULL;
     dn_error err = { 0 };
-    if (dn_trainer_snapshot(&s, t, false, &err) || dn_snapshot_publish(s, path, &err))
+    if (dn_trainer_snapshot(&s, t, false, 0, &err) || dn_snapshot_publish(s, path, &err))
         fail_msg("%s", err.message);
     assert_int_equal(dn_snapshot_publish(s, path, &err), DN_E_INVALID); /* never over something */
     dn_snapshot_free(s);
@@ -458,11 +458,11 @@ static int entries(const char *dir)
 
 /* ---- a checkpoint published without a trainer ---- */
 
-static void write_checkpoint(const dn_trainer *t, const char *file)
+static void write_checkpoint(dn_trainer *t, const char *file)
 {
     dn_snapshot *s = NULL;
     dn_error err = { 0 };
-    if (dn_trainer_snapshot(&s, t, true, &err) || dn_snapshot_write(s, file, &err))
+    if (dn_trainer_snapshot(&s, t, true, 0, &err) || dn_snapshot_write(s, file, &err))
         fail_msg("%s", err.message);
     dn_snapshot_free(s);
 }
@@ -475,7 +475,7 @@ static int read_ema(dn_snapshot **s, const job *j, const char *file, dn_error *e
 
 static void assert_same_file(const char *a, const char *b, const char *name)
 {
-    static char text[2][8 << 20];
+    static char text[2][12 << 20];
     const char *folders[] = { a, b };
     size_t n[2];
     for (int i = 0; i < 2; i++) {
@@ -595,10 +595,10 @@ static void test_failing_disk(void **state)
     prepare(&j, "{\"block_out_channels\":[8,8,8],\"attention_head_dim\":8}", NULL);
     start(&j);
     snprintf(file, sizeof file, "%s/checkpoint", folder);
-    assert_int_equal(dn_trainer_snapshot(&first, j.trainer, true, &err), 0);
+    assert_int_equal(dn_trainer_snapshot(&first, j.trainer, true, 0, &err), 0);
     assert_int_equal(dn_snapshot_write(first, file, &err), 0);
     step(&j);
-    assert_int_equal(dn_trainer_snapshot(&second, j.trainer, true, &err), 0);
+    assert_int_equal(dn_trainer_snapshot(&second, j.trainer, true, 0, &err), 0);
     int before = entries(folder), failures = 0;
     for (int n = 0;; n++) { /* the last call is the folder's fsync: the new file is there then */
         calls_left = n;

@@ -115,11 +115,11 @@ static int remove_path(void **state)
     return 0;
 }
 
-static void write_checkpoint(const dn_trainer *t)
+static void write_checkpoint(dn_trainer *t)
 {
     dn_snapshot *s = NULL;
     dn_error err = { 0 };
-    if (dn_trainer_snapshot(&s, t, true, &err) || dn_snapshot_write(s, path, &err))
+    if (dn_trainer_snapshot(&s, t, true, 0, &err) || dn_snapshot_write(s, path, &err))
         fail_msg("%s", err.message);
     dn_snapshot_free(s);
 }
@@ -162,6 +162,87 @@ static void test_resume(void **state)
     resume_at(3, DN_PRECISION_FP32, DN_SGD);
 }
 
+static long file_size(void)
+{
+    FILE *f = fopen(path, "rb");
+    fseek(f, 0, SEEK_END);
+    long n = ftell(f);
+    fclose(f);
+    return n;
+}
+
+/* Segments of a snapshot until it is whole; between them the trainer can do nothing else. */
+static dn_snapshot *copy_in_pieces(dn_trainer *t, bool all, int *segments)
+{
+    dn_snapshot *s = NULL;
+    dn_train_report report;
+    dn_error err = { 0 };
+    for (*segments = 1; dn_trainer_snapshot(&s, t, all, 1e-9, &err) == 1; ++*segments) {
+        assert_null(s);
+        assert_false(dn_trainer_at_boundary(t));
+        assert_int_equal(dn_trainer_some(t, 0, &report, &err), -DN_E_INTERNAL);
+        assert_int_equal(dn_trainer_restore(t, path, &err), DN_E_INTERNAL);
+    }
+    assert_non_null(s);
+    assert_true(dn_trainer_at_boundary(t));
+    return s;
+}
+
+static char *read_all(long *n)
+{
+    *n = file_size();
+    char *text = malloc((size_t)*n);
+    FILE *f = fopen(path, "rb");
+    assert_int_equal(fread(text, 1, (size_t)*n, f), *n);
+    fclose(f);
+    return text;
+}
+
+/* A copy cut into pieces is the whole copy, a piece has a bounded number of bytes, and one that never ends is no loss. */
+static void test_snapshot_in_pieces(void **state)
+{
+    (void)state;
+    static const fixture_wish wide = { .config = "{\"block_out_channels\":[64,128]}" };
+    fixture f, after;
+    dn_error err = { 0 };
+    dn_snapshot *s = NULL;
+    int segments;
+    long n, m;
+    fixture_init(&f, &wide);
+    fixture_init(&after, &wide);
+    fixture_start(&f);
+    fixture_start(&after);
+    fixture_steps(f.trainer, 1, 0);
+    write_checkpoint(f.trainer);
+    char *whole = read_all(&n);
+    int64_t pieces = (f.trainer->flat.count + DN_COPY_PIECE - 1) / DN_COPY_PIECE;
+    assert_true(pieces > 2 && DN_COPY_PIECE * sizeof(float) <= 1 << 20);
+    s = copy_in_pieces(f.trainer, true, &segments);
+    assert_int_equal(segments, 4 * pieces);
+    assert_int_equal(dn_snapshot_write(s, path, &err), 0);
+    char *cut = read_all(&m);
+    assert_int_equal(m, n);
+    assert_memory_equal(whole, cut, (size_t)n);
+    dn_snapshot_free(s);
+    dn_snapshot_free(copy_in_pieces(f.trainer, false, &segments));
+    assert_int_equal(segments, pieces);
+    fixture_steps(f.trainer, 2, 0); /* as if nothing had been */
+    assert_int_equal(dn_trainer_restore(after.trainer, path, &err), 0);
+    fixture_steps(after.trainer, 1, 0);
+    s = NULL;
+    assert_int_equal(dn_trainer_snapshot(&s, after.trainer, true, 1e-9, &err), 1);
+    dn_trainer_free(after.trainer); /* the end, in the middle of a copy */
+    after.trainer = NULL;
+    fixture_start(&after);
+    assert_int_equal(dn_trainer_restore(after.trainer, path, &err), 0);
+    fixture_steps(after.trainer, 2, 0);
+    assert_same_state(f.trainer, after.trainer);
+    free(whole);
+    free(cut);
+    fixture_fini(&f);
+    fixture_fini(&after);
+}
+
 static void refused(dn_trainer *t, int code, const char *param)
 {
     size_t n = sizeof(float) * (size_t)t->flat.count;
@@ -188,15 +269,6 @@ static void spoil(long at, long cut)
     fclose(f);
     if (cut >= 0)
         assert_int_equal(truncate(path, cut), 0);
-}
-
-static long file_size(void)
-{
-    FILE *f = fopen(path, "rb");
-    fseek(f, 0, SEEK_END);
-    long n = ftell(f);
-    fclose(f);
-    return n;
 }
 
 static void test_damaged_checkpoints(void **state)
@@ -508,6 +580,7 @@ int main(void)
         cmocka_unit_test(test_threads),
         cmocka_unit_test(test_micro_batches),
         cmocka_unit_test_setup_teardown(test_resume, make_path, remove_path),
+        cmocka_unit_test_setup_teardown(test_snapshot_in_pieces, make_path, remove_path),
         cmocka_unit_test_setup_teardown(test_damaged_checkpoints, make_path, remove_path),
         cmocka_unit_test_setup_teardown(test_foreign_checkpoints, make_path, remove_path),
         cmocka_unit_test(test_nan_guard),
