@@ -28,7 +28,7 @@ enum dn_job_goal { DN_GOAL_RUN, DN_GOAL_PAUSE, DN_GOAL_CANCEL, DN_GOAL_YIELD /* 
 /* Where a running job is. */
 enum dn_job_phase {
     DN_PHASE_IDLE,       /* not running */
-    DN_PHASE_COMMITTING, /* that it starts is being stored: three starts without progress are a crash loop */
+    DN_PHASE_COMMITTING, /* that it starts is being stored, so that a job that ends the daemon is found */
     DN_PHASE_MAKING,     /* the slow lane makes its trainer */
     DN_PHASE_ON_DEVICE,  /* the worker has the trainer */
     DN_PHASE_CLOSING     /* it came back; what is left to write is being written */
@@ -92,7 +92,8 @@ typedef struct dn_job {
     char reason[200];
     dn_http_error failure; /* of a failed one */
     int attempt;
-    int64_t starts; /* in a row without progress */
+    int64_t starts, tries; /* in a row that ended the daemon before a checkpoint; of those the last ones before a step */
+    bool suspect;          /* such was its last start, in an earlier process */
     double created_at, started_at, finished_at;
 
     /* figures */
@@ -139,6 +140,8 @@ int dn_jobs_open(dn_app *app, dn_error *err);
 void dn_jobs_close(dn_app *app);
 /* Running jobs save themselves and go back into the queue. */
 void dn_jobs_drain(dn_app *app);
+/* The time to drain is over: the daemon stops in good order, and no job is why. */
+void dn_jobs_abort(dn_app *app);
 int dn_jobs_active(const dn_app *app); /* that a drain waits for */
 void dn_jobs_pump(dn_app *app);        /* start what can be started */
 void dn_jobs_tick(dn_app *app);        /* now and then: write metrics, pump */
@@ -154,6 +157,7 @@ int dn_job_pause(dn_job *j, dn_http_error *err);
 int dn_job_resume(dn_job *j, dn_http_error *err);
 int dn_job_cancel(dn_job *j, dn_http_error *err);
 int dn_job_change(dn_job *j, const dn_job_patch *patch, dn_http_error *err);
+void dn_job_unsuspect(dn_job *j); /* it has made a step, or ended in good order */
 void dn_job_work_done(dn_job *j, unsigned work); /* an enum dn_job_work has come back */
 /* It leaves its device, or never had one. */
 void dn_job_end(dn_job *j, enum dn_job_state state, const char *reason);
@@ -191,6 +195,7 @@ void dn_job_store_shown(dn_job *j, const dn_previewed *s);
 /* A job goes on from `step`: what was stored of later steps is void. */
 void dn_job_store_cut(dn_job *j, int64_t step);
 int dn_jobs_read(dn_app *app, dn_error *err);
+void dn_jobs_store_leave(dn_app *app); /* what still runs ends in good order */
 
 /* ---- jobs_publish.c ---- */
 

@@ -183,7 +183,7 @@ static void remember_saved(dn_job *j, saving *s)
         j->saved = grown;
         j->saved[j->n_saved++] = s->as;
     }
-    j->starts = 0; /* this start has made progress */
+    j->starts = 0; /* this start has made progress that lasts */
     dn_job_store_saved(j, &s->as);
     dn_job_store(j);
     dn_job_event_saved(j, &s->as);

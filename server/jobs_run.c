@@ -140,6 +140,11 @@ static void step_told(dn_job *j, const dn_train_news *n)
     dn_job_line line = { .step = r->step, .attempt = j->attempt, .skipped = r->skipped, .loss = r->loss, .lr = r->lr,
                          .grad_norm = r->grad_norm, .images_per_s = j->images_per_s, .eta_s = j->eta_s };
     dn_job_line_add(j, &line, true);
+    if (j->tries) { /* the first of this start: whatever ends the daemon now, it is not that */
+        dn_job_unsuspect(j);
+        dn_job_store(j);
+        dn_jobs_pump(j->app);
+    }
     dn_metrics *m = j->app->server.metrics;
     dn_metrics_add(m, DN_M_DEVICE_SECONDS, DN_KIND_TRAIN, 0, 0, r->device_ms / 1e3);
     dn_metrics_add(m, DN_M_TRAIN_STEPS, dn_worker_index(n->worker), 0, 0, 1);

@@ -87,7 +87,7 @@ static void row_written(dn_store_op *op)
         dn_job_work_done(j, 0);
 }
 
-/* The last figures, so that they are there after a restart. */
+/* The last figures, so that they are there after a restart; `tries` beside the column `starts`. */
 static char *figures_of(const dn_job *j)
 {
     json_t *f = json_object();
@@ -104,6 +104,8 @@ static char *figures_of(const dn_job *j)
         if (all[i].has)
             json_object_set_new(f, all[i].name, json_real(all[i].v));
     }
+    if (j->tries)
+        json_object_set_new(f, "tries", json_integer(j->tries));
     char *text = json_dumps(f, JSON_COMPACT);
     json_decref(f);
     return text;
@@ -267,6 +269,21 @@ void dn_job_store_cut(dn_job *j, int64_t step)
     dn_store_submit(j->app->server.store, &o->op);
 }
 
+static int write_left(dn_store_op *op, sqlite3 *db)
+{
+    return dn_sql_run(db, &op->error,
+                      "UPDATE jobs SET starts = 0, figures = json_remove(figures, '$.tries') WHERE state = 'running'", "");
+}
+
+void dn_jobs_store_leave(dn_app *app)
+{
+    small_op *o = calloc(1, sizeof *o);
+    if (!o)
+        return; /* then a start counts that should not: no harm if it is not the third */
+    o->op = (dn_store_op){ .work = write_left, .done = small_written };
+    dn_store_submit(app->server.store, &o->op);
+}
+
 /* ---- reading --------------------------------------------------------------------------------------------------- */
 
 static int state_named(const char *name)
@@ -294,6 +311,8 @@ static void read_figures(dn_job *j, const char *text)
     j->lr = json_number_value(json_object_get(f, "lr"));
     j->grad_norm = json_number_value(json_object_get(f, "grad_norm"));
     j->images_per_s = json_number_value(json_object_get(f, "images_per_s"));
+    j->tries = json_integer_value(json_object_get(f, "tries"));
+    j->suspect = j->tries > 0;
     json_decref(f);
 }
 

@@ -214,16 +214,83 @@ def test_sigterm_saves_and_the_next_start_goes_on(box):
     assert info["attempt"] == 2 and weights(box, id, STEPS) == want and lines(d, id) == rows
 
 
-def test_three_starts_without_progress_are_a_crash_loop(box):
+BIG = {"model": dict(UNET, block_out_channels=[96, 192], norm_num_groups=8), "micro_batch": 1, "eval": {}}
+SLOW = dict(BIG, batch_size=2048, steps=2)  # no test waits for its first step
+UNSAVED = {"checkpoint": {"every_steps": 0, "every_s": 0}}
+
+
+def counted(box, id):
+    """Starts that ended the daemon before a checkpoint, and the last of them before a step."""
+    return box.sql("SELECT starts, coalesce(json_extract(figures, '$.tries'), 0) FROM jobs WHERE id = ?", id)[0]
+
+
+def until(condition):
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_kills_of_a_job_that_makes_steps_are_no_crash_loop(box):
+    want, rows, _ = undisturbed(box)
+    d = box.d
+    id = submit(d, **UNSAVED)
+    for k in range(4):
+        until(lambda: counted(box, id) == (k + 1, 0))  # its first step is kept
+        assert job(d, id)["state"] == "running"
+        box.kill()
+        d = box.start()
+    assert wait(d, id)["attempt"] == 5
+    assert weights(box, id, STEPS) == want and lines(d, id) == rows
+    assert counted(box, id) == (0, 0)
+    id = submit(d, steps=100000, **UNSAVED)
+    until(lambda: counted(box, id) == (1, 0))
+    box.kill()
+    box.sql("UPDATE jobs SET starts = 10 WHERE id = ?", id)
+    info = wait(box.start(), id, "failed")
+    assert info["reason"] == "crash_loop" and info["attempt"] == 1
+    assert info["error"]["code"] == "crash_loop" and "10 times" in info["error"]["message"]
+
+
+def test_three_starts_that_end_the_daemon_before_a_step_are_a_crash_loop(box):
     d = box.start()
     put_dataset(d)
-    id = submit(d, steps=100000, checkpoint={"every_steps": 0, "every_s": 0})
-    for _ in range(3):
-        wait(d, id, "running", step=1)
+    id = submit(d, **SLOW)
+    for k in range(3):
+        until(lambda: counted(box, id) == (k + 1, k + 1))
         box.kill()
         d = box.start()
     info = wait(d, id, "failed")
-    assert info["reason"] == "crash_loop" and info["attempt"] == 3
+    assert info["reason"] == "crash_loop" and info["attempt"] == 3 and info["error"]["code"] == "crash_loop"
+
+
+def test_stops_in_good_order_are_no_crash_loop(box):
+    d = box.start()
+    put_dataset(d)
+    id = submit(d, **SLOW)
+    for _ in range(4):
+        until(lambda: counted(box, id) == (1, 1))
+        box.stop()
+        assert counted(box, id) == (0, 0)
+        d = box.start()
+    until(lambda: job(d, id)["attempt"] == 5)
+    assert job(d, id)["state"] in ("queued", "running")
+
+
+def test_suspect_jobs_go_one_at_a_time(box):
+    """Of two that ran when the daemon ended, one is begun; the other only when that one has made a step, or is found guilty."""
+    d = box.start("--devices", "cpu:0,cpu:1")
+    put_dataset(d)
+    ids = [submit(d, device="cpu:%d" % k, **SLOW) for k in range(2)]
+    for want in ([1, 1], [1, 2], [2, 2]):
+        until(lambda: sorted(counted(box, id)[1] for id in ids) == want)
+        if want[0] != want[1]:
+            time.sleep(1.2)  # two ticks, in which the other could begin
+            assert sorted(job(d, id)["state"] for id in ids) == ["queued", "running"]
+        box.kill()
+        d = box.start("--devices", "cpu:0,cpu:1")
+    for id in ids:
+        assert d.ask("POST", "/jobs/%s/cancel" % id, {}).status in (200, 202)
 
 
 # ---- beside others ----
@@ -319,6 +386,42 @@ def test_what_is_not_finite_is_an_empty_cell_and_is_read_again(box):
     rows = [r for r in lines(d, id) if r["kind"] == "step"]
     assert [int(r["step"]) for r in rows] == list(range(1, len(rows) + 1)) and len(rows) >= 60
     assert {r["loss"] for r in rows[30:]} == {""}
+
+
+# ---- publishing ----
+
+
+def test_publishing_takes_its_turn_in_the_memory_budget(box):
+    """Three copies of the weights, not a trainer; what is idle makes room; what never fits, or finds no memory, is refused at once."""
+    d = box.start()
+    put_dataset(d)
+    big = dict(BIG, batch_size=1)
+    first = submit(d, steps=2, **big)
+    plan = wait(d, first)["plan"]
+    copies = 3 * plan["weights"]
+    assert copies < plan["total"] - (1 << 20)
+    held = sum(v for k, v in d.ask("GET", "/status").json()["memory"].items() if k != "limit")
+    assert held < copies
+
+    def publish(id):
+        return d.ask("POST", "/jobs/%s/publish" % id, {"as": "big"})
+
+    d = box.again("--memory", str(held + copies - 1))
+    reply = publish(first)  # idle models go
+    assert reply.status == 200 and reply.json()["published"] == "big@1", reply.body
+    assert "unloaded" in [m["state"] for m in d.ask("GET", "/models").json()["models"] if m["name"] != "big"]
+    for room in (copies + (1 << 20), copies - 1):
+        d = box.again("--load", "none", "--memory", str(plan["total"] + room))
+        running = submit(d, steps=1000000, **big)
+        wait(d, running, "running", step=1)
+        for id in (first, running):
+            reply = publish(id)
+            assert (reply.status, reply.code if reply.status != 200 else "") == ((200, "") if room > copies else (503, "memory"))
+        assert d.ask("POST", "/jobs/%s/cancel" % running, {}).status in (200, 202)
+        wait(d, running, "cancelled")
+        assert publish(first).status == 200
+        text = d.ask("GET", "/metrics").body.decode()
+        assert 'denoised_memory_bytes{kind="training"} 0\n' in text, text
 
 
 # ---- what is refused ----
