@@ -42,7 +42,9 @@ dn_job *dn_job_new(dn_app *app, const char *id, const char *owner)
     j->app = app;
     dn_link_init(&j->link);
     dn_link_init(&j->watchers);
-    dn_buf_init(&j->csv, 64 << 20);
+    dn_buf_init(&j->csv, DN_JOB_CSV_BYTES_MAX);
+    dn_buf_init(&j->behind, DN_JOB_CSV_BYTES_MAX);
+    j->csv_size = -1;
     snprintf(j->owner, sizeof j->owner, "%s", owner);
     snprintf(j->id, sizeof j->id, "%s", id ? id : "");
     j->created_at = dn_unix_now();
@@ -77,6 +79,7 @@ static void job_free(dn_job *j)
     dn_arena_free(j->arena);
     json_decref(j->json);
     dn_buf_fini(&j->csv);
+    dn_buf_fini(&j->behind);
     dn_job_publish_free(j);
     free(j->dir);
     free(j->plan_text);
@@ -390,8 +393,11 @@ void dn_jobs_tick(dn_app *app)
     dn_http_error why = { 0 };
     DN_LINK_EACH(l, &app->jobs->jobs)
     {
-        dn_job_write_metrics(DN_LINK_OF(l, dn_job, link));
-        dn_job_publish_tick(DN_LINK_OF(l, dn_job, link));
+        dn_job *j = DN_LINK_OF(l, dn_job, link);
+        dn_job_write_metrics(j);
+        dn_job_publish_tick(j);
+        if (j->store_late)
+            dn_job_store(j);
     }
     if (dn_disk_check(app, 0, &why))
         pause_all(app, why.message);

@@ -20,7 +20,7 @@
 #include "job.h"
 #include "models.h"
 
-enum { DN_JOB_ID_LEN = 32, DN_JOB_LOG_MAX = 8192 };
+enum { DN_JOB_ID_LEN = 32, DN_JOB_LOG_MAX = 8192, DN_JOB_CSV_BYTES_MAX = 64 << 20 /* lines that are not written yet */ };
 
 /* What shall become of it when it comes back from its device. */
 enum dn_job_goal { DN_GOAL_RUN, DN_GOAL_PAUSE, DN_GOAL_CANCEL, DN_GOAL_YIELD /* back into the queue: a drain */ };
@@ -116,11 +116,15 @@ typedef struct dn_job {
     struct preview *preview; /* under way; its number */
     uint64_t preview_number;
     bool store_again;       /* it has changed while it was being stored */
+    bool store_late;        /* its row could not be written: the next tick tries again */
 
     /* what is kept of its way */
     dn_job_line *line; /* a ring of DN_JOB_LOG_MAX */
     int64_t n_lines;   /* ever */
     dn_buf csv;        /* not written yet */
+    bool csv_late;     /* the slow lane has lines that it could not write */
+    dn_buf behind;     /* the slow lane's: those lines, in order before csv */
+    int64_t csv_size;  /* the slow lane's: of the file, whole lines; -1: all of it is */
     dn_saved *saved;   /* oldest first */
     int n_saved;
     dn_previewed *shown; /* oldest first */
@@ -209,9 +213,9 @@ void dn_job_publish_free(dn_job *j);                           /* nothing of it 
 
 void dn_job_save(dn_job *j, dn_snapshot *snapshot, const dn_saved *as); /* takes the snapshot */
 void dn_job_write_metrics(dn_job *j);
-/* Lane thread. Restore the newest good checkpoint of `dir` into t, cut metrics.csv back to it, and read its last lines.
- * *step 0: there is none. */
-int dn_job_files_restore(const char *dir, dn_trainer *t, int64_t *step, dn_job_line **lines, int *n_lines, dn_error *err);
+/* Lane thread. Restore the newest good checkpoint into t, cut metrics.csv back to it, and read its last lines. *step 0: there is
+ * none. */
+int dn_job_files_restore(dn_job *j, dn_trainer *t, int64_t *step, dn_job_line **lines, int *n_lines, dn_error *err);
 int dn_job_make_folder(const char *dir, const char *name, dn_error *err); /* jobs/<id>/name and what is above it */
 char *dn_job_path(const dn_job *j, const char *fmt, ...) __attribute__((format(printf, 2, 3))); /* malloc'ed; NULL: no memory */
 

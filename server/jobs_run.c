@@ -29,16 +29,25 @@ static void make_work(dn_work *work)
     if (!m->rc)
         m->rc = dn_trainer_new(&m->trainer, j->place->device, m->model, m->data, &j->params, &j->plan, &m->err);
     if (!m->rc)
-        m->rc = dn_job_files_restore(j->dir, m->trainer, &m->step, &m->lines, &m->n_lines, &m->err);
+        m->rc = dn_job_files_restore(m->job, m->trainer, &m->step, &m->lines, &m->n_lines, &m->err);
+}
+
+/* What may pass is no failure: the job waits for somebody to resume it. False: it is one. */
+static bool stops_for_now(dn_job *j, int code, const char *message)
+{
+    if (code != DN_E_IO && code != DN_E_MEMORY)
+        return false;
+    j->end = DN_TRAIN_STOPPED;
+    j->goal = j->goal == DN_GOAL_CANCEL ? DN_GOAL_CANCEL : DN_GOAL_PAUSE;
+    snprintf(j->reason, sizeof j->reason, "%.199s", message);
+    return true;
 }
 
 static void give_to_worker(dn_job *j)
 {
     dn_training *t = calloc(1, sizeof *t);
     if (!t) {
-        j->end = DN_TRAIN_STOPPED;
-        j->goal = DN_GOAL_PAUSE;
-        snprintf(j->reason, sizeof j->reason, "out of memory");
+        (void)stops_for_now(j, DN_E_MEMORY, "out of memory");
         j->phase = DN_PHASE_CLOSING;
         dn_job_close(j);
         return;
@@ -84,10 +93,10 @@ static void make_done(dn_work *work)
     j->trainer = m->trainer;
     j->working &= ~DN_WORK_OTHER;
     j->end = DN_TRAIN_STOPPED;
-    if (m->rc) {
+    if (m->rc && !stops_for_now(j, m->rc, m->err.message)) {
         dn_http_fail_engine(&j->failure, dn_error_name(m->rc), m->err.param, m->err.message);
         j->end = DN_TRAIN_FAILED;
-    } else {
+    } else if (!m->rc) {
         cut_back(j, m);
     }
     free(m->lines);
@@ -232,7 +241,8 @@ static void clear_done(dn_work *work)
 /* Everything that the job holds goes, away from the loop; then it has its last state. */
 void dn_job_close(dn_job *j)
 {
-    dn_job_write_metrics(j);
+    if (j->csv.len) /* what could not be written is tried again by the tick */
+        dn_job_write_metrics(j);
     if (j->working & ~(unsigned)DN_WORK_STORE || j->unsaved)
         return;
     clearing *c = calloc(1, sizeof *c);
@@ -255,7 +265,7 @@ void dn_job_back(dn_app *app, dn_training *t)
         j->end = t->end;
         dn_job_publish_missed(j);
         dn_metrics_reuse(app->server.metrics, DN_L_JOB, dn_worker_index(t->worker), NULL);
-        if (t->end == DN_TRAIN_FAILED)
+        if (t->end == DN_TRAIN_FAILED && !stops_for_now(j, t->error.code, t->error.message))
             dn_http_fail_engine(&j->failure, dn_error_name(t->error.code), t->error.param, t->error.message);
         dn_job_close(j);
     }

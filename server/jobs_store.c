@@ -70,9 +70,10 @@ static void row_written(dn_store_op *op)
     size_t text_n = o->text_n;
     o->text = NULL;
     row_free(o);
+    bool fresh = !j->stored_once;
+    j->store_late = err.code && !fresh;
     if (err.code)
         complain(j, "its row", &err);
-    bool fresh = !j->stored_once;
     j->stored_once = fresh ? !err.code : true;
     j->working &= ~DN_WORK_STORE;
     if (j->store_again) {
@@ -145,6 +146,7 @@ void dn_job_store(dn_job *j)
         row_free(o);
         dn_error err = { .code = DN_E_MEMORY, .message = "out of memory" };
         complain(j, "its row", &err);
+        j->store_late = j->stored_once;
         if (!j->stored_once)
             dn_job_accepted(j, &err, NULL, 0);
         return;
@@ -177,9 +179,13 @@ void dn_job_store(dn_job *j)
     dn_store_submit(j->app->server.store, &o->op);
 }
 
+enum { SMALL_TRIES = 3 };
+
 /* Small writes that nobody waits for. */
 typedef struct small_op {
     dn_store_op op;
+    dn_app *app;
+    int tries;
     char id[DN_JOB_ID_LEN + 1];
     int64_t step;
     dn_saved saved;
@@ -191,16 +197,23 @@ static void small_written(dn_store_op *op)
     small_op *o = dn_container_of(op, small_op, op);
     if (op->rc)
         dn_log(DN_LOG_ERROR, "job_store", "job %s: %s", o->id, op->error.message);
+    if (op->rc && ++o->tries < SMALL_TRIES && !o->app->closing) {
+        o->op = (dn_store_op){ .work = op->work, .done = small_written };
+        dn_store_submit(o->app->server.store, &o->op);
+        return;
+    }
     free(o);
 }
 
-static small_op *small_op_new(dn_job *j, int (*work)(dn_store_op *, sqlite3 *))
+/* j NULL: it is about no job in particular. */
+static small_op *small_op_new(dn_app *app, const dn_job *j, int (*work)(dn_store_op *, sqlite3 *))
 {
     small_op *o = calloc(1, sizeof *o);
     if (!o)
         return NULL;
     o->op = (dn_store_op){ .work = work, .done = small_written };
-    memcpy(o->id, j->id, sizeof o->id);
+    o->app = app;
+    snprintf(o->id, sizeof o->id, "%s", j ? j->id : "");
     return o;
 }
 
@@ -215,7 +228,7 @@ static int write_saved(dn_store_op *op, sqlite3 *db)
 
 void dn_job_store_saved(dn_job *j, const dn_saved *s)
 {
-    small_op *o = small_op_new(j, write_saved);
+    small_op *o = small_op_new(j->app, j, write_saved);
     if (!o)
         return;
     o->saved = *s;
@@ -230,7 +243,7 @@ static int write_unsaved(dn_store_op *op, sqlite3 *db)
 
 void dn_job_store_unsaved(dn_job *j, int64_t step)
 {
-    small_op *o = small_op_new(j, write_unsaved);
+    small_op *o = small_op_new(j->app, j, write_unsaved);
     if (!o)
         return;
     o->step = step;
@@ -246,7 +259,7 @@ static int write_shown(dn_store_op *op, sqlite3 *db)
 
 void dn_job_store_shown(dn_job *j, const dn_previewed *s)
 {
-    small_op *o = small_op_new(j, write_shown);
+    small_op *o = small_op_new(j->app, j, write_shown);
     if (!o)
         return;
     o->shown = *s;
@@ -262,7 +275,7 @@ static int write_cut(dn_store_op *op, sqlite3 *db)
 
 void dn_job_store_cut(dn_job *j, int64_t step)
 {
-    small_op *o = small_op_new(j, write_cut);
+    small_op *o = small_op_new(j->app, j, write_cut);
     if (!o)
         return;
     o->step = step;
@@ -277,10 +290,9 @@ static int write_left(dn_store_op *op, sqlite3 *db)
 
 void dn_jobs_store_leave(dn_app *app)
 {
-    small_op *o = calloc(1, sizeof *o);
+    small_op *o = small_op_new(app, NULL, write_left);
     if (!o)
         return; /* then a start counts that should not: no harm if it is not the third */
-    o->op = (dn_store_op){ .work = write_left, .done = small_written };
     dn_store_submit(app->server.store, &o->op);
 }
 

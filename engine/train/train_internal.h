@@ -7,6 +7,7 @@
 #define DN_TRAIN_INTERNAL_H
 
 #include "device_internal.h"
+#include "inspect.h"
 #include "plan.h"
 #include "schedule.h"
 #include <denoised/trainer.h>
@@ -146,6 +147,15 @@ typedef struct dn_evaluation {
     int64_t n[DN_EVAL_BUCKETS];
 } dn_evaluation;
 
+/* Looking into runs, for people: inspection.c. */
+typedef struct dn_inspection {
+    bool trace;
+    dn_lowered *check, *eval_check; /* of net and eval_net on ref; NULL: no check */
+    dn_run ref;                     /* for the run under way */
+    float *gradient;                /* that it adds to */
+    dn_inspector inspector;
+} dn_inspection;
+
 /* A snapshot under way: what comes next is element `at` of its block (weights, m, v, EMA). */
 enum { DN_COPY_PIECE = 1 << 18 }; /* floats */
 typedef struct dn_copy {
@@ -182,6 +192,7 @@ struct dn_trainer {
     dn_train_counters counters;
     dn_evaluation eval;
     dn_copy copy;
+    dn_inspection look;
     /* Tests put their own x0, noise, t and labels in. */
     void (*inject)(void *arg, const struct dn_trainer *t, int first, int n);
     void *inject_arg;
@@ -190,6 +201,11 @@ struct dn_trainer {
 /* feed.c: samples first .. first+n-1 of the step (or of the held-out part) into the run's inputs. */
 void dn_feed_train(dn_trainer *t, int first, int n);
 void dn_feed_eval(dn_trainer *t, int64_t first, int n);
+
+/* inspection.c */
+int dn_inspection_init(dn_trainer *t, dn_error *err); /* when the nets are made */
+void dn_inspection_fini(dn_trainer *t);
+int dn_inspection_begin(dn_trainer *t); /* t->run is bound, its inputs are there: 0 or a negated DN_E code */
 
 int dn_trainer_readers(dn_trainer *t, dn_error *err); /* from the step it is at */
 

@@ -30,7 +30,8 @@ static int make_nets(dn_trainer *t, dn_error *err)
     dn_train_recipe recipe = { t->model, &t->levels, &t->params, t->height, t->width, t->plan.micro_batch, true };
     int rc = dn_train_net_init(&t->net, &recipe, &recompute, t->device, err);
     recipe.backward = false;
-    return rc || !t->n_eval ? rc : dn_train_net_init(&t->eval_net, &recipe, &recompute, t->device, err);
+    rc = rc || !t->n_eval ? rc : dn_train_net_init(&t->eval_net, &recipe, &recompute, t->device, err);
+    return rc ? rc : dn_inspection_init(t, err);
 }
 
 static size_t larger(size_t a, size_t b) { return a > b ? a : b; }
@@ -124,6 +125,7 @@ void dn_trainer_free(dn_trainer *t)
         return;
     dn_reader_free(t->reader);
     dn_reader_free(t->eval_reader);
+    dn_inspection_fini(t);
     dn_train_net_fini(&t->net);
     dn_train_net_fini(&t->eval_net);
     dn_flat_fini(&t->flat);
@@ -196,7 +198,7 @@ static int phase_feed(dn_trainer *t, double end)
                        .n = t->plan.micro_batch };
     dn_feed_train(t, t->micro * t->plan.micro_batch, t->plan.micro_batch);
     t->phase = DN_PHASE_RUN;
-    return 0;
+    return dn_inspection_begin(t);
 }
 
 static int phase_run(dn_trainer *t, double end)

@@ -2,14 +2,17 @@
 import csv
 import io
 import json
+import mmap
+import os
 import random
+import struct
 import tarfile
 import time
 
 import pytest
 
 from boxes import Box
-from serving import PATIENCE, SANITIZED, make_models, png_write
+from serving import BINARY, PATIENCE, SANITIZED, make_models, png_write
 
 SIDE = 16
 STEPS = 32 if SANITIZED else 240  # a second or so
@@ -293,6 +296,122 @@ def test_suspect_jobs_go_one_at_a_time(box):
         assert d.ask("POST", "/jobs/%s/cancel" % id, {}).status in (200, 202)
 
 
+# ---- every write fails once ----
+
+
+class Faults:
+    """What faults.c reads: the n-th call from now on that has to do with `part` fails."""
+
+    def __init__(self, path):
+        path.write_bytes(struct.pack("<q120s", -1, b""))
+        with open(path, "r+b") as f:
+            self.page = mmap.mmap(f.fileno(), 0)
+        here = os.path.join(os.path.dirname(os.path.abspath(BINARY)), "..", "tests", "api", "faults.so")
+        self.env = {"LD_PRELOAD": here, "FAULTS_PAGE": str(path),
+                    "ASAN_OPTIONS": os.environ.get("ASAN_OPTIONS", "") + ":verify_asan_link_order=0"}
+
+    def arm(self, part, n):
+        self.page[:8] = struct.pack("<q", -1)
+        self.page[8:] = struct.pack("<120s", part.encode())
+        self.page[:8] = struct.pack("<q", n)
+
+    def left(self):
+        return struct.unpack("<q", self.page[:8])[0]
+
+    def fired(self):
+        return self.left() < 0
+
+
+@pytest.fixture
+def faults(tmp_path):
+    return Faults(tmp_path / "faults")
+
+
+@pytest.fixture
+def faulty(models, tmp_path, faults):
+    box = Box(models, tmp_path / "state", faults.env)
+    yield box
+    box.stop()
+
+
+SHORT = {"steps": 6, "batch_size": 2, "micro_batch": 2, "checkpoint": {"every_steps": 2, "keep_last": 3},
+         "eval": {"fraction": 0.1, "every_steps": 4}}
+
+
+def kept(box, id):
+    folder = "%s/jobs/%s/checkpoints" % (box.state, id)
+    return {name: weights(box, id, int(name)) for name in os.listdir(folder)}  # nothing but whole ones has a name like that
+
+
+def through(d, faults, part, n):
+    """A job during which one call fails; None: it was refused, and is not there. Paused, it says why, and goes on when asked to."""
+    before = len(d.ask("GET", "/jobs?limit=1000").json()["jobs"])
+    faults.arm(part, n)
+    reply = d.ask("POST", "/jobs", dict(JOB, **SHORT))
+    if reply.status != 201:
+        assert faults.fired() and (reply.status, reply.code) == (500, "io"), reply.body
+        assert len(d.ask("GET", "/jobs?limit=1000").json()["jobs"]) == before
+        return None
+    id = reply.json()["id"]
+    info = wait(d, id, "succeeded", "paused")
+    if info["state"] == "paused":
+        assert faults.fired() and info["reason"].startswith("a checkpoint could not be written"), info
+        assert d.ask("POST", "/jobs/%s/resume" % id, {}).status == 200
+        info = wait(d, id)
+    assert info["attempt"] <= 2
+    return id
+
+
+def test_every_write_of_a_job_fails_once(faulty, faults):
+    """Each write, sync and rename in the job's folder, and a part of those of the database: no job is lost, no checkpoint half made,
+    and the end is that of a job that was not disturbed."""
+    d = faulty.start()
+    put_dataset(d)
+    whole = through(d, faults, "nothing", 0)
+    want, rows, ids, pauses = kept(faulty, whole), lines(d, whole), [whole], 0
+    assert sorted(want) == ["2", "4", "6"] and len(rows) == 8
+    for part, first, stride, least in (("/jobs/", 0, 1, 20), ("denoised.db", 0, 7, 40)):
+        n, fired = first, True
+        while fired:
+            id = through(d, faults, part, n)
+            fired = faults.fired()
+            if id:
+                ids.append(id)
+                pauses += job(d, id)["attempt"] > 1
+                assert kept(faulty, id) == want and lines(d, id) == rows
+            n += stride
+        assert n > least
+    assert pauses > 10
+    faults.arm("nothing", -1)
+    d = faulty.again()  # what could not be stored at first has been by now
+    for id in ids:
+        info = job(d, id)
+        assert (info["state"], info["step"]) == ("succeeded", 6), info
+        assert [c["step"] for c in d.ask("GET", "/jobs/%s/checkpoints" % id).json()["checkpoints"]] == [6, 4, 2]
+    assert kept(faulty, ids[-1]) == want
+
+
+def test_a_stream_that_cannot_be_opened_leaves_nothing(faulty, faults):
+    """Neither the response nor its place in the connection can be had: the call ends, and nobody is told of it afterwards."""
+    d = faulty.start()
+    put_dataset(d)
+    id = submit(d, steps=100 * STEPS)
+    request = d.post("/generate", {"model": "tiny", "steps": 1000, "n": 64, "class_label": 0}, {"Prefer": "respond-async"}).json()["id"]
+    for path in ("/jobs/" + id, "/requests/" + request):
+        for n in range(2):
+            client = d.client(PATIENCE)
+            faults.arm("streams", n)
+            client.send("GET %s/events HTTP/1.1\r\nHost: localhost\r\n\r\n" % path)
+            assert client.closed() and faults.fired()
+        client = d.client(PATIENCE)
+        client.send("GET %s/events HTTP/1.1\r\nHost: localhost\r\n\r\n" % path)
+        assert client.head()[0] == 200
+        events(client, lambda e: True)
+        client.close()
+        assert d.ask("POST", path + "/cancel", {}).status in (200, 202)
+    wait(d, id, "cancelled")
+
+
 # ---- beside others ----
 
 
@@ -454,7 +573,6 @@ def test_bad_jobs_are_refused_by_name(box):
 
 def test_without_a_state_folder_there_is_no_training(models):
     from conftest import Daemon
-    from serving import BINARY
     d = Daemon(BINARY, ["--listen", "127.0.0.1:0", "--models", str(models), "--load", "none"]).started()
     try:
         reply = d.ask("POST", "/jobs", JOB)

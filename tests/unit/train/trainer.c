@@ -1,5 +1,6 @@
 /* trainer.c - the trainer as a whole: the same bits however it is cut, interrupted or threaded; what it refuses. */
 #include "fixture.h"
+#include <fcntl.h>
 #include <jansson.h>
 #include <math.h>
 #include <stdio.h>
@@ -324,6 +325,112 @@ static void test_foreign_checkpoints(void **state)
     fixture_fini(&f);
 }
 
+/* ---- DENOISED_CHECK and DENOISED_TRACE ---- */
+
+static char said[1 << 20];
+static int stderr_before = -1;
+
+static void listen_to_stderr(void)
+{
+    int fd = open(path, O_RDWR | O_TRUNC | O_CLOEXEC);
+    assert_true(fd >= 0);
+    fflush(stderr);
+    stderr_before = dup(2);
+    dup2(fd, 2);
+    close(fd);
+}
+
+static void stop_listening(void)
+{
+    fflush(stderr);
+    dup2(stderr_before, 2);
+    close(stderr_before);
+    FILE *f = fopen(path, "rb");
+    said[fread(said, 1, sizeof said - 1, f)] = 0;
+    fclose(f);
+}
+
+static void start_with(fixture *f, enum dn_precision precision, const char *variable, const char *value)
+{
+    fixture_init(f, &(fixture_wish){ 0 });
+    all_randomness(&f->params);
+    f->params.precision = precision;
+    f->params.micro_batch = 2;
+    f->params.eval_fraction = 0.2;
+    if (variable)
+        setenv(variable, value, 1);
+    fixture_start(f);
+    if (variable)
+        unsetenv(variable);
+}
+
+static double evaluate(dn_trainer *t)
+{
+    dn_eval_report report;
+    dn_error err = { 0 };
+    assert_int_equal(dn_trainer_eval_some(t, 0, &report, &err), 0);
+    return report.loss;
+}
+
+/* The run on ref beside each run of a step changes nothing, not the gradient either that both add to, and agrees. */
+static void test_check(void **state)
+{
+    (void)state;
+    for (int precision = DN_PRECISION_FP32; precision <= DN_PRECISION_FP16; precision++) {
+        fixture plain, checked;
+        start_with(&plain, precision, NULL, NULL);
+        start_with(&checked, precision, "DENOISED_CHECK", "ref");
+        assert_non_null(checked.trainer->look.check);
+        listen_to_stderr();
+        fixture_steps(checked.trainer, 2, 0);
+        double loss = evaluate(checked.trainer);
+        stop_listening();
+        fixture_steps(plain.trainer, 2, 0);
+        assert_same_state(plain.trainer, checked.trainer);
+        assert_true(loss == evaluate(plain.trainer));
+        if (strstr(said, "first difference"))
+            fail_msg("precision %d: %s", precision, said);
+        fixture_fini(&plain);
+        fixture_fini(&checked);
+    }
+}
+
+/* A weight that changes between the two runs is found. */
+static void test_check_finds(void **state)
+{
+    (void)state;
+    fixture f;
+    dn_train_report r;
+    dn_error err = { 0 };
+    start_with(&f, DN_PRECISION_FP32, "DENOISED_CHECK", "ref");
+    dn_trainer *t = f.trainer;
+    listen_to_stderr();
+    while (t->phase != DN_PHASE_RUN)
+        assert_int_equal(dn_trainer_some(t, 1e-6, &r, &err), 1);
+    int w = dn_block_find(&t->net.program->block[0], "mid_block.resnets.0.conv1.weight");
+    assert_true(w >= 0);
+    t->flat.weights[t->net.program->block[0].param[w].offset] += 1;
+    fixture_steps(t, 1, 0);
+    stop_listening();
+    assert_non_null(strstr(said, "first difference from ref:"));
+    assert_non_null(strstr(said, "mid_block.resnets.0"));
+    fixture_fini(&f);
+}
+
+static void test_trace(void **state)
+{
+    (void)state;
+    fixture f;
+    start_with(&f, DN_PRECISION_FP32, "DENOISED_TRACE", "1");
+    assert_null(f.trainer->look.check);
+    listen_to_stderr();
+    fixture_steps(f.trainer, 1, 0);
+    stop_listening();
+    assert_non_null(strstr(said, "conv_out"));
+    assert_non_null(strstr(said, "deviation"));
+    fixture_fini(&f);
+}
+
 /* ---- non-finite steps, loss scaling ---- */
 
 static void test_nan_guard(void **state)
@@ -583,6 +690,9 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_snapshot_in_pieces, make_path, remove_path),
         cmocka_unit_test_setup_teardown(test_damaged_checkpoints, make_path, remove_path),
         cmocka_unit_test_setup_teardown(test_foreign_checkpoints, make_path, remove_path),
+        cmocka_unit_test_setup_teardown(test_check, make_path, remove_path),
+        cmocka_unit_test_setup_teardown(test_check_finds, make_path, remove_path),
+        cmocka_unit_test_setup_teardown(test_trace, make_path, remove_path),
         cmocka_unit_test(test_nan_guard),
         cmocka_unit_test(test_loss_scale),
         cmocka_unit_test(test_label_dropout),
