@@ -306,7 +306,8 @@ static int read_ema(dn_model *m, const dn_dataset *data, const dn_train_params *
     json_t *header;
     const int n = dn_train_blocks(p->optimizer.kind);
     const int64_t count = (int64_t)(m->info.bytes / sizeof(float));
-    float *block[4] = { [n - 1] = m->weights };
+    float *block[4] = { NULL };
+    block[n - 1] = m->weights;
     json_t *mine = dn_train_identity(m->info.hash, dn_dataset_info_of(data)->hash, p, plan);
     int rc = open_checkpoint(&f, &header, mine, path, err);
     if (rc)

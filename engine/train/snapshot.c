@@ -66,12 +66,12 @@ static int begin_copy(dn_trainer *t, bool all, dn_error *err)
     if (rc)
         dn_snapshot_free(s);
     else
-        t->copy = (dn_copy){ .to = s };
+        t->copy = (dn_copying){ .to = s };
     return rc;
 }
 
 /* One piece; false: that was the last. */
-static bool copy_piece(const dn_trainer *t, dn_copy *c)
+static bool copy_piece(const dn_trainer *t, dn_copying *c)
 {
     const float *const from[] = { t->flat.weights, t->flat.m, t->flat.v, t->flat.ema };
     float *const to[] = { c->to->block[0], c->to->block[1], c->to->block[2], c->to->model->weights };
@@ -97,7 +97,7 @@ int dn_trainer_snapshot(dn_snapshot **out, dn_trainer *t, bool all, double max_m
         if (end > 0 && dn_monotonic_ms() >= end)
             return 1;
     *out = t->copy.to;
-    t->copy = (dn_copy){ 0 };
+    t->copy = (dn_copying){ 0 };
     return 0;
 }
 

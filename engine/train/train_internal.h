@@ -158,11 +158,11 @@ typedef struct dn_inspection {
 
 /* A snapshot under way: what comes next is element `at` of its block (weights, m, v, EMA). */
 enum { DN_COPY_PIECE = 1 << 18 }; /* floats */
-typedef struct dn_copy {
+typedef struct dn_copying {
     dn_snapshot *to; /* NULL: none */
     int block;
     int64_t at;
-} dn_copy;
+} dn_copying;
 
 struct dn_trainer {
     dn_device *device;
@@ -191,7 +191,7 @@ struct dn_trainer {
     dn_update_terms update;
     dn_train_counters counters;
     dn_evaluation eval;
-    dn_copy copy;
+    dn_copying copy;
     dn_inspection look;
     /* Tests put their own x0, noise, t and labels in. */
     void (*inject)(void *arg, const struct dn_trainer *t, int first, int n);

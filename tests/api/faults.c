@@ -3,6 +3,7 @@
  * FAULTS_PAGE names a file that both map. While `left` is not negative, calls that match `part` are counted down from it, and
  * the one that finds 0 fails: with ENOSPC a write to a file whose path has `part` in it, with EIO its sync or a rename to it; when
  * `part` is "streams", the making or the queueing of a response that is read from a callback. */
+#undef _FILE_OFFSET_BITS /* pwrite and pwrite64 are two functions */
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
