@@ -212,10 +212,11 @@ void dn_job_publish_free(dn_job *j);                           /* nothing of it 
 /* ---- jobs_files.c: its folder ---- */
 
 void dn_job_save(dn_job *j, dn_snapshot *snapshot, const dn_saved *as); /* takes the snapshot */
+void dn_job_remember_saved(dn_job *j, const dn_saved *as); /* the newest checkpoint: it is in the folder */
 void dn_job_write_metrics(dn_job *j);
-/* Lane thread. Restore the newest good checkpoint into t, cut metrics.csv back to it, and read its last lines. *step 0: there is
- * none. */
-int dn_job_files_restore(dn_job *j, dn_trainer *t, int64_t *step, dn_job_line **lines, int *n_lines, dn_error *err);
+/* Lane thread. Restore the newest good checkpoint into t, cut metrics.csv back to it, and read its last lines. from->step 0: there
+ * is none. */
+int dn_job_files_restore(dn_job *j, dn_trainer *t, dn_saved *from, dn_job_line **lines, int *n_lines, dn_error *err);
 int dn_job_make_folder(const char *dir, const char *name, dn_error *err); /* jobs/<id>/name and what is above it */
 char *dn_job_path(const dn_job *j, const char *fmt, ...) __attribute__((format(printf, 2, 3))); /* malloc'ed; NULL: no memory */
 

@@ -108,6 +108,7 @@ typedef struct saving {
     dn_job *job;
     dn_snapshot *snapshot;
     dn_saved as;
+    bool again;    /* there is one of this step already */
     char *csv;     /* lines up to it: a checkpoint never stands before its metrics */
     size_t n_csv;
     int64_t *drop; /* steps that are no longer kept */
@@ -130,6 +131,8 @@ static int write_checkpoint(saving *s)
         rc = dn_fail(&s->err, DN_E_IO, "state", "%s: %s", path, strerror(errno));
     if (!rc)
         s->as.bytes = st.st_size;
+    else if (!s->again)
+        unlink(path); /* it may be whole, but nobody would ever drop it */
     return rc;
 }
 
@@ -195,21 +198,19 @@ static void forget_saved(dn_job *j, int64_t step)
     dn_job_store_unsaved(j, step);
 }
 
-static void remember_saved(dn_job *j, saving *s)
+void dn_job_remember_saved(dn_job *j, const dn_saved *as)
 {
-    for (int i = 0; i < s->n_drop; i++)
-        forget_saved(j, s->drop[i]);
-    if (j->n_saved && j->saved[j->n_saved - 1].step == s->as.step)
+    if (j->n_saved && j->saved[j->n_saved - 1].step == as->step)
         j->n_saved--; /* saved again, on demand */
     dn_saved *grown = realloc(j->saved, (j->n_saved + 1) * sizeof *grown);
     if (grown) {
         j->saved = grown;
-        j->saved[j->n_saved++] = s->as;
+        j->saved[j->n_saved++] = *as;
     }
     j->starts = 0; /* this start has made progress that lasts */
-    dn_job_store_saved(j, &s->as);
+    dn_job_store_saved(j, as);
     dn_job_store(j);
-    dn_job_event_saved(j, &s->as);
+    dn_job_event_saved(j, as);
 }
 
 /* What could not be written is no loss as long as the job stops here: it goes on from the checkpoint before. */
@@ -232,8 +233,10 @@ static void save_done(dn_work *work)
     j->csv_late |= s->rc != 0;
     if (s->rc)
         stop_unsaved(j, &s->err);
-    else
-        remember_saved(j, s);
+    for (int i = 0; i < s->n_drop && !s->rc; i++)
+        forget_saved(j, s->drop[i]);
+    if (!s->rc)
+        dn_job_remember_saved(j, &s->as);
     dn_snapshot *next = j->unsaved;
     j->unsaved = NULL;
     j->working &= ~DN_WORK_SAVE;
@@ -257,6 +260,7 @@ static void begin_save(dn_job *j, dn_snapshot *snapshot, const dn_saved *as)
     if (j->csv.len)
         s->csv = take_csv(j, &s->n_csv);
     s->n_drop = to_drop(j, as, &s->drop);
+    s->again = j->n_saved && j->saved[j->n_saved - 1].step == as->step;
     j->working |= DN_WORK_SAVE;
     dn_lane_submit(j->app->server.slow, &s->work);
 }
@@ -429,18 +433,23 @@ static int cut_metrics(const char *dir, int64_t step, dn_job_line **lines, int *
     return rc;
 }
 
-int dn_job_files_restore(dn_job *j, dn_trainer *t, int64_t *step, dn_job_line **lines, int *n_lines, dn_error *err)
+int dn_job_files_restore(dn_job *j, dn_trainer *t, dn_saved *from, dn_job_line **lines, int *n_lines, dn_error *err)
 {
     char folder[4096], path[4200];
     int64_t *steps;
     snprintf(folder, sizeof folder, "%s/checkpoints", j->dir);
     int n = list_checkpoints(folder, &steps), rc = 0;
-    *step = 0;
+    *from = (dn_saved){ 0 };
     for (int i = 0; i < n; i++) {
         snprintf(path, sizeof path, "%s/%lld", folder, (long long)steps[i]);
         rc = dn_trainer_restore(t, path, err);
         if (!rc) {
-            *step = steps[i];
+            struct stat st;
+            *from = (dn_saved){ .step = steps[i] };
+            if (!stat(path, &st)) {
+                from->bytes = st.st_size;
+                from->created_at = (double)st.st_mtim.tv_sec + 1e-9 * (double)st.st_mtim.tv_nsec;
+            }
             break;
         }
         dn_log(DN_LOG_WARN, "job_checkpoint", "%s: %s", path, err ? err->message : "");
@@ -449,7 +458,7 @@ int dn_job_files_restore(dn_job *j, dn_trainer *t, int64_t *step, dn_job_line **
     if (rc)
         return rc; /* there are checkpoints, but none is good: beginning anew would quietly lose work */
     forget_behind(j); /* of steps after it: a checkpoint never stands before its metrics */
-    rc = cut_metrics(j->dir, *step, lines, n_lines, err);
+    rc = cut_metrics(j->dir, from->step, lines, n_lines, err);
     if (!rc)
         j->csv_size = -1;
     return rc;

@@ -14,7 +14,7 @@ typedef struct making {
     dn_model *model;
     dn_dataset *data;
     dn_trainer *trainer;
-    int64_t step;
+    dn_saved from; /* the checkpoint that it goes on from */
     dn_job_line *lines;
     int n_lines;
     int rc;
@@ -29,7 +29,7 @@ static void make_work(dn_work *work)
     if (!m->rc)
         m->rc = dn_trainer_new(&m->trainer, j->place->device, m->model, m->data, &j->params, &j->plan, &m->err);
     if (!m->rc)
-        m->rc = dn_job_files_restore(m->job, m->trainer, &m->step, &m->lines, &m->n_lines, &m->err);
+        m->rc = dn_job_files_restore(m->job, m->trainer, &m->from, &m->lines, &m->n_lines, &m->err);
 }
 
 /* What may pass is no failure: the job waits for somebody to resume it. False: it is one. */
@@ -74,14 +74,17 @@ static void cut_back(dn_job *j, making *m)
     j->n_lines = 0;
     for (int i = 0; i < m->n_lines; i++)
         dn_job_line_add(j, &m->lines[i], false);
-    while (j->n_shown && j->shown[j->n_shown - 1].step > m->step)
+    while (j->n_shown && j->shown[j->n_shown - 1].step > m->from.step)
         j->n_shown--;
-    while (j->n_saved && j->saved[j->n_saved - 1].step > m->step)
+    while (j->n_saved && j->saved[j->n_saved - 1].step > m->from.step)
         j->n_saved--;
-    j->step = m->step;
+    j->step = m->from.step;
     if (j->attempt > 1)
         dn_job_event_resumed(j);
-    dn_job_store_cut(j, m->step);
+    dn_job_store_cut(j, m->from.step);
+    bool known = j->n_saved && j->saved[j->n_saved - 1].step == m->from.step;
+    if (m->from.step && !known) /* it is in the folder, but the process ended, or a write failed, before that was kept */
+        dn_job_remember_saved(j, &m->from);
 }
 
 static void make_done(dn_work *work)

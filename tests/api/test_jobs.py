@@ -234,6 +234,19 @@ def until(condition):
         time.sleep(0.01)
 
 
+def test_a_kill_between_the_last_checkpoint_and_its_row(box):
+    d = box.start()
+    put_dataset(d)
+    id = submit(d, steps=8, checkpoint={"every_steps": 4}, eval={})
+    wait(d, id)
+    box.kill()
+    box.sql("DELETE FROM job_saved WHERE job = ? AND step = 8", id)
+    box.sql("UPDATE jobs SET state = 'running', finished = NULL, step = 4 WHERE id = ?", id)
+    d = box.start()
+    assert wait(d, id)["attempt"] == 2
+    assert [c["step"] for c in d.ask("GET", "/jobs/%s/checkpoints" % id).json()["checkpoints"]] == [8, 4]
+
+
 def test_kills_of_a_job_that_makes_steps_are_no_crash_loop(box):
     want, rows, _ = undisturbed(box)
     d = box.d
@@ -384,7 +397,7 @@ def test_every_write_of_a_job_fails_once(faulty, faults):
                     assert want.setdefault(step, have[step]) == have[step]
             n += stride
         assert n > least
-    assert pauses > 10
+    assert pauses > 3
     faults.arm("nothing", -1)
     d = faulty.again()  # what could not be stored at first has been by now
     for id in ids:
