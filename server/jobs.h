@@ -104,6 +104,7 @@ typedef struct dn_job {
     int64_t began_step;
     char published[DN_NAME_LEN_MAX + 16];
     struct publishing *publishing; /* under way */
+    int64_t reading;               /* the step of the checkpoint that is being published, which stays; 0: none */
 
     /* while it runs */
     uint64_t number;        /* for the worker: never used twice */

@@ -179,7 +179,7 @@ static int to_drop(const dn_job *j, const dn_saved *as, int64_t **out)
         sorted[j->n_saved] = *as;
         qsort(sorted, n, sizeof *sorted, by_eval);
         for (int i = 0; i < n - last; i++) {
-            if (!is_best(sorted, n, j->saved[i].step, (int)j->in.checkpoint.keep_best))
+            if (!is_best(sorted, n, j->saved[i].step, (int)j->in.checkpoint.keep_best) && j->saved[i].step != j->reading)
                 (*out)[n_drop++] = j->saved[i].step;
         }
     }

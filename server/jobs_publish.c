@@ -80,6 +80,7 @@ static void published(void *arg, dn_known *k, const dn_error *err)
     dn_call *call = p->call;
     if (p->checkpoint)
         j->stored->pins--;
+    j->reading = 0;
     dn_job_publish_free(j);
     if (!err->code) {
         snprintf(j->published, sizeof j->published, "%s", k->id);
@@ -107,8 +108,10 @@ static void go(struct publishing *p)
         refuse(p, &err);
         return;
     }
-    if (p->checkpoint)
+    if (p->checkpoint) {
         j->stored->pins++;
+        j->reading = j->saved[j->n_saved - 1].step;
+    }
     j->working |= DN_WORK_PUBLISH;
 }
 

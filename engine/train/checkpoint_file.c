@@ -329,7 +329,9 @@ int dn_snapshot_read(dn_snapshot **out, dn_model *m, const dn_dataset *data, con
         dn_model_free(m);
         return rc;
     }
-    *s = (dn_snapshot){ .model = m, .prediction = p->objective.prediction, .count = (int64_t)(m->info.bytes / sizeof(float)) };
+    *s = (dn_snapshot){ .model = m,
+                        .prediction = p->objective.prediction,
+                        .count = (int64_t)(m->info.bytes / sizeof(float)) };
     *out = s;
     return 0;
 }

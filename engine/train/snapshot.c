@@ -1,7 +1,7 @@
 /* snapshot.c - a trainer's state copied out at a boundary, so that the slow lane can write it while training goes on.
  *
- * The copy is made in pieces of a bounded number of bytes, and may stop after any of them: samples wait for one segment of
- * it, never for all. Until it is whole the trainer stays where it is. */
+ * The copy is made in pieces of a bounded number of bytes, and may stop after any of them: samples wait for one segment
+ * of it, never for all. Until it is whole the trainer stays where it is. */
 #include "train_internal.h"
 #include <assert.h>
 #include <denoised/sha256.h>
@@ -48,7 +48,8 @@ static int reserve_all(dn_snapshot *s, const dn_trainer *t, dn_error *err)
         all &= !from[i] || s->block[i];
     }
     return all ? 0
-               : dn_fail(err, DN_E_MEMORY, NULL, "out of memory for a snapshot of %lld parameters", (long long)s->count);
+               : dn_fail(err, DN_E_MEMORY, NULL, "out of memory for a snapshot of %lld parameters",
+                         (long long)s->count);
 }
 
 static int begin_copy(dn_trainer *t, bool all, dn_error *err)

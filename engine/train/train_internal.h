@@ -232,7 +232,7 @@ struct json_t *dn_trainer_header(const dn_trainer *t);
 /* Which job a checkpoint is of: hashes of model and data, numerics, parameters. NULL: out of memory. */
 struct json_t *dn_train_identity(const char *model_hash, const char *data_hash, const dn_train_params *p,
                                  const dn_train_plan *plan);
-int dn_train_blocks(enum dn_optimizer_kind kind); /* in a checkpoint */
+int dn_train_blocks(enum dn_optimizer_kind kind);           /* in a checkpoint */
 struct json_t *dn_snapshot_scheduler(const dn_snapshot *s); /* scheduler_config.json of what was trained */
 
 #endif

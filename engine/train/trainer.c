@@ -296,7 +296,8 @@ int dn_trainer_some(dn_trainer *t, double max_ms, dn_train_report *report, dn_er
     double start = dn_monotonic_ms(), end = max_ms > 0 ? start + max_ms : 0, waited = t->report.wait_ms;
     int rc = 0;
     if (t->eval.running || t->copy.to)
-        return -dn_fail(err, DN_E_INTERNAL, NULL, "a step while %s is under way", t->copy.to ? "a snapshot" : "an evaluation");
+        return -dn_fail(err, DN_E_INTERNAL, NULL, "a step while %s is under way",
+                        t->copy.to ? "a snapshot" : "an evaluation");
     while (!rc && t->phase < DN_PHASE_COUNT) {
         rc = phases[t->phase](t, end);
         if (!rc && t->phase < DN_PHASE_COUNT && late(end))

@@ -1,8 +1,8 @@
 /* faults.c - preloaded into a daemon: one call that a test chooses fails.
  *
- * FAULTS_PAGE names a file that both map. While `left` is not negative, calls that match `part` are counted down from it, and
- * the one that finds 0 fails: with ENOSPC a write to a file whose path has `part` in it, with EIO its sync or a rename to it; when
- * `part` is "streams", the making or the queueing of a response that is read from a callback. */
+ * FAULTS_PAGE names a file that both map. While `left` is not negative, calls that match `part` are counted down from
+ * it, and the one that finds 0 fails: with ENOSPC a write to a file whose path has `part` in it, with EIO its sync or a
+ * rename to it; when `part` is "streams", the making or the queueing of a response that is read from a callback. */
 #undef _FILE_OFFSET_BITS /* pwrite and pwrite64 are two functions */
 #include <dlfcn.h>
 #include <errno.h>
@@ -71,20 +71,21 @@ static int fail_with(int code) { return errno = code, -1; }
 EXPORT ssize_t write(int fd, const void *data, size_t n);
 ssize_t write(int fd, const void *data, size_t n)
 {
-    return file_fails(fd) ? fail_with(ENOSPC) : REAL(write, ssize_t (*)(int, const void *, size_t))(fd, data, n);
+    return file_fails(fd) ? fail_with(ENOSPC) : REAL(write, ssize_t(*)(int, const void *, size_t))(fd, data, n);
 }
 
 EXPORT ssize_t pwrite(int fd, const void *data, size_t n, off_t at);
 ssize_t pwrite(int fd, const void *data, size_t n, off_t at)
 {
-    return file_fails(fd) ? fail_with(ENOSPC) : REAL(pwrite, ssize_t (*)(int, const void *, size_t, off_t))(fd, data, n, at);
+    return file_fails(fd) ? fail_with(ENOSPC)
+                          : REAL(pwrite, ssize_t(*)(int, const void *, size_t, off_t))(fd, data, n, at);
 }
 
 EXPORT ssize_t pwrite64(int fd, const void *data, size_t n, off64_t at);
 ssize_t pwrite64(int fd, const void *data, size_t n, off64_t at)
 {
     return file_fails(fd) ? fail_with(ENOSPC)
-                          : REAL(pwrite64, ssize_t (*)(int, const void *, size_t, off64_t))(fd, data, n, at);
+                          : REAL(pwrite64, ssize_t(*)(int, const void *, size_t, off64_t))(fd, data, n, at);
 }
 
 EXPORT int fsync(int fd);
@@ -102,15 +103,19 @@ int rename(const char *from, const char *to)
 /* libmicrohttpd's, by their shapes: the test's build needs none of its headers. */
 
 typedef ssize_t reader(void *, uint64_t, char *, size_t);
-EXPORT void *MHD_create_response_from_callback(uint64_t size, size_t block, reader *read, void *arg, void (*release)(void *));
+EXPORT void *MHD_create_response_from_callback(uint64_t size, size_t block, reader *read, void *arg,
+                                               void (*release)(void *));
 void *MHD_create_response_from_callback(uint64_t size, size_t block, reader *read, void *arg, void (*release)(void *))
 {
     typedef void *maker(uint64_t, size_t, reader *, void *, void (*)(void *));
-    return path_fails("streams") ? NULL : REAL(MHD_create_response_from_callback, maker *)(size, block, read, arg, release);
+    return path_fails("streams") ? NULL
+                                 : REAL(MHD_create_response_from_callback, maker *)(size, block, read, arg, release);
 }
 
 EXPORT int MHD_queue_response(void *connection, unsigned status, void *response);
 int MHD_queue_response(void *connection, unsigned status, void *response)
 {
-    return path_fails("streams") ? 0 : REAL(MHD_queue_response, int (*)(void *, unsigned, void *))(connection, status, response);
+    return path_fails("streams")
+               ? 0
+               : REAL(MHD_queue_response, int (*)(void *, unsigned, void *))(connection, status, response);
 }

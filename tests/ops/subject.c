@@ -203,7 +203,8 @@ static void read_outputs(subject *s, const dn_run *r, int n)
         int place = r->lowered->value_place[o->val];
         const dn_value *v = &s->p->value[o->val];
         for (int64_t k = 0; o->sum && k < o->count; k++)
-            o->data[k] = get(r->block[1], DN_F32, r->lowered->backend->real_size, s->p->block[1].param[v->param].offset + k);
+            o->data[k] =
+                get(r->block[1], DN_F32, r->lowered->backend->real_size, s->p->block[1].param[v->param].offset + k);
         if (o->sum)
             continue;
         assert_true(place >= 0);

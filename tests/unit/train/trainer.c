@@ -199,7 +199,8 @@ static char *read_all(long *n)
     return text;
 }
 
-/* A copy cut into pieces is the whole copy, a piece has a bounded number of bytes, and one that never ends is no loss. */
+/* A copy cut into pieces is the whole copy, a piece has a bounded number of bytes, and one that never ends is no loss.
+ */
 static void test_snapshot_in_pieces(void **state)
 {
     (void)state;
