@@ -3,13 +3,17 @@
 #include "jobs.h"
 #include "json.h"
 #include "log.h"
+#include "requests.h"
 
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
 #include <time.h>
 
-enum { STARTS_MAX = 3 };
+enum {
+    TRIES_MAX = 3,    /* starts in a row that ended the daemon before a step: as of requests */
+    STARTS_MAX = 10,  /* the same before a checkpoint: what ends it in an evaluation, or in the first save, is found too */
+};
 
 double dn_unix_now(void)
 {
@@ -38,7 +42,9 @@ dn_job *dn_job_new(dn_app *app, const char *id, const char *owner)
     j->app = app;
     dn_link_init(&j->link);
     dn_link_init(&j->watchers);
-    dn_buf_init(&j->csv, 64 << 20);
+    dn_buf_init(&j->csv, DN_JOB_CSV_BYTES_MAX);
+    dn_buf_init(&j->behind, DN_JOB_CSV_BYTES_MAX);
+    j->csv_size = -1;
     snprintf(j->owner, sizeof j->owner, "%s", owner);
     snprintf(j->id, sizeof j->id, "%s", id ? id : "");
     j->created_at = dn_unix_now();
@@ -73,7 +79,8 @@ static void job_free(dn_job *j)
     dn_arena_free(j->arena);
     json_decref(j->json);
     dn_buf_fini(&j->csv);
-    free(j->publishing);
+    dn_buf_fini(&j->behind);
+    dn_job_publish_free(j);
     free(j->dir);
     free(j->plan_text);
     free(j->from_dir);
@@ -186,9 +193,17 @@ void dn_job_end(dn_job *j, enum dn_job_state state, const char *reason)
     j->goal = DN_GOAL_RUN;
     app->budget.held[DN_HOLD_TRAINING] -= j->held;
     j->held = 0;
+    dn_job_unsuspect(j);
+    j->starts = 0; /* the daemon has survived it */
     set_state(j, state, reason);
     dn_jobs_pump(app);
     dn_app_idle(app);
+}
+
+void dn_job_unsuspect(dn_job *j)
+{
+    j->tries = 0;
+    j->suspect = false;
 }
 
 void dn_job_work_done(dn_job *j, unsigned work)
@@ -228,6 +243,7 @@ int dn_job_resume(dn_job *j, dn_http_error *err)
         int rc = j->stored && j->place ? 0 : dn_job_resolve(j, err); /* it may be there again */
         if (rc)
             return rc;
+        dn_job_unsuspect(j);
         j->starts = 0;
         set_state(j, DN_JOB_QUEUED, NULL);
         dn_jobs_pump(j->app);
@@ -307,8 +323,10 @@ static void begin(dn_job *j)
         set_state(j, DN_JOB_PAUSED, why);
         return;
     }
-    if (j->starts >= STARTS_MAX) {
-        dn_http_fail(&j->failure, DN_H_INTERNAL, NULL, "crash_loop: %d starts without progress", STARTS_MAX);
+    if (j->tries >= TRIES_MAX || j->starts >= STARTS_MAX) {
+        dn_http_fail(&j->failure, DN_H_CRASH_LOOP, NULL,
+                     "it was begun %lld times without a checkpoint, the last %lld without a step, and the daemon ended each time",
+                     (long long)j->starts, (long long)j->tries);
         set_state(j, DN_JOB_FAILED, "crash_loop");
         return;
     }
@@ -318,15 +336,39 @@ static void begin(dn_job *j)
     j->goal = DN_GOAL_RUN;
     j->attempt++;
     j->starts++;
+    j->tries++;
     j->started_at = j->started_at > 0 ? j->started_at : dn_unix_now();
     set_state(j, DN_JOB_RUNNING, NULL);
 }
 
+/* The queued suspect with the fewest tries, so that those at their last one go last, when others have cleared themselves; *any: there
+ * is one, queued or on its way to its first step. NULL: none may begin now. */
+static dn_job *next_suspect(const dn_app *app, bool *any)
+{
+    dn_job *best = NULL;
+    bool under_way = false;
+    DN_LINK_EACH(l, &app->jobs->jobs)
+    {
+        dn_job *j = DN_LINK_OF(l, dn_job, link);
+        under_way |= j->suspect && j->phase != DN_PHASE_IDLE;
+        if (j->suspect && j->state == DN_JOB_QUEUED && j->phase == DN_PHASE_IDLE && (!best || j->tries < best->tries))
+            best = j;
+    }
+    *any = best || under_way;
+    return under_way ? NULL : best;
+}
+
+/* One suspect at a time is on its way to its first step, and nothing else begins meanwhile: so the one at fault is found, and the
+ * others are not taken for it. Suspect requests, which are sooner there, go before (requests_recover.c). */
 void dn_jobs_pump(dn_app *app)
 {
-    if (app->closing || app->draining)
+    if (app->closing || app->draining || dn_requests_suspects(app))
         return;
-    for (int i = 0; i < app->n_places; i++) {
+    bool suspects;
+    dn_job *suspect = next_suspect(app, &suspects);
+    if (suspect && !is_busy(app, suspect->place))
+        begin(suspect);
+    for (int i = 0; i < app->n_places && !suspects; i++) {
         dn_job *j = is_busy(app, &app->place[i]) ? NULL : next_of(app, &app->place[i]);
         if (j)
             begin(j);
@@ -349,7 +391,14 @@ static void pause_all(dn_app *app, const char *why)
 void dn_jobs_tick(dn_app *app)
 {
     dn_http_error why = { 0 };
-    DN_LINK_EACH(l, &app->jobs->jobs) { dn_job_write_metrics(DN_LINK_OF(l, dn_job, link)); }
+    DN_LINK_EACH(l, &app->jobs->jobs)
+    {
+        dn_job *j = DN_LINK_OF(l, dn_job, link);
+        dn_job_write_metrics(j);
+        dn_job_publish_tick(j);
+        if (j->store_late)
+            dn_job_store(j);
+    }
     if (dn_disk_check(app, 0, &why))
         pause_all(app, why.message);
     else
@@ -377,6 +426,12 @@ void dn_jobs_drain(dn_app *app)
         j->goal = DN_GOAL_YIELD;
         dn_job_ask(j, DN_DUTY_STOP | DN_DUTY_CHECKPOINT);
     }
+}
+
+void dn_jobs_abort(dn_app *app)
+{
+    if (dn_jobs_active(app))
+        dn_jobs_store_leave(app);
 }
 
 /* The workers, the lanes and the store have stopped: nothing of any job is under way. */

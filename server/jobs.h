@@ -20,7 +20,7 @@
 #include "job.h"
 #include "models.h"
 
-enum { DN_JOB_ID_LEN = 32, DN_JOB_LOG_MAX = 8192 };
+enum { DN_JOB_ID_LEN = 32, DN_JOB_LOG_MAX = 8192, DN_JOB_CSV_BYTES_MAX = 64 << 20 /* lines that are not written yet */ };
 
 /* What shall become of it when it comes back from its device. */
 enum dn_job_goal { DN_GOAL_RUN, DN_GOAL_PAUSE, DN_GOAL_CANCEL, DN_GOAL_YIELD /* back into the queue: a drain */ };
@@ -28,7 +28,7 @@ enum dn_job_goal { DN_GOAL_RUN, DN_GOAL_PAUSE, DN_GOAL_CANCEL, DN_GOAL_YIELD /* 
 /* Where a running job is. */
 enum dn_job_phase {
     DN_PHASE_IDLE,       /* not running */
-    DN_PHASE_COMMITTING, /* that it starts is being stored: three starts without progress are a crash loop */
+    DN_PHASE_COMMITTING, /* that it starts is being stored, so that a job that ends the daemon is found */
     DN_PHASE_MAKING,     /* the slow lane makes its trainer */
     DN_PHASE_ON_DEVICE,  /* the worker has the trainer */
     DN_PHASE_CLOSING     /* it came back; what is left to write is being written */
@@ -92,7 +92,8 @@ typedef struct dn_job {
     char reason[200];
     dn_http_error failure; /* of a failed one */
     int attempt;
-    int64_t starts; /* in a row without progress */
+    int64_t starts, tries; /* in a row that ended the daemon before a checkpoint; of those the last ones before a step */
+    bool suspect;          /* such was its last start, in an earlier process */
     double created_at, started_at, finished_at;
 
     /* figures */
@@ -103,6 +104,7 @@ typedef struct dn_job {
     int64_t began_step;
     char published[DN_NAME_LEN_MAX + 16];
     struct publishing *publishing; /* under way */
+    int64_t reading;               /* the step of the checkpoint that is being published, which stays; 0: none */
 
     /* while it runs */
     uint64_t number;        /* for the worker: never used twice */
@@ -115,11 +117,15 @@ typedef struct dn_job {
     struct preview *preview; /* under way; its number */
     uint64_t preview_number;
     bool store_again;       /* it has changed while it was being stored */
+    bool store_late;        /* its row could not be written: the next tick tries again */
 
     /* what is kept of its way */
     dn_job_line *line; /* a ring of DN_JOB_LOG_MAX */
     int64_t n_lines;   /* ever */
     dn_buf csv;        /* not written yet */
+    bool csv_late;     /* the slow lane has lines that it could not write */
+    dn_buf behind;     /* the slow lane's: those lines, in order before csv */
+    int64_t csv_size;  /* the slow lane's: of the file, whole lines; -1: all of it is */
     dn_saved *saved;   /* oldest first */
     int n_saved;
     dn_previewed *shown; /* oldest first */
@@ -139,6 +145,8 @@ int dn_jobs_open(dn_app *app, dn_error *err);
 void dn_jobs_close(dn_app *app);
 /* Running jobs save themselves and go back into the queue. */
 void dn_jobs_drain(dn_app *app);
+/* The time to drain is over: the daemon stops in good order, and no job is why. */
+void dn_jobs_abort(dn_app *app);
 int dn_jobs_active(const dn_app *app); /* that a drain waits for */
 void dn_jobs_pump(dn_app *app);        /* start what can be started */
 void dn_jobs_tick(dn_app *app);        /* now and then: write metrics, pump */
@@ -154,6 +162,7 @@ int dn_job_pause(dn_job *j, dn_http_error *err);
 int dn_job_resume(dn_job *j, dn_http_error *err);
 int dn_job_cancel(dn_job *j, dn_http_error *err);
 int dn_job_change(dn_job *j, const dn_job_patch *patch, dn_http_error *err);
+void dn_job_unsuspect(dn_job *j); /* it has made a step, or ended in good order */
 void dn_job_work_done(dn_job *j, unsigned work); /* an enum dn_job_work has come back */
 /* It leaves its device, or never had one. */
 void dn_job_end(dn_job *j, enum dn_job_state state, const char *reason);
@@ -179,7 +188,7 @@ void dn_job_start(dn_job *j); /* that it starts is stored: make the trainer, res
 void dn_job_news(dn_app *app, dn_train_news *news);
 void dn_job_back(dn_app *app, dn_training *training);
 void dn_job_close(dn_job *j); /* CLOSING: when nothing is left to write, end */
-void dn_job_ask(dn_job *j, unsigned duties);
+int dn_job_ask(dn_job *j, unsigned duties); /* 0, also when it is not on its device; or DN_E_MEMORY */
 
 /* ---- jobs_store.c ---- */
 
@@ -191,20 +200,24 @@ void dn_job_store_shown(dn_job *j, const dn_previewed *s);
 /* A job goes on from `step`: what was stored of later steps is void. */
 void dn_job_store_cut(dn_job *j, int64_t step);
 int dn_jobs_read(dn_app *app, dn_error *err);
+void dn_jobs_store_leave(dn_app *app); /* what still runs ends in good order */
 
 /* ---- jobs_publish.c ---- */
 
 void dn_job_publish(dn_job *j, const char *as, dn_call *call); /* answers the call when it is live */
-void dn_job_publish_ema(dn_job *j, dn_snapshot *ema);          /* the worker's copy, taken */
+void dn_job_publish_ema(dn_job *j, dn_snapshot *ema);          /* the worker's copy, taken; NULL: it found no memory */
 void dn_job_publish_missed(dn_job *j);                         /* the worker has none to give any more */
+void dn_job_publish_tick(dn_job *j);                           /* does what waits for room go on? */
+void dn_job_publish_free(dn_job *j);                           /* nothing of it is under way: it never answers */
 
 /* ---- jobs_files.c: its folder ---- */
 
 void dn_job_save(dn_job *j, dn_snapshot *snapshot, const dn_saved *as); /* takes the snapshot */
+void dn_job_remember_saved(dn_job *j, const dn_saved *as); /* the newest checkpoint: it is in the folder */
 void dn_job_write_metrics(dn_job *j);
-/* Lane thread. Restore the newest good checkpoint of `dir` into t, cut metrics.csv back to it, and read its last lines.
- * *step 0: there is none. */
-int dn_job_files_restore(const char *dir, dn_trainer *t, int64_t *step, dn_job_line **lines, int *n_lines, dn_error *err);
+/* Lane thread. Restore the newest good checkpoint into t, cut metrics.csv back to it, and read its last lines. from->step 0: there
+ * is none. */
+int dn_job_files_restore(dn_job *j, dn_trainer *t, dn_saved *from, dn_job_line **lines, int *n_lines, dn_error *err);
 int dn_job_make_folder(const char *dir, const char *name, dn_error *err); /* jobs/<id>/name and what is above it */
 char *dn_job_path(const dn_job *j, const char *fmt, ...) __attribute__((format(printf, 2, 3))); /* malloc'ed; NULL: no memory */
 

@@ -220,12 +220,12 @@ void dn_job_watch(dn_job *j, dn_call *call, const char *last_id)
         return;
     }
     dn_link_init(&w->link);
-    dn_call_on_gone(call, watcher_gone, w);
     w->stream = dn_stream_open(call);
     if (!w->stream) { /* the call has been refused */
         free(w);
         return;
     }
+    dn_call_on_gone(call, watcher_gone, w);
     if (last_id && attempt < j->attempt && step > j->step) { /* it saw steps that were lost */
         dn_event_resumed e = { DN_HAS_ALL, j->step };
         tell_one(j, w->stream, j->step, "resumed", &dn_event_resumed_fields, &e);

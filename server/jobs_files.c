@@ -45,28 +45,51 @@ int dn_job_make_folder(const char *dir, const char *name, dn_error *err)
 
 /* ---- metrics.csv: lines, in order -------------------------------------------------------------------------------- */
 
-static int append(const char *path, const char *text, size_t n)
+/* What a write that failed has left of its lines is cut off before the next one: *size is where, -1 after one that did not. 0, or
+ * -1 and errno says why. */
+static int append(const char *path, int64_t *size, const char *text, size_t n)
 {
     int fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
     struct stat st;
     if (fd < 0)
         return -1;
-    int rc = fstat(fd, &st) || (st.st_size == 0 && write(fd, csv_head, sizeof csv_head - 1) != (ssize_t)sizeof csv_head - 1);
+    int rc = (*size >= 0 && ftruncate(fd, *size)) || fstat(fd, &st);
+    if (!rc)
+        *size = st.st_size;
+    rc = rc || (st.st_size == 0 && write(fd, csv_head, sizeof csv_head - 1) != (ssize_t)sizeof csv_head - 1);
     for (ssize_t k = 0; !rc && n; text += k, n -= (size_t)k) {
         k = write(fd, text, n);
         rc = k < 0;
     }
+    if (!rc)
+        *size = -1;
     close(fd);
     return rc ? -1 : 0;
 }
 
-static int append_metrics(const dn_job *j, const char *text, size_t n, dn_error *err)
+static void forget_behind(dn_job *j)
 {
+    dn_buf_fini(&j->behind);
+    dn_buf_init(&j->behind, DN_JOB_CSV_BYTES_MAX);
+}
+
+/* Lane thread. What cannot be written stays, and goes before what comes after it. */
+static int append_metrics(dn_job *j, const char *text, size_t n, dn_error *err)
+{
+    dn_buf_add(&j->behind, text, n);
+    if (j->behind.failed) {
+        forget_behind(j);
+        return dn_fail(err, DN_E_MEMORY, NULL, "no memory for lines of metrics that wait to be written: they are lost");
+    }
+    if (!j->behind.len)
+        return 0;
     char *path = dn_job_path(j, "metrics.csv");
-    int rc = path && text ? dn_job_make_folder(j->dir, "samples", err) : dn_fail(err, DN_E_MEMORY, NULL, "out of memory");
-    if (!rc && append(path, text, n))
+    int rc = path ? dn_job_make_folder(j->dir, "samples", err) : dn_fail(err, DN_E_MEMORY, NULL, "out of memory");
+    if (!rc && append(path, &j->csv_size, j->behind.data, j->behind.len))
         rc = dn_fail(err, DN_E_IO, "state", "%s: %s", path, strerror(errno));
     free(path);
+    if (!rc)
+        forget_behind(j);
     return rc;
 }
 
@@ -85,6 +108,7 @@ typedef struct saving {
     dn_job *job;
     dn_snapshot *snapshot;
     dn_saved as;
+    bool again;    /* there is one of this step already */
     char *csv;     /* lines up to it: a checkpoint never stands before its metrics */
     size_t n_csv;
     int64_t *drop; /* steps that are no longer kept */
@@ -98,7 +122,7 @@ static int write_checkpoint(saving *s)
     char name[40], path[4096];
     struct stat st;
     snprintf(name, sizeof name, "%lld", (long long)s->as.step);
-    int rc = s->n_csv ? append_metrics(s->job, s->csv, s->n_csv, &s->err) : 0;
+    int rc = append_metrics(s->job, s->csv, s->n_csv, &s->err);
     rc = rc ? rc : dn_job_make_folder(s->job->dir, "checkpoints", &s->err);
     snprintf(path, sizeof path, "%s/checkpoints/%s", s->job->dir, name);
     if (!rc)
@@ -107,6 +131,8 @@ static int write_checkpoint(saving *s)
         rc = dn_fail(&s->err, DN_E_IO, "state", "%s: %s", path, strerror(errno));
     if (!rc)
         s->as.bytes = st.st_size;
+    else if (!s->again)
+        unlink(path); /* it may be whole, but nobody would ever drop it */
     return rc;
 }
 
@@ -153,7 +179,7 @@ static int to_drop(const dn_job *j, const dn_saved *as, int64_t **out)
         sorted[j->n_saved] = *as;
         qsort(sorted, n, sizeof *sorted, by_eval);
         for (int i = 0; i < n - last; i++) {
-            if (!is_best(sorted, n, j->saved[i].step, (int)j->in.checkpoint.keep_best))
+            if (!is_best(sorted, n, j->saved[i].step, (int)j->in.checkpoint.keep_best) && j->saved[i].step != j->reading)
                 (*out)[n_drop++] = j->saved[i].step;
         }
     }
@@ -172,21 +198,19 @@ static void forget_saved(dn_job *j, int64_t step)
     dn_job_store_unsaved(j, step);
 }
 
-static void remember_saved(dn_job *j, saving *s)
+void dn_job_remember_saved(dn_job *j, const dn_saved *as)
 {
-    for (int i = 0; i < s->n_drop; i++)
-        forget_saved(j, s->drop[i]);
-    if (j->n_saved && j->saved[j->n_saved - 1].step == s->as.step)
+    if (j->n_saved && j->saved[j->n_saved - 1].step == as->step)
         j->n_saved--; /* saved again, on demand */
     dn_saved *grown = realloc(j->saved, (j->n_saved + 1) * sizeof *grown);
     if (grown) {
         j->saved = grown;
-        j->saved[j->n_saved++] = s->as;
+        j->saved[j->n_saved++] = *as;
     }
-    j->starts = 0; /* this start has made progress */
-    dn_job_store_saved(j, &s->as);
+    j->starts = 0; /* this start has made progress that lasts */
+    dn_job_store_saved(j, as);
     dn_job_store(j);
-    dn_job_event_saved(j, &s->as);
+    dn_job_event_saved(j, as);
 }
 
 /* What could not be written is no loss as long as the job stops here: it goes on from the checkpoint before. */
@@ -206,10 +230,13 @@ static void save_done(dn_work *work)
 {
     saving *s = dn_container_of(work, saving, work);
     dn_job *j = s->job;
+    j->csv_late |= s->rc != 0;
     if (s->rc)
         stop_unsaved(j, &s->err);
-    else
-        remember_saved(j, s);
+    for (int i = 0; i < s->n_drop && !s->rc; i++)
+        forget_saved(j, s->drop[i]);
+    if (!s->rc)
+        dn_job_remember_saved(j, &s->as);
     dn_snapshot *next = j->unsaved;
     j->unsaved = NULL;
     j->working &= ~DN_WORK_SAVE;
@@ -233,6 +260,7 @@ static void begin_save(dn_job *j, dn_snapshot *snapshot, const dn_saved *as)
     if (j->csv.len)
         s->csv = take_csv(j, &s->n_csv);
     s->n_drop = to_drop(j, as, &s->drop);
+    s->again = j->n_saved && j->saved[j->n_saved - 1].step == as->step;
     j->working |= DN_WORK_SAVE;
     dn_lane_submit(j->app->server.slow, &s->work);
 }
@@ -253,15 +281,17 @@ void dn_job_save(dn_job *j, dn_snapshot *snapshot, const dn_saved *as)
 typedef struct metrics_write {
     dn_work work;
     dn_job *job;
-    char *text;
+    char *text; /* NULL: what is behind alone */
     size_t n;
+    int rc;
 } metrics_write;
 
 static void metrics_work(dn_work *work)
 {
     metrics_write *m = dn_container_of(work, metrics_write, work);
     dn_error err = { 0 };
-    if (append_metrics(m->job, m->text, m->n, &err))
+    m->rc = append_metrics(m->job, m->text, m->n, &err);
+    if (m->rc)
         dn_log(DN_LOG_WARN, "job_metrics", "job %s: %s", m->job->id, err.message);
 }
 
@@ -269,6 +299,7 @@ static void metrics_done(dn_work *work)
 {
     metrics_write *m = dn_container_of(work, metrics_write, work);
     dn_job *j = m->job;
+    j->csv_late = m->rc != 0;
     free(m->text);
     free(m);
     dn_job_work_done(j, DN_WORK_METRICS);
@@ -276,14 +307,13 @@ static void metrics_done(dn_work *work)
 
 void dn_job_write_metrics(dn_job *j)
 {
-    if (!j->csv.len || j->working & DN_WORK_METRICS || j->dead)
+    if ((!j->csv.len && !j->csv_late) || j->working & DN_WORK_METRICS || j->dead)
         return;
     metrics_write *m = calloc(1, sizeof *m);
     if (!m)
         return;
     *m = (metrics_write){ .work = { .work = metrics_work, .done = metrics_done }, .job = j };
-    m->text = take_csv(j, &m->n);
-    if (!m->text) {
+    if (j->csv.len && !(m->text = take_csv(j, &m->n))) {
         free(m);
         return;
     }
@@ -403,18 +433,23 @@ static int cut_metrics(const char *dir, int64_t step, dn_job_line **lines, int *
     return rc;
 }
 
-int dn_job_files_restore(const char *dir, dn_trainer *t, int64_t *step, dn_job_line **lines, int *n_lines, dn_error *err)
+int dn_job_files_restore(dn_job *j, dn_trainer *t, dn_saved *from, dn_job_line **lines, int *n_lines, dn_error *err)
 {
     char folder[4096], path[4200];
     int64_t *steps;
-    snprintf(folder, sizeof folder, "%s/checkpoints", dir);
+    snprintf(folder, sizeof folder, "%s/checkpoints", j->dir);
     int n = list_checkpoints(folder, &steps), rc = 0;
-    *step = 0;
+    *from = (dn_saved){ 0 };
     for (int i = 0; i < n; i++) {
         snprintf(path, sizeof path, "%s/%lld", folder, (long long)steps[i]);
         rc = dn_trainer_restore(t, path, err);
         if (!rc) {
-            *step = steps[i];
+            struct stat st;
+            *from = (dn_saved){ .step = steps[i] };
+            if (!stat(path, &st)) {
+                from->bytes = st.st_size;
+                from->created_at = (double)st.st_mtim.tv_sec + 1e-9 * (double)st.st_mtim.tv_nsec;
+            }
             break;
         }
         dn_log(DN_LOG_WARN, "job_checkpoint", "%s: %s", path, err ? err->message : "");
@@ -422,5 +457,9 @@ int dn_job_files_restore(const char *dir, dn_trainer *t, int64_t *step, dn_job_l
     free(steps);
     if (rc)
         return rc; /* there are checkpoints, but none is good: beginning anew would quietly lose work */
-    return cut_metrics(dir, *step, lines, n_lines, err);
+    forget_behind(j); /* of steps after it: a checkpoint never stands before its metrics */
+    rc = cut_metrics(j->dir, from->step, lines, n_lines, err);
+    if (!rc)
+        j->csv_size = -1;
+    return rc;
 }

@@ -14,7 +14,7 @@ typedef struct making {
     dn_model *model;
     dn_dataset *data;
     dn_trainer *trainer;
-    int64_t step;
+    dn_saved from; /* the checkpoint that it goes on from */
     dn_job_line *lines;
     int n_lines;
     int rc;
@@ -29,16 +29,25 @@ static void make_work(dn_work *work)
     if (!m->rc)
         m->rc = dn_trainer_new(&m->trainer, j->place->device, m->model, m->data, &j->params, &j->plan, &m->err);
     if (!m->rc)
-        m->rc = dn_job_files_restore(j->dir, m->trainer, &m->step, &m->lines, &m->n_lines, &m->err);
+        m->rc = dn_job_files_restore(m->job, m->trainer, &m->from, &m->lines, &m->n_lines, &m->err);
+}
+
+/* What may pass is no failure: the job waits for somebody to resume it. False: it is one. */
+static bool stops_for_now(dn_job *j, int code, const char *message)
+{
+    if (code != DN_E_IO && code != DN_E_MEMORY)
+        return false;
+    j->end = DN_TRAIN_STOPPED;
+    j->goal = j->goal == DN_GOAL_CANCEL ? DN_GOAL_CANCEL : DN_GOAL_PAUSE;
+    snprintf(j->reason, sizeof j->reason, "%.199s", message);
+    return true;
 }
 
 static void give_to_worker(dn_job *j)
 {
     dn_training *t = calloc(1, sizeof *t);
     if (!t) {
-        j->end = DN_TRAIN_STOPPED;
-        j->goal = DN_GOAL_PAUSE;
-        snprintf(j->reason, sizeof j->reason, "out of memory");
+        (void)stops_for_now(j, DN_E_MEMORY, "out of memory");
         j->phase = DN_PHASE_CLOSING;
         dn_job_close(j);
         return;
@@ -65,14 +74,17 @@ static void cut_back(dn_job *j, making *m)
     j->n_lines = 0;
     for (int i = 0; i < m->n_lines; i++)
         dn_job_line_add(j, &m->lines[i], false);
-    while (j->n_shown && j->shown[j->n_shown - 1].step > m->step)
+    while (j->n_shown && j->shown[j->n_shown - 1].step > m->from.step)
         j->n_shown--;
-    while (j->n_saved && j->saved[j->n_saved - 1].step > m->step)
+    while (j->n_saved && j->saved[j->n_saved - 1].step > m->from.step)
         j->n_saved--;
-    j->step = m->step;
+    j->step = m->from.step;
     if (j->attempt > 1)
         dn_job_event_resumed(j);
-    dn_job_store_cut(j, m->step);
+    dn_job_store_cut(j, m->from.step);
+    bool known = j->n_saved && j->saved[j->n_saved - 1].step == m->from.step;
+    if (m->from.step && !known) /* it is in the folder, but the process ended, or a write failed, before that was kept */
+        dn_job_remember_saved(j, &m->from);
 }
 
 static void make_done(dn_work *work)
@@ -84,10 +96,10 @@ static void make_done(dn_work *work)
     j->trainer = m->trainer;
     j->working &= ~DN_WORK_OTHER;
     j->end = DN_TRAIN_STOPPED;
-    if (m->rc) {
+    if (m->rc && !stops_for_now(j, m->rc, m->err.message)) {
         dn_http_fail_engine(&j->failure, dn_error_name(m->rc), m->err.param, m->err.message);
         j->end = DN_TRAIN_FAILED;
-    } else {
+    } else if (!m->rc) {
         cut_back(j, m);
     }
     free(m->lines);
@@ -120,10 +132,9 @@ void dn_job_start(dn_job *j)
 
 /* ---- what the worker tells ------------------------------------------------------------------------------------- */
 
-void dn_job_ask(dn_job *j, unsigned duties)
+int dn_job_ask(dn_job *j, unsigned duties)
 {
-    if (j->phase == DN_PHASE_ON_DEVICE)
-        (void)dn_worker_train_ask(j->place->worker, j->number, duties); /* without memory it is asked for again by hand */
+    return j->phase == DN_PHASE_ON_DEVICE ? dn_worker_train_ask(j->place->worker, j->number, duties) : 0;
 }
 
 static void step_told(dn_job *j, const dn_train_news *n)
@@ -141,6 +152,11 @@ static void step_told(dn_job *j, const dn_train_news *n)
     dn_job_line line = { .step = r->step, .attempt = j->attempt, .skipped = r->skipped, .loss = r->loss, .lr = r->lr,
                          .grad_norm = r->grad_norm, .images_per_s = j->images_per_s, .eta_s = j->eta_s };
     dn_job_line_add(j, &line, true);
+    if (j->tries) { /* the first of this start: whatever ends the daemon now, it is not that */
+        dn_job_unsuspect(j);
+        dn_job_store(j);
+        dn_jobs_pump(j->app);
+    }
     dn_metrics *m = j->app->server.metrics;
     dn_metrics_add(m, DN_M_DEVICE_SECONDS, DN_KIND_TRAIN, 0, 0, r->device_ms / 1e3);
     dn_metrics_add(m, DN_M_TRAIN_STEPS, dn_worker_index(n->worker), 0, 0, 1);
@@ -228,7 +244,8 @@ static void clear_done(dn_work *work)
 /* Everything that the job holds goes, away from the loop; then it has its last state. */
 void dn_job_close(dn_job *j)
 {
-    dn_job_write_metrics(j);
+    if (j->csv.len) /* what could not be written is tried again by the tick */
+        dn_job_write_metrics(j);
     if (j->working & ~(unsigned)DN_WORK_STORE || j->unsaved)
         return;
     clearing *c = calloc(1, sizeof *c);
@@ -251,7 +268,7 @@ void dn_job_back(dn_app *app, dn_training *t)
         j->end = t->end;
         dn_job_publish_missed(j);
         dn_metrics_reuse(app->server.metrics, DN_L_JOB, dn_worker_index(t->worker), NULL);
-        if (t->end == DN_TRAIN_FAILED)
+        if (t->end == DN_TRAIN_FAILED && !stops_for_now(j, t->error.code, t->error.message))
             dn_http_fail_engine(&j->failure, dn_error_name(t->error.code), t->error.param, t->error.message);
         dn_job_close(j);
     }

@@ -70,9 +70,10 @@ static void row_written(dn_store_op *op)
     size_t text_n = o->text_n;
     o->text = NULL;
     row_free(o);
+    bool fresh = !j->stored_once;
+    j->store_late = err.code && !fresh;
     if (err.code)
         complain(j, "its row", &err);
-    bool fresh = !j->stored_once;
     j->stored_once = fresh ? !err.code : true;
     j->working &= ~DN_WORK_STORE;
     if (j->store_again) {
@@ -87,7 +88,7 @@ static void row_written(dn_store_op *op)
         dn_job_work_done(j, 0);
 }
 
-/* The last figures, so that they are there after a restart. */
+/* The last figures, so that they are there after a restart; `tries` beside the column `starts`. */
 static char *figures_of(const dn_job *j)
 {
     json_t *f = json_object();
@@ -104,6 +105,8 @@ static char *figures_of(const dn_job *j)
         if (all[i].has)
             json_object_set_new(f, all[i].name, json_real(all[i].v));
     }
+    if (j->tries)
+        json_object_set_new(f, "tries", json_integer(j->tries));
     char *text = json_dumps(f, JSON_COMPACT);
     json_decref(f);
     return text;
@@ -143,6 +146,7 @@ void dn_job_store(dn_job *j)
         row_free(o);
         dn_error err = { .code = DN_E_MEMORY, .message = "out of memory" };
         complain(j, "its row", &err);
+        j->store_late = j->stored_once;
         if (!j->stored_once)
             dn_job_accepted(j, &err, NULL, 0);
         return;
@@ -175,9 +179,13 @@ void dn_job_store(dn_job *j)
     dn_store_submit(j->app->server.store, &o->op);
 }
 
+enum { SMALL_TRIES = 3 };
+
 /* Small writes that nobody waits for. */
 typedef struct small_op {
     dn_store_op op;
+    dn_app *app;
+    int tries;
     char id[DN_JOB_ID_LEN + 1];
     int64_t step;
     dn_saved saved;
@@ -189,16 +197,23 @@ static void small_written(dn_store_op *op)
     small_op *o = dn_container_of(op, small_op, op);
     if (op->rc)
         dn_log(DN_LOG_ERROR, "job_store", "job %s: %s", o->id, op->error.message);
+    if (op->rc && ++o->tries < SMALL_TRIES && !o->app->closing) {
+        o->op = (dn_store_op){ .work = op->work, .done = small_written };
+        dn_store_submit(o->app->server.store, &o->op);
+        return;
+    }
     free(o);
 }
 
-static small_op *small_op_new(dn_job *j, int (*work)(dn_store_op *, sqlite3 *))
+/* j NULL: it is about no job in particular. */
+static small_op *small_op_new(dn_app *app, const dn_job *j, int (*work)(dn_store_op *, sqlite3 *))
 {
     small_op *o = calloc(1, sizeof *o);
     if (!o)
         return NULL;
     o->op = (dn_store_op){ .work = work, .done = small_written };
-    memcpy(o->id, j->id, sizeof o->id);
+    o->app = app;
+    snprintf(o->id, sizeof o->id, "%s", j ? j->id : "");
     return o;
 }
 
@@ -213,7 +228,7 @@ static int write_saved(dn_store_op *op, sqlite3 *db)
 
 void dn_job_store_saved(dn_job *j, const dn_saved *s)
 {
-    small_op *o = small_op_new(j, write_saved);
+    small_op *o = small_op_new(j->app, j, write_saved);
     if (!o)
         return;
     o->saved = *s;
@@ -228,7 +243,7 @@ static int write_unsaved(dn_store_op *op, sqlite3 *db)
 
 void dn_job_store_unsaved(dn_job *j, int64_t step)
 {
-    small_op *o = small_op_new(j, write_unsaved);
+    small_op *o = small_op_new(j->app, j, write_unsaved);
     if (!o)
         return;
     o->step = step;
@@ -244,7 +259,7 @@ static int write_shown(dn_store_op *op, sqlite3 *db)
 
 void dn_job_store_shown(dn_job *j, const dn_previewed *s)
 {
-    small_op *o = small_op_new(j, write_shown);
+    small_op *o = small_op_new(j->app, j, write_shown);
     if (!o)
         return;
     o->shown = *s;
@@ -260,11 +275,25 @@ static int write_cut(dn_store_op *op, sqlite3 *db)
 
 void dn_job_store_cut(dn_job *j, int64_t step)
 {
-    small_op *o = small_op_new(j, write_cut);
+    small_op *o = small_op_new(j->app, j, write_cut);
     if (!o)
         return;
     o->step = step;
     dn_store_submit(j->app->server.store, &o->op);
+}
+
+static int write_left(dn_store_op *op, sqlite3 *db)
+{
+    return dn_sql_run(db, &op->error,
+                      "UPDATE jobs SET starts = 0, figures = json_remove(figures, '$.tries') WHERE state = 'running'", "");
+}
+
+void dn_jobs_store_leave(dn_app *app)
+{
+    small_op *o = small_op_new(app, NULL, write_left);
+    if (!o)
+        return; /* then a start counts that should not: no harm if it is not the third */
+    dn_store_submit(app->server.store, &o->op);
 }
 
 /* ---- reading --------------------------------------------------------------------------------------------------- */
@@ -294,6 +323,8 @@ static void read_figures(dn_job *j, const char *text)
     j->lr = json_number_value(json_object_get(f, "lr"));
     j->grad_norm = json_number_value(json_object_get(f, "grad_norm"));
     j->images_per_s = json_number_value(json_object_get(f, "images_per_s"));
+    j->tries = json_integer_value(json_object_get(f, "tries"));
+    j->suspect = j->tries > 0;
     json_decref(f);
 }
 

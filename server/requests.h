@@ -235,6 +235,7 @@ int dn_request_send_file(dn_request *r, int k, dn_call *call, const char *type);
 /* Read what an earlier process left: the store's thread does not run yet, the models are known. */
 int dn_requests_recover(dn_app *app, dn_error *err);
 void dn_requests_resume(dn_app *app); /* begin what is parked, as far as there is room */
+bool dn_requests_suspects(dn_app *app); /* is there one that may be why the daemon ended, and has not cleared itself yet? */
 
 /* ---- events of workers ---------------------------------------------------------------------------------------- */
 

@@ -235,30 +235,27 @@ static void watcher_gone(void *arg)
     free(w);
 }
 
-static watcher *watcher_new(dn_request *r, dn_call *call)
+static void watch(dn_request *r, watcher *w, dn_call *call)
 {
-    watcher *w = calloc(1, sizeof *w);
-    if (!w)
-        return NULL;
     dn_link_push(&r->watchers, &w->link);
     dn_call_on_gone(call, watcher_gone, w);
-    return w;
 }
 
 int dn_request_watch(dn_request *r, dn_call *call, int64_t last_id)
 {
-    watcher *w = watcher_new(r, call);
+    watcher *w = calloc(1, sizeof *w);
     if (!w)
         return DN_H_MEMORY;
+    w->stream = dn_stream_open(call);
+    if (!w->stream) { /* the call has been refused */
+        free(w);
+        return 0;
+    }
     if (!r->eventful && !r->ended) { /* nobody has listened so far: the story begins here */
         r->eventful = true;
         dn_request_event_queued(r);
     }
-    w->stream = dn_stream_open(call);
-    if (!w->stream) { /* the call has been refused */
-        watcher_gone(w);
-        return 0;
-    }
+    watch(r, w, call);
     for (int i = 0; i < r->n_log; i++) {
         if (r->log[i].id > last_id)
             dn_stream_push(w->stream, r->log[i].text, r->log[i].n, r->log[i].key);
@@ -277,9 +274,10 @@ int dn_request_await(dn_request *r, dn_call *call)
         reply_info(r, call);
         return 0;
     }
-    watcher *w = watcher_new(r, call);
+    watcher *w = calloc(1, sizeof *w);
     if (!w)
         return DN_H_MEMORY;
     w->call = call;
+    watch(r, w, call);
     return 0;
 }

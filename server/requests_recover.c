@@ -267,6 +267,13 @@ static dn_request *next_suspect(dn_app *app, bool *any)
     return under_way ? NULL : best;
 }
 
+bool dn_requests_suspects(dn_app *app)
+{
+    bool any;
+    (void)next_suspect(app, &any);
+    return any;
+}
+
 /* The others stay away from the device meanwhile: a suspect's first step is to come at once, lest it be taken for the
  * culprit of an end that has nothing to do with it. */
 void dn_requests_resume(dn_app *app)

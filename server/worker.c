@@ -539,7 +539,8 @@ static void step_ends(dn_worker *w, const dn_train_report *report)
 {
     dn_training *t = w->training;
     dn_train_news *n = news_new(w, 0);
-    t->due = duties_of(t, report->step, dn_clock_ms());
+    t->due = duties_of(t, report->step, dn_clock_ms()) | t->again;
+    t->again = 0;
     if (!n)
         return; /* figures, nothing that is owed */
     n->report = *report;
@@ -564,22 +565,39 @@ static void evaluate(dn_worker *w, double max_ms)
     }
 }
 
-static void copy_out(dn_worker *w, unsigned duty)
+/* A copy that found no memory, or no memory for the news of it. A preview is no loss. */
+static void not_copied(dn_worker *w, unsigned duty, dn_train_news *n, int code, const dn_error *err)
 {
-    dn_training *t = w->training;
-    dn_error err = { 0 };
-    dn_train_news *n = news_new(w, duty);
-    int rc = n ? dn_trainer_snapshot(&n->snapshot, t->trainer, duty == DN_DUTY_CHECKPOINT, &err) : DN_E_MEMORY;
-    t->due &= ~duty;
-    if (duty == DN_DUTY_CHECKPOINT)
-        t->saved_ms = dn_clock_ms();
-    if (!rc) {
+    if (duty == DN_DUTY_PUBLISH && n) { /* somebody waits for it */
         post(w, &n->msg, news_arrives);
         return;
     }
     free(n);
-    if (duty == DN_DUTY_CHECKPOINT) /* a preview that finds no memory is no loss */
-        training_fails(w, rc, &err);
+    if (duty == DN_DUTY_CHECKPOINT)
+        training_fails(w, code, err);
+    else if (duty == DN_DUTY_PUBLISH)
+        w->training->again = DN_DUTY_PUBLISH;
+}
+
+static void copy_out(dn_worker *w, unsigned duty, double max_ms)
+{
+    dn_training *t = w->training;
+    dn_error err = { 0 };
+    dn_snapshot *s = NULL;
+    int rc = dn_trainer_snapshot(&s, t->trainer, duty == DN_DUTY_CHECKPOINT, max_ms, &err);
+    if (rc > 0)
+        return;
+    t->due &= ~duty;
+    if (duty == DN_DUTY_CHECKPOINT)
+        t->saved_ms = dn_clock_ms();
+    dn_train_news *n = news_new(w, duty);
+    if (rc || !n) {
+        dn_snapshot_free(s);
+        not_copied(w, duty, n, rc ? -rc : DN_E_MEMORY, &err);
+        return;
+    }
+    n->snapshot = s;
+    post(w, &n->msg, news_arrives);
 }
 
 /* One duty of the boundary, or a piece of it; false: there is none left. */
@@ -589,11 +607,11 @@ static bool do_duty(dn_worker *w, double max_ms)
     if (t->due & DN_DUTY_EVAL)
         evaluate(w, max_ms);
     else if (t->due & DN_DUTY_PREVIEW)
-        copy_out(w, DN_DUTY_PREVIEW);
+        copy_out(w, DN_DUTY_PREVIEW, max_ms);
     else if (t->due & DN_DUTY_CHECKPOINT)
-        copy_out(w, DN_DUTY_CHECKPOINT);
+        copy_out(w, DN_DUTY_CHECKPOINT, max_ms);
     else if (t->due & DN_DUTY_PUBLISH)
-        copy_out(w, DN_DUTY_PUBLISH);
+        copy_out(w, DN_DUTY_PUBLISH, max_ms);
     else if (dn_trainer_step(t->trainer) >= t->steps)
         training_ends(w, DN_TRAIN_DONE);
     else if (t->due & DN_DUTY_STOP)
@@ -606,12 +624,13 @@ static bool do_duty(dn_worker *w, double max_ms)
 static void train_some(dn_worker *w, double max_ms)
 {
     dn_training *t = w->training;
-    if (t->due || dn_trainer_at_boundary(t->trainer)) { /* a duty may take several segments */
+    bool boundary = dn_trainer_at_boundary(t->trainer);
+    if (boundary) { /* not while a duty is under way: the first of them is the one that goes on */
         t->due |= t->asked;
         t->asked = 0;
-        if (do_duty(w, max_ms))
-            return;
     }
+    if ((boundary || t->due) && do_duty(w, max_ms))
+        return;
     dn_train_report report;
     dn_error err = { 0 };
     int rc = dn_trainer_some(t->trainer, max_ms, &report, &err);
@@ -633,7 +652,7 @@ static void training_comes(dn_msg *msg)
     dn_training *t = dn_container_of(msg, dn_training, msg);
     dn_worker *w = t->worker;
     assert(!w->training);
-    t->due = t->asked = 0;
+    t->due = t->asked = t->again = 0;
     t->saved_ms = dn_clock_ms();
     w->training = t;
     w->share = (dn_sched_share){ .share = t->share };

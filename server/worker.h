@@ -137,6 +137,7 @@ typedef struct dn_training {
     /* the worker's own */
     unsigned due; /* of this boundary: enum dn_train_duty */
     unsigned asked;
+    unsigned again; /* at the next boundary: there was no memory even to say that there was none */
     double saved_ms;
 } dn_training;
 
@@ -149,7 +150,7 @@ typedef struct dn_train_news {
     int64_t step;
     dn_train_report report;
     dn_eval_report eval;
-    dn_snapshot *snapshot;
+    dn_snapshot *snapshot; /* NULL of PUBLISH: there was no memory for it */
     double preempted_ms; /* since the last news: owed to samples while the job could have run */
 } dn_train_news;
 

@@ -89,7 +89,7 @@ static void check(dn_inspector *in, const dn_run *run, const dn_step *step, int 
             largest = isfinite(want[i]) ? fmax(largest, fabs((double)want[i])) : largest;
         }
     }
-    if (worst > in->tolerance * largest && in->differences++ == 0) {
+    if (worst > fmax(in->tolerance * largest, in->least) && in->differences++ == 0) {
         fprintf(in->file, "first difference from ref: ");
         print_name(in->file, run, step, place);
         fprintf(in->file, " by %.3g, the largest value is %.3g\n", worst, largest);

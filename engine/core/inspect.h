@@ -14,6 +14,7 @@ typedef struct dn_inspector {
     bool trace;
     const dn_run *ref;  /* done already, planned apart, for the same rows; NULL: no check */
     double tolerance;   /* of the largest value that ref has */
+    double least;       /* a smaller difference is none: of what is zero but for rounding */
     int differences;    /* steps that differed so far; only the first is told */
 } dn_inspector;
 

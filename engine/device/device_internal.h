@@ -33,6 +33,11 @@ void dn_ports_put_time(const dn_ports *to, int rows, const dn_run *run, int row,
 /* Label a, or (1-w)*E[a] + w*E[b]; nothing where the network takes none. */
 void dn_ports_put_label(const dn_ports *to, const dn_run *run, int row, int a, int b, float w);
 
+/* What the environment asks for (inspect.h). DENOISED_TRACE=1? With DENOISED_CHECK=ref, *out is the program on ref with every value
+ * apart, to be freed; else it is untouched. */
+bool dn_trace_wanted(void);
+int dn_check_prepare(dn_lowered **out, const dn_lowered *l, dn_error *err);
+
 /* Bump when a kernel's result bits may change: it is part of the numerics id. */
 enum { DN_KERNEL_VERSION = 2 };
 

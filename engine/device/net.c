@@ -22,16 +22,32 @@ dn_ports dn_ports_find(const dn_lowered *l)
     };
 }
 
-/* What DENOISED_TRACE and DENOISED_CHECK ask for. */
-static int prepare_inspection(dn_net *n, dn_error *err)
+bool dn_trace_wanted(void)
 {
-    const char *trace = getenv("DENOISED_TRACE"), *check = getenv("DENOISED_CHECK");
-    n->trace = trace && !strcmp(trace, "1");
+    const char *trace = getenv("DENOISED_TRACE");
+    return trace && !strcmp(trace, "1");
+}
+
+int dn_check_prepare(dn_lowered **out, const dn_lowered *l, dn_error *err)
+{
+    const char *check = getenv("DENOISED_CHECK");
+    dn_lowered *ref = NULL;
     if (!check || strcmp(check, "ref"))
         return 0;
-    int rc = dn_lower(&n->check, &dn_backend_ref, n->program, n->lowered->rows_max, err);
-    rc = rc ? rc : dn_plan_apart(n->check, err);
-    if (!rc)
+    int rc = dn_lower(&ref, &dn_backend_ref, l->program, l->rows_max, err);
+    rc = rc ? rc : dn_plan_apart(ref, err);
+    if (rc)
+        dn_lowered_free(ref);
+    else
+        *out = ref;
+    return rc;
+}
+
+static int prepare_inspection(dn_net *n, dn_error *err)
+{
+    n->trace = dn_trace_wanted();
+    int rc = dn_check_prepare(&n->check, n->lowered, err);
+    if (!rc && n->check)
         n->check_ports = dn_ports_find(n->check);
     return rc;
 }

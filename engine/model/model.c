@@ -390,16 +390,23 @@ static int64_t largest_param(const dn_block *b)
     return most;
 }
 
-int dn_model_weights_new(dn_model *m, const dn_block *b, dn_error *err)
+int dn_model_weights_reserve(dn_model *m, const dn_block *b, dn_error *err)
 {
     m->info.bytes = sizeof *m->weights * (size_t)b->count;
     m->weights = aligned_alloc(64, m->info.bytes);
     if (!m->weights)
         return dn_fail(err, DN_E_MEMORY, NULL, "out of memory for %lld weights", (long long)b->count);
-    memset(m->weights, 0, m->info.bytes);
     for (int i = 0; i < b->n_params; i++)
         m->info.parameters += dn_shape_count(&b->param[i].shape);
     return 0;
+}
+
+int dn_model_weights_new(dn_model *m, const dn_block *b, dn_error *err)
+{
+    int rc = dn_model_weights_reserve(m, b, err);
+    if (!rc)
+        memset(m->weights, 0, m->info.bytes);
+    return rc;
 }
 
 static int fill_block(dn_model *m, const dn_checkpoint *c, const dn_block *b, dn_error *err)

@@ -39,6 +39,8 @@ int dn_model_describe(dn_model **out, const struct json_t *index, const struct j
                       const struct json_t *extra, dn_error *err);
 /* Give it a block of zeros for its weights. Whoever fills it sets info.hash afterwards. */
 int dn_model_weights_new(dn_model *m, const dn_block *b, dn_error *err);
+/* The same of undefined contents, not touched yet: whoever fills it fills all of it. */
+int dn_model_weights_reserve(dn_model *m, const dn_block *b, dn_error *err);
 /* The checkpoint's shape of a parameter, and our order turned into the checkpoint's. */
 dn_shape dn_param_file_shape(const dn_param *q);
 void dn_param_to_file(float *dst, const float *src, const dn_param *q);

@@ -148,11 +148,14 @@ static const char *difference(json_t *a, json_t *b)
     return NULL;
 }
 
-static int check_job(const dn_trainer *t, json_t *header, const char *path, dn_error *err)
+/* `mine` is taken: what dn_train_identity says of the job that the file should be of. */
+static int check_job(json_t *mine, json_t *header, const char *path, dn_error *err)
 {
-    json_t *ours = dn_trainer_header(t), *mine = json_object_get(ours, "job"), *job = json_object_get(header, "job");
+    json_t *job = json_object_get(header, "job");
     const char *key = difference(mine, job);
-    int rc = 0;
+    int rc = mine ? 0 : dn_fail(err, DN_E_MEMORY, NULL, "out of memory");
+    if (rc)
+        return rc;
     if (!json_is_integer(json_object_get(header, "version")) ||
         json_integer_value(json_object_get(header, "version")) != DN_CHECKPOINT_VERSION)
         rc = dn_fail(err, DN_E_UNSUPPORTED, "version", "%s is a checkpoint of another version", path);
@@ -163,11 +166,22 @@ static int check_job(const dn_trainer *t, json_t *header, const char *path, dn_e
         const char *theirs = json_string_value(json_object_get(job, key));
         rc = dn_fail(err, DN_E_INVALID, key, "%s is a checkpoint of another job: its %s is %.80s", path, key,
                      theirs ? theirs : "missing");
-    } else if (!json_equal(json_object_get(ours, "count"), json_object_get(header, "count")) ||
-               !json_equal(json_object_get(ours, "blocks"), json_object_get(header, "blocks")))
-        rc = broken(path, "its blocks have another size", err);
-    json_decref(ours);
+    }
+    json_decref(mine);
     return rc;
+}
+
+static bool has_number(const json_t *header, const char *key, int64_t want)
+{
+    const json_t *v = json_object_get(header, key);
+    return json_is_integer(v) && json_integer_value(v) == want;
+}
+
+static int check_size(const json_t *header, int64_t count, int blocks, const char *path, dn_error *err)
+{
+    if (has_number(header, "count", count) && has_number(header, "blocks", blocks))
+        return 0;
+    return broken(path, "its blocks have another size", err);
 }
 
 static int read_counters(dn_train_counters *c, const json_t *header, const char *path, dn_error *err)
@@ -206,7 +220,7 @@ static int read_blocks(FILE *f, float *const *block, int n_blocks, int64_t count
             rc = broken(path, "it holds too many bytes", err);
         for (size_t at = 0; !rc && at < out.pos;) {
             size_t within = total % bytes, n = bytes - within < out.pos - at ? bytes - within : out.pos - at;
-            if (block)
+            if (block && block[total / bytes])
                 memcpy((char *)block[total / bytes] + within, out_buffer + at, n);
             total += n;
             at += n;
@@ -245,20 +259,79 @@ static int take_over(dn_trainer *t, FILE *f, const dn_train_counters *counters, 
     return read_blocks(f, block, n, t->flat.count, path, err);
 }
 
+/* *f stands behind the header, whose version and job are right. */
+static int open_checkpoint(FILE **f, json_t **header, json_t *mine, const char *path, dn_error *err)
+{
+    *f = fopen(path, "rbe");
+    if (!*f) {
+        json_decref(mine);
+        return dn_fail(err, errno == ENOENT ? DN_E_NOT_FOUND : DN_E_IO, "checkpoint", "%s: %s", path, strerror(errno));
+    }
+    *header = NULL;
+    int rc = read_header(header, *f, path, err);
+    if (rc)
+        json_decref(mine);
+    rc = rc ? rc : check_job(mine, *header, path, err);
+    if (rc) {
+        json_decref(*header);
+        fclose(*f);
+    }
+    return rc;
+}
+
 int dn_trainer_restore(dn_trainer *t, const char *path, dn_error *err)
 {
     if (!dn_trainer_at_boundary(t))
         return dn_fail(err, DN_E_INTERNAL, NULL, "a restore within an optimizer step");
-    FILE *f = fopen(path, "rbe");
-    if (!f)
-        return dn_fail(err, errno == ENOENT ? DN_E_NOT_FOUND : DN_E_IO, "checkpoint", "%s: %s", path, strerror(errno));
-    json_t *header = NULL;
+    FILE *f;
+    json_t *header;
     dn_train_counters counters;
-    int rc = read_header(&header, f, path, err);
-    rc = rc ? rc : check_job(t, header, path, err);
+    json_t *mine = dn_train_identity(t->model_hash, t->data_hash, &t->params, &t->plan);
+    int rc = open_checkpoint(&f, &header, mine, path, err);
+    if (rc)
+        return rc;
+    rc = check_size(header, t->flat.count, dn_train_blocks(t->params.optimizer.kind), path, err);
     rc = rc ? rc : read_counters(&counters, header, path, err);
     rc = rc ? rc : take_over(t, f, &counters, path, err);
     json_decref(header);
     fclose(f);
     return rc;
+}
+
+/* The last block, the EMA, straight into the model's weights. */
+static int read_ema(dn_model *m, const dn_dataset *data, const dn_train_params *p, const dn_train_plan *plan,
+                    const char *path, dn_error *err)
+{
+    FILE *f;
+    json_t *header;
+    const int n = dn_train_blocks(p->optimizer.kind);
+    const int64_t count = (int64_t)(m->info.bytes / sizeof(float));
+    float *block[4] = { NULL };
+    block[n - 1] = m->weights;
+    json_t *mine = dn_train_identity(m->info.hash, dn_dataset_info_of(data)->hash, p, plan);
+    int rc = open_checkpoint(&f, &header, mine, path, err);
+    if (rc)
+        return rc;
+    rc = check_size(header, count, n, path, err);
+    rc = rc ? rc : read_blocks(f, block, n, count, path, err);
+    json_decref(header);
+    fclose(f);
+    return rc;
+}
+
+int dn_snapshot_read(dn_snapshot **out, dn_model *m, const dn_dataset *data, const dn_train_params *p,
+                     const dn_train_plan *plan, const char *path, dn_error *err)
+{
+    dn_snapshot *s = calloc(1, sizeof *s);
+    int rc = s ? read_ema(m, data, p, plan, path, err) : dn_fail(err, DN_E_MEMORY, NULL, "out of memory");
+    if (rc) {
+        free(s);
+        dn_model_free(m);
+        return rc;
+    }
+    *s = (dn_snapshot){ .model = m,
+                        .prediction = p->objective.prediction,
+                        .count = (int64_t)(m->info.bytes / sizeof(float)) };
+    *out = s;
+    return 0;
 }

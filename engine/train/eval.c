@@ -2,7 +2,7 @@
 #include "train_internal.h"
 #include <math.h>
 
-static void feed(dn_trainer *t)
+static int feed(dn_trainer *t)
 {
     int64_t left = t->n_eval - t->eval.at;
     int n = left < t->plan.micro_batch ? (int)left : t->plan.micro_batch;
@@ -13,6 +13,7 @@ static void feed(dn_trainer *t)
                        .n = n };
     dn_feed_eval(t, t->eval.at, n);
     t->eval.fed = true;
+    return dn_inspection_begin(t);
 }
 
 static void collect(dn_trainer *t)
@@ -49,9 +50,8 @@ int dn_trainer_eval_some(dn_trainer *t, double max_ms, dn_eval_report *report, d
     if (!t->eval.running)
         t->eval = (dn_evaluation){ .running = true };
     while (t->eval.at < t->n_eval) {
-        if (!t->eval.fed)
-            feed(t);
-        int rc = dn_run_some(&t->run, end > 0 ? fmax(end - dn_monotonic_ms(), 1e-6) : 0);
+        int rc = t->eval.fed ? 0 : feed(t);
+        rc = rc ? rc : dn_run_some(&t->run, end > 0 ? fmax(end - dn_monotonic_ms(), 1e-6) : 0);
         if (rc < 0) {
             t->eval = (dn_evaluation){ 0 };
             return -dn_fail(err, -rc, NULL, "the evaluation failed on the device: %s", dn_error_text(-rc));

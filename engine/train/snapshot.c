@@ -1,6 +1,9 @@
 /* snapshot.c - a trainer's state copied out at a boundary, so that the slow lane can write it while training goes on.
- */
+ *
+ * The copy is made in pieces of a bounded number of bytes, and may stop after any of them: samples wait for one segment
+ * of it, never for all. Until it is whole the trainer stays where it is. */
 #include "train_internal.h"
+#include <assert.h>
 #include <denoised/sha256.h>
 #include <jansson.h>
 #include <stdio.h>
@@ -8,11 +11,15 @@
 #include <string.h>
 
 /* Which job this is: a resume is refused by the name of the first of these that differs. */
-static json_t *identity(const dn_trainer *t)
+json_t *dn_train_identity(const char *model_hash, const char *data_hash, const dn_train_params *p,
+                          const dn_train_plan *plan)
 {
-    return json_pack("{ssssssso}", "model", t->model_hash, "dataset", t->data_hash, "numerics", t->plan.numerics,
-                     "params", dn_train_params_json(&t->params));
+    return json_pack("{ssssssso}", "model", model_hash, "dataset", data_hash, "numerics", plan->numerics, "params",
+                     dn_train_params_json(p));
 }
+
+/* Weights, moments, EMA. */
+int dn_train_blocks(enum dn_optimizer_kind kind) { return kind == DN_SGD ? 3 : 4; }
 
 json_t *dn_trainer_header(const dn_trainer *t)
 {
@@ -20,63 +27,79 @@ json_t *dn_trainer_header(const dn_trainer *t)
     json_t *counters =
         json_pack("{sIsIsfsIsI}", "step", (json_int_t)c->step, "updates", (json_int_t)c->updates, "loss_scale",
                   c->loss_scale, "good_steps", (json_int_t)c->good_steps, "nan_run", (json_int_t)c->nan_run);
-    return json_pack("{sisosososIsi}", "version", DN_CHECKPOINT_VERSION, "job", identity(t), "counters", counters,
+    return json_pack("{sisosososIsi}", "version", DN_CHECKPOINT_VERSION, "job",
+                     dn_train_identity(t->model_hash, t->data_hash, &t->params, &t->plan), "counters", counters,
                      "config", json_deep_copy(t->model->config_json), "count", (json_int_t)t->flat.count, "blocks",
-                     t->flat.v ? 4 : 3);
+                     dn_train_blocks(t->params.optimizer.kind));
 }
 
-static float *copy_block(const float *src, int64_t count)
-{
-    float *x = src ? aligned_alloc(64, (sizeof *x * (size_t)count + 63) / 64 * 64) : NULL;
-    return x ? memcpy(x, src, sizeof *x * (size_t)count) : NULL;
-}
+/* ---- the copy ---- */
 
-static int copy_all(dn_snapshot *s, const dn_trainer *t, dn_error *err)
+static float *block_new(int64_t count) { return aligned_alloc(64, (sizeof(float) * (size_t)count + 63) / 64 * 64); }
+
+/* Memory for weights and moments, and the header. */
+static int reserve_all(dn_snapshot *s, const dn_trainer *t, dn_error *err)
 {
     const float *const from[] = { t->flat.weights, t->flat.m, t->flat.v };
     s->header = dn_trainer_header(t);
     bool all = s->header != NULL;
     for (int i = 0; i < 3; i++) {
-        s->block[i] = copy_block(from[i], t->flat.count);
+        s->block[i] = from[i] ? block_new(s->count) : NULL;
         all &= !from[i] || s->block[i];
     }
     return all ? 0
                : dn_fail(err, DN_E_MEMORY, NULL, "out of memory for a snapshot of %lld parameters",
-                         (long long)t->flat.count);
+                         (long long)s->count);
 }
 
-/* A model of its own with these weights. */
-static int model_with(dn_model **out, const dn_model *like, const dn_block *b, const float *weights, dn_error *err)
+static int begin_copy(dn_trainer *t, bool all, dn_error *err)
 {
-    dn_model *m = NULL;
-    int rc = dn_model_describe(&m, like->index, like->config_json, like->scheduler_json, like->extra, err);
-    rc = rc ? rc : dn_model_weights_new(m, b, err);
-    if (rc) {
-        dn_model_free(m);
-        return rc;
-    }
-    memcpy(m->weights, weights, m->info.bytes);
-    *out = m;
-    return 0;
-}
-
-int dn_trainer_snapshot(dn_snapshot **out, const dn_trainer *t, bool all, dn_error *err)
-{
-    if (!dn_trainer_at_boundary(t))
-        return dn_fail(err, DN_E_INTERNAL, NULL, "a snapshot within an optimizer step");
+    const dn_model *like = t->model;
     dn_snapshot *s = calloc(1, sizeof *s);
     if (!s)
         return dn_fail(err, DN_E_MEMORY, NULL, "out of memory");
     s->all = all;
     s->count = t->flat.count;
     s->prediction = t->params.objective.prediction;
-    int rc = model_with(&s->model, t->model, &t->net.program->block[0], t->flat.ema, err);
-    rc = rc || !all ? rc : copy_all(s, t, err);
+    int rc = dn_model_describe(&s->model, like->index, like->config_json, like->scheduler_json, like->extra, err);
+    rc = rc ? rc : dn_model_weights_reserve(s->model, &t->net.program->block[0], err);
+    rc = rc || !all ? rc : reserve_all(s, t, err);
     if (rc)
         dn_snapshot_free(s);
     else
-        *out = s;
+        t->copy = (dn_copying){ .to = s };
     return rc;
+}
+
+/* One piece; false: that was the last. */
+static bool copy_piece(const dn_trainer *t, dn_copying *c)
+{
+    const float *const from[] = { t->flat.weights, t->flat.m, t->flat.v, t->flat.ema };
+    float *const to[] = { c->to->block[0], c->to->block[1], c->to->block[2], c->to->model->weights };
+    while (!to[c->block])
+        c->block++;
+    int64_t left = c->to->count - c->at, n = left < DN_COPY_PIECE ? left : DN_COPY_PIECE;
+    memcpy(to[c->block] + c->at, from[c->block] + c->at, sizeof(float) * (size_t)n);
+    c->at = n < left ? c->at + n : 0;
+    c->block += n == left;
+    return c->block < 4;
+}
+
+int dn_trainer_snapshot(dn_snapshot **out, dn_trainer *t, bool all, double max_ms, dn_error *err)
+{
+    double end = max_ms > 0 ? dn_monotonic_ms() + max_ms : 0;
+    if (!t->copy.to && !dn_trainer_at_boundary(t))
+        return -dn_fail(err, DN_E_INTERNAL, NULL, "a snapshot within an optimizer step");
+    int rc = t->copy.to ? 0 : begin_copy(t, all, err);
+    if (rc)
+        return -rc;
+    assert(t->copy.to->all == all);
+    while (copy_piece(t, &t->copy))
+        if (end > 0 && dn_monotonic_ms() >= end)
+            return 1;
+    *out = t->copy.to;
+    t->copy = (dn_copying){ 0 };
+    return 0;
 }
 
 void dn_snapshot_free(dn_snapshot *s)

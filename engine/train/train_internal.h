@@ -7,6 +7,7 @@
 #define DN_TRAIN_INTERNAL_H
 
 #include "device_internal.h"
+#include "inspect.h"
 #include "plan.h"
 #include "schedule.h"
 #include <denoised/trainer.h>
@@ -146,6 +147,23 @@ typedef struct dn_evaluation {
     int64_t n[DN_EVAL_BUCKETS];
 } dn_evaluation;
 
+/* Looking into runs, for people: inspection.c. */
+typedef struct dn_inspection {
+    bool trace;
+    dn_lowered *check, *eval_check; /* of net and eval_net on ref; NULL: no check */
+    dn_run ref;                     /* for the run under way */
+    float *gradient;                /* that it adds to */
+    dn_inspector inspector;
+} dn_inspection;
+
+/* A snapshot under way: what comes next is element `at` of its block (weights, m, v, EMA). */
+enum { DN_COPY_PIECE = 1 << 18 }; /* floats */
+typedef struct dn_copying {
+    dn_snapshot *to; /* NULL: none */
+    int block;
+    int64_t at;
+} dn_copying;
+
 struct dn_trainer {
     dn_device *device;
     dn_model *model; /* described, without weights: the trainer's own */
@@ -173,6 +191,8 @@ struct dn_trainer {
     dn_update_terms update;
     dn_train_counters counters;
     dn_evaluation eval;
+    dn_copying copy;
+    dn_inspection look;
     /* Tests put their own x0, noise, t and labels in. */
     void (*inject)(void *arg, const struct dn_trainer *t, int first, int n);
     void *inject_arg;
@@ -181,6 +201,11 @@ struct dn_trainer {
 /* feed.c: samples first .. first+n-1 of the step (or of the held-out part) into the run's inputs. */
 void dn_feed_train(dn_trainer *t, int first, int n);
 void dn_feed_eval(dn_trainer *t, int64_t first, int n);
+
+/* inspection.c */
+int dn_inspection_init(dn_trainer *t, dn_error *err); /* when the nets are made */
+void dn_inspection_fini(dn_trainer *t);
+int dn_inspection_begin(dn_trainer *t); /* t->run is bound, its inputs are there: 0 or a negated DN_E code */
 
 int dn_trainer_readers(dn_trainer *t, dn_error *err); /* from the step it is at */
 
@@ -204,6 +229,10 @@ struct dn_snapshot {
 };
 enum { DN_CHECKPOINT_VERSION = 1 };
 struct json_t *dn_trainer_header(const dn_trainer *t);
+/* Which job a checkpoint is of: hashes of model and data, numerics, parameters. NULL: out of memory. */
+struct json_t *dn_train_identity(const char *model_hash, const char *data_hash, const dn_train_params *p,
+                                 const dn_train_plan *plan);
+int dn_train_blocks(enum dn_optimizer_kind kind);           /* in a checkpoint */
 struct json_t *dn_snapshot_scheduler(const dn_snapshot *s); /* scheduler_config.json of what was trained */
 
 #endif

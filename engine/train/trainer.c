@@ -30,7 +30,8 @@ static int make_nets(dn_trainer *t, dn_error *err)
     dn_train_recipe recipe = { t->model, &t->levels, &t->params, t->height, t->width, t->plan.micro_batch, true };
     int rc = dn_train_net_init(&t->net, &recipe, &recompute, t->device, err);
     recipe.backward = false;
-    return rc || !t->n_eval ? rc : dn_train_net_init(&t->eval_net, &recipe, &recompute, t->device, err);
+    rc = rc || !t->n_eval ? rc : dn_train_net_init(&t->eval_net, &recipe, &recompute, t->device, err);
+    return rc ? rc : dn_inspection_init(t, err);
 }
 
 static size_t larger(size_t a, size_t b) { return a > b ? a : b; }
@@ -124,11 +125,13 @@ void dn_trainer_free(dn_trainer *t)
         return;
     dn_reader_free(t->reader);
     dn_reader_free(t->eval_reader);
+    dn_inspection_fini(t);
     dn_train_net_fini(&t->net);
     dn_train_net_fini(&t->eval_net);
     dn_flat_fini(&t->flat);
     dn_levels_fini(&t->levels);
     dn_model_free(t->model);
+    dn_snapshot_free(t->copy.to);
     free(t->arena);
     free(t->feed.x0);
     free(t->feed.noise);
@@ -138,7 +141,10 @@ void dn_trainer_free(dn_trainer *t)
 }
 
 int64_t dn_trainer_step(const dn_trainer *t) { return t->counters.step; }
-bool dn_trainer_at_boundary(const dn_trainer *t) { return t->phase == DN_PHASE_CLEAR && !t->chunk && !t->eval.running; }
+bool dn_trainer_at_boundary(const dn_trainer *t)
+{
+    return t->phase == DN_PHASE_CLEAR && !t->chunk && !t->eval.running && !t->copy.to;
+}
 
 size_t dn_trainer_bytes(const dn_trainer *t)
 {
@@ -192,7 +198,7 @@ static int phase_feed(dn_trainer *t, double end)
                        .n = t->plan.micro_batch };
     dn_feed_train(t, t->micro * t->plan.micro_batch, t->plan.micro_batch);
     t->phase = DN_PHASE_RUN;
-    return 0;
+    return dn_inspection_begin(t);
 }
 
 static int phase_run(dn_trainer *t, double end)
@@ -289,8 +295,9 @@ int dn_trainer_some(dn_trainer *t, double max_ms, dn_train_report *report, dn_er
 {
     double start = dn_monotonic_ms(), end = max_ms > 0 ? start + max_ms : 0, waited = t->report.wait_ms;
     int rc = 0;
-    if (t->eval.running)
-        return -dn_fail(err, DN_E_INTERNAL, NULL, "a step while an evaluation is under way");
+    if (t->eval.running || t->copy.to)
+        return -dn_fail(err, DN_E_INTERNAL, NULL, "a step while %s is under way",
+                        t->copy.to ? "a snapshot" : "an evaluation");
     while (!rc && t->phase < DN_PHASE_COUNT) {
         rc = phases[t->phase](t, end);
         if (!rc && t->phase < DN_PHASE_COUNT && late(end))

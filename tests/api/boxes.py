@@ -9,12 +9,13 @@ from serving import BINARY, PATIENCE, Serving
 class Box:
     """Daemons, one after the other, on one state folder."""
 
-    def __init__(self, models, state):
-        self.models, self.state, self.d = str(models), str(state), None
+    def __init__(self, models, state, env=None):
+        self.models, self.state, self.env, self.d = str(models), str(state), env, None
 
     def start(self, *args, wait=True):
         self.d = Serving(BINARY, ["--listen", "127.0.0.1:0", "--models", self.models, "--state", self.state,
-                                  "--max-queue-ms", "86400000", "--drain-ms", "200", "--step-ms", "10000", *args]).started()
+                                  "--max-queue-ms", "86400000", "--drain-ms", "200", "--step-ms", "10000", *args],
+                         self.env).started()
         end = time.monotonic() + PATIENCE
         while wait and self.d.ask("GET", "/readyz").status != 200:
             assert time.monotonic() < end

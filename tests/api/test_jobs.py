@@ -2,14 +2,17 @@
 import csv
 import io
 import json
+import mmap
+import os
 import random
+import struct
 import tarfile
 import time
 
 import pytest
 
 from boxes import Box
-from serving import PATIENCE, SANITIZED, make_models, png_write
+from serving import BINARY, PATIENCE, SANITIZED, make_models, png_write
 
 SIDE = 16
 STEPS = 32 if SANITIZED else 240  # a second or so
@@ -20,6 +23,7 @@ UNET = {"_class_name": "UNet2DModel", "sample_size": SIDE, "in_channels": 3, "ou
 JOB = {"name": "t", "dataset": "dots", "model": UNET, "steps": STEPS, "batch_size": 8, "micro_batch": 4,
        "checkpoint": {"every_steps": STEPS // 8}, "eval": {"fraction": 0.1, "every_steps": HALF},
        "objective": {"label_dropout": 0.1, "low_discrepancy": True}, "augment": [{"kind": "flip", "p": 0.5}], "ema": {"every": 2}}
+BIG = {"model": dict(UNET, block_out_channels=[48, 96], norm_num_groups=8), "micro_batch": 1, "eval": {}}
 PREVIEWS = {"every_steps": HALF, "labels": "all", "seeds": [5], "steps": 3}
 
 
@@ -189,6 +193,23 @@ def test_kill_9_gives_the_same_weights(box):
     assert set(samples(d, id)) <= set(shown)  # those under way at a kill are lost
 
 
+def test_kill_9_while_snapshots_are_copied(box):
+    """Snapshots after each step, copied a piece at a time."""
+    fields = dict(BIG, steps=4, batch_size=1, checkpoint={"every_steps": 1})
+    d = box.start("--yield-ms", "1")
+    put_dataset(d)
+    straight, rng = submit(d, **fields), random.Random(3)
+    wait(d, straight)
+    id = submit(d, **fields)
+    for kills in range(2):
+        saved_past(d, id, 2 * kills)
+        time.sleep(rng.random() * 0.1)
+        box.kill()
+        d = box.start("--yield-ms", "1")
+    assert wait(d, id)["attempt"] > 1
+    assert weights(box, id, 4) == weights(box, straight, 4) and lines(d, id) == lines(d, straight)
+
+
 def test_pause_sampling_and_threads_change_no_bit(box):
     want, rows, _ = undisturbed(box)
     box.again("--devices", "cpu:0")
@@ -214,16 +235,214 @@ def test_sigterm_saves_and_the_next_start_goes_on(box):
     assert info["attempt"] == 2 and weights(box, id, STEPS) == want and lines(d, id) == rows
 
 
-def test_three_starts_without_progress_are_a_crash_loop(box):
+SLOW = dict(BIG, batch_size=2048, steps=2)  # no test waits for its first step
+UNSAVED = {"checkpoint": {"every_steps": 0, "every_s": 0}}
+
+
+def counted(box, id):
+    """Starts that ended the daemon before a checkpoint, and the last of them before a step."""
+    return box.sql("SELECT starts, coalesce(json_extract(figures, '$.tries'), 0) FROM jobs WHERE id = ?", id)[0]
+
+
+def until(condition):
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_a_kill_between_the_last_checkpoint_and_its_row(box):
     d = box.start()
     put_dataset(d)
-    id = submit(d, steps=100000, checkpoint={"every_steps": 0, "every_s": 0})
-    for _ in range(3):
-        wait(d, id, "running", step=1)
+    id = submit(d, steps=8, checkpoint={"every_steps": 4}, eval={})
+    wait(d, id)
+    box.kill()
+    box.sql("DELETE FROM job_saved WHERE job = ? AND step = 8", id)
+    box.sql("UPDATE jobs SET state = 'running', finished = NULL, step = 4 WHERE id = ?", id)
+    d = box.start()
+    assert wait(d, id)["attempt"] == 2
+    assert [c["step"] for c in d.ask("GET", "/jobs/%s/checkpoints" % id).json()["checkpoints"]] == [8, 4]
+
+
+def test_kills_of_a_job_that_makes_steps_are_no_crash_loop(box):
+    want, rows, _ = undisturbed(box)
+    d = box.d
+    id = submit(d, **UNSAVED)
+    for k in range(4):
+        until(lambda: counted(box, id) == (k + 1, 0))  # its first step is kept
+        assert job(d, id)["state"] == "running"
+        box.kill()
+        d = box.start()
+    assert wait(d, id)["attempt"] == 5
+    assert weights(box, id, STEPS) == want and lines(d, id) == rows
+    until(lambda: counted(box, id) == (0, 0))
+    id = submit(d, steps=100000, **UNSAVED)
+    until(lambda: counted(box, id) == (1, 0))
+    box.kill()
+    box.sql("UPDATE jobs SET starts = 10 WHERE id = ?", id)
+    info = wait(box.start(), id, "failed")
+    assert info["reason"] == "crash_loop" and info["attempt"] == 1
+    assert info["error"]["code"] == "crash_loop" and "10 times" in info["error"]["message"]
+
+
+def test_three_starts_that_end_the_daemon_before_a_step_are_a_crash_loop(box):
+    d = box.start()
+    put_dataset(d)
+    id = submit(d, **SLOW)
+    for k in range(3):
+        until(lambda: counted(box, id) == (k + 1, k + 1))
         box.kill()
         d = box.start()
     info = wait(d, id, "failed")
-    assert info["reason"] == "crash_loop" and info["attempt"] == 3
+    assert info["reason"] == "crash_loop" and info["attempt"] == 3 and info["error"]["code"] == "crash_loop"
+
+
+def test_stops_in_good_order_are_no_crash_loop(box):
+    d = box.start()
+    put_dataset(d)
+    id = submit(d, **SLOW)
+    for _ in range(2):
+        until(lambda: counted(box, id) == (1, 1))
+        box.stop()
+        assert counted(box, id) == (0, 0)
+        d = box.start()
+    until(lambda: job(d, id)["attempt"] == 3)
+    assert job(d, id)["state"] in ("queued", "running")
+
+
+def test_suspect_jobs_go_one_at_a_time(box):
+    """Of two that ran when the daemon ended, one is begun; the other only when that one has made a step, or is found guilty."""
+    d = box.start("--devices", "cpu:0,cpu:1")
+    put_dataset(d)
+    ids = [submit(d, device="cpu:%d" % k, **SLOW) for k in range(2)]
+    for want in ([1, 1], [1, 2], [2, 2]):
+        until(lambda: sorted(counted(box, id)[1] for id in ids) == want)
+        if want[0] != want[1]:
+            time.sleep(1.2)  # two ticks, in which the other could begin
+            assert sorted(job(d, id)["state"] for id in ids) == ["queued", "running"]
+        box.kill()
+        d = box.start("--devices", "cpu:0,cpu:1")
+    for id in ids:
+        assert d.ask("POST", "/jobs/%s/cancel" % id, {}).status in (200, 202)
+
+
+# ---- every write fails once ----
+
+
+class Faults:
+    """What faults.c reads: the n-th call from now on that has to do with `part` fails."""
+
+    def __init__(self, path):
+        path.write_bytes(struct.pack("<q120s", -1, b""))
+        with open(path, "r+b") as f:
+            self.page = mmap.mmap(f.fileno(), 0)
+        here = os.path.join(os.path.dirname(os.path.abspath(BINARY)), "..", "tests", "api", "faults.so")
+        self.env = {"LD_PRELOAD": here, "FAULTS_PAGE": str(path),
+                    "ASAN_OPTIONS": os.environ.get("ASAN_OPTIONS", "") + ":verify_asan_link_order=0"}
+
+    def arm(self, part, n):
+        self.page[:8] = struct.pack("<q", -1)
+        self.page[8:] = struct.pack("<120s", part.encode())
+        self.page[:8] = struct.pack("<q", n)
+
+    def left(self):
+        return struct.unpack("<q", self.page[:8])[0]
+
+    def fired(self):
+        return self.left() < 0
+
+
+@pytest.fixture
+def faults(tmp_path):
+    return Faults(tmp_path / "faults")
+
+
+@pytest.fixture
+def faulty(models, tmp_path, faults):
+    box = Box(models, tmp_path / "state", faults.env)
+    yield box
+    box.stop()
+
+
+SHORT = {"steps": 6, "batch_size": 2, "micro_batch": 2, "checkpoint": {"every_steps": 2, "keep_last": 3},
+         "eval": {"fraction": 0.1, "every_steps": 4}}
+
+
+def kept(box, id):
+    folder = "%s/jobs/%s/checkpoints" % (box.state, id)
+    return {name: weights(box, id, int(name)) for name in os.listdir(folder)}  # nothing but whole ones has a name like that
+
+
+def through(d, faults, part, n):
+    """A job during which one call fails; None: it was refused, and is not there. Paused, it says why, and goes on when asked to."""
+    before = d.ask("GET", "/jobs?limit=1").json()["jobs"]
+    faults.arm(part, n)
+    reply = d.ask("POST", "/jobs", dict(JOB, **SHORT))
+    if reply.status != 201:
+        assert faults.fired() and (reply.status, reply.code) == (500, "io"), reply.body
+        assert [j["id"] for j in d.ask("GET", "/jobs?limit=1").json()["jobs"]] == [j["id"] for j in before]
+        return None
+    id = reply.json()["id"]
+    info = wait(d, id, "succeeded", "paused")
+    if info["state"] == "paused":
+        assert faults.fired() and info["reason"].startswith("a checkpoint could not be written"), info
+        assert d.ask("POST", "/jobs/%s/resume" % id, {}).status == 200
+        info = wait(d, id)
+    assert info["attempt"] <= 2
+    return id
+
+
+def test_every_write_of_a_job_fails_once(faulty, faults):
+    """Each write, sync and rename in the job's folder, and a part of those of the database: no job is lost, no checkpoint half made,
+    and the end is that of a job that was not disturbed."""
+    d = faulty.start()
+    put_dataset(d)
+    whole = through(d, faults, "nothing", 0)
+    want, rows, ids, pauses = kept(faulty, whole), lines(d, whole), [whole], 0
+    assert "6" in want and len(rows) == 8
+    for part, stride, least in (("/jobs/", 1 + SANITIZED, 20), ("denoised.db", 7 + 7 * SANITIZED, 20)):
+        n, fired = 0, True
+        while fired:
+            id = through(d, faults, part, n)
+            fired = faults.fired()
+            if id:
+                ids.append(id)
+                pauses += job(d, id)["attempt"] > 1
+                have = kept(faulty, id)
+                assert have["6"] == want["6"] and lines(d, id) == rows
+                for step in have:  # one that was due while another was being written may be missing
+                    assert want.setdefault(step, have[step]) == have[step]
+            n += stride
+        assert n > least
+    assert pauses > 3
+    faults.arm("nothing", -1)
+    d = faulty.again()  # what could not be stored at first has been by now
+    for id in ids:
+        info = job(d, id)
+        assert (info["state"], info["step"]) == ("succeeded", 6), info
+        assert {str(c["step"]) for c in d.ask("GET", "/jobs/%s/checkpoints" % id).json()["checkpoints"]} == set(kept(faulty, id))
+
+
+def test_a_stream_that_cannot_be_opened_leaves_nothing(faulty, faults):
+    """Neither the response nor its place in the connection can be had: the call ends, and nobody is told of it afterwards."""
+    d = faulty.start()
+    put_dataset(d)
+    id = submit(d, steps=100 * STEPS)
+    request = d.post("/generate", {"model": "tiny", "steps": 1000, "n": 64, "class_label": 0}, {"Prefer": "respond-async"}).json()["id"]
+    for path in ("/jobs/" + id, "/requests/" + request):
+        for n in range(2):
+            client = d.client(PATIENCE)
+            faults.arm("streams", n)
+            client.send("GET %s/events HTTP/1.1\r\nHost: localhost\r\n\r\n" % path)
+            assert client.closed() and faults.fired()
+        client = d.client(PATIENCE)
+        client.send("GET %s/events HTTP/1.1\r\nHost: localhost\r\n\r\n" % path)
+        assert client.head()[0] == 200
+        events(client, lambda e: True)
+        client.close()
+    assert d.ask("POST", "/jobs/%s/cancel" % id, {}).status in (200, 202)
+    wait(d, id, "cancelled")
+    assert d.ask("DELETE", "/requests/" + request).status == 200
 
 
 # ---- beside others ----
@@ -321,6 +540,42 @@ def test_what_is_not_finite_is_an_empty_cell_and_is_read_again(box):
     assert {r["loss"] for r in rows[30:]} == {""}
 
 
+# ---- publishing ----
+
+
+def test_publishing_takes_its_turn_in_the_memory_budget(box):
+    """Three copies of the weights, not a trainer; what is idle makes room; what never fits, or finds no memory, is refused at once."""
+    d = box.start()
+    put_dataset(d)
+    big = dict(BIG, batch_size=1)
+    first = submit(d, steps=2, **big)
+    plan = wait(d, first)["plan"]
+    copies = 3 * plan["weights"]
+    assert copies < plan["total"] - (1 << 20)
+    held = sum(v for k, v in d.ask("GET", "/status").json()["memory"].items() if k != "limit")
+    assert held < copies
+
+    def publish(id):
+        return d.ask("POST", "/jobs/%s/publish" % id, {"as": "big"})
+
+    d = box.again("--memory", str(held + copies - 1))
+    reply = publish(first)  # idle models go
+    assert reply.status == 200 and reply.json()["published"] == "big@1", reply.body
+    assert "available" in [m["state"] for m in d.ask("GET", "/models").json()["models"] if m["name"] != "big"]
+    for room in (copies + (1 << 20), copies - 1):
+        d = box.again("--load", "none", "--memory", str(plan["total"] + room))
+        running = submit(d, steps=1000000, **big)
+        wait(d, running, "running", step=1)
+        for id in (first, running):
+            reply = publish(id)
+            assert (reply.status, reply.code if reply.status != 200 else "") == ((200, "") if room > copies else (503, "memory"))
+        assert d.ask("POST", "/jobs/%s/cancel" % running, {}).status in (200, 202)
+        wait(d, running, "cancelled")
+        assert publish(first).status == 200
+        text = d.ask("GET", "/metrics").body.decode()
+        assert 'denoised_memory_bytes{kind="training"} 0\n' in text, text
+
+
 # ---- what is refused ----
 
 
@@ -351,7 +606,6 @@ def test_bad_jobs_are_refused_by_name(box):
 
 def test_without_a_state_folder_there_is_no_training(models):
     from conftest import Daemon
-    from serving import BINARY
     d = Daemon(BINARY, ["--listen", "127.0.0.1:0", "--models", str(models), "--load", "none"]).started()
     try:
         reply = d.ask("POST", "/jobs", JOB)

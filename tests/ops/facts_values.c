@@ -247,6 +247,30 @@ static void pruned_outputs(void **state)
     }
 }
 
+/* The place += the sum over rows; the rest of the state block, its padding too, stays. */
+static void accumulate_adds(void **state)
+{
+    (void)state;
+    subject s;
+    subject_init(&s, 1);
+    weight(&s, "before", dn_shape(5), -1, 1);
+    dn_val w = weight(&s, "w", dn_shape(3), 0, 0), x = feed(&s, "x", dn_shape(3), 0, 0);
+    weight(&s, "after", dn_shape(2), -1, 1);
+    dn_val g = dn_sum_to(s.p, dn_binary(s.p, DN_SUB, x, w), dn_shape(3), DN_BATCH);
+    keep_sum(&s, 1, g);
+    keep_sum(&s, 1, g);
+    s.output[s.n_outputs++] = (output){ s.p->block[1].param[0].val, 5, true, true, calloc(5, sizeof(double)) };
+    s.output[s.n_outputs++] = (output){ s.p->block[1].param[2].val, 2, true, true, calloc(2, sizeof(double)) };
+    SET(&s, "x", 1, 20, 300);
+    SET(&s, "w", 0.5, 0, -1);
+    finish(&s, x);
+    for (int which = 0; which < 2; which++)
+        expect(&s, which, 1e-6, (double[]){ SUM_START + 2 * 0.5, SUM_START + 2 * 20, SUM_START + 2 * 301 }, 3);
+    expect(&s, 2, 0, (double[]){ SUM_START, SUM_START, SUM_START, SUM_START, SUM_START }, 5);
+    expect(&s, 3, 0, (double[]){ SUM_START, SUM_START }, 2);
+    subject_fini(&s);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -261,6 +285,7 @@ int main(void)
         cmocka_unit_test(cast_back),
         cmocka_unit_test(detach_stops),
         cmocka_unit_test(pruned_outputs),
+        cmocka_unit_test(accumulate_adds),
     };
     return cmocka_run_group_tests_name("op facts values", tests, NULL, NULL);
 }

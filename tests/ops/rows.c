@@ -225,6 +225,16 @@ static dn_val cast(subject *s, const row *r)
     return dn_cast(s->p, narrow, DN_F32);
 }
 
+/* a: n. What training does with a gradient: a sum over rows goes into a place beside the parameter's. */
+static dn_val accumulate(subject *s, const row *r)
+{
+    dn_val x = from(s, r, "x", dn_shape(r->a[0])), other = weight(s, "other", dn_shape(3), -1, 1);
+    dn_val y = dn_binary(s->p, DN_MUL, x, weight(s, "w", dn_shape(r->a[0]), -1, 1));
+    dn_val z = dn_sum_to(s->p, y, dn_shape(1), DN_ROW);
+    keep_sum(s, 1, dn_sum_to(s->p, y, dn_shape(r->a[0]), DN_BATCH));
+    return dn_binary(s->p, DN_MUL, other, z);
+}
+
 /* A residual block with attention, as a U-Net has it: many values with overlapping lives. a: H, C */
 static dn_val block(subject *s, const row *r)
 {
@@ -359,6 +369,8 @@ const row rows[] = {
     { "cast half",                  DN_OP_CAST, cast, { DN_F16 }, .tol = 2e-3, .no_fd = STEP_FUNCTION },
     { "cast bfloat",                DN_OP_CAST, cast, { DN_BF16 }, .tol = 2e-2, .no_fd = STEP_FUNCTION },
     { "detach",                     DN_OP_DETACH, detach, .no_fd = "not a derivative by design; facts_values.c checks it" },
+    { "accumulate",                 DN_OP_ACCUMULATE, accumulate, { 61 } },
+    { "accumulate in pieces",       DN_OP_ACCUMULATE, accumulate, { 20001 }, .tol = 1e-5 },
     { "block",                      DN_OP_CONV2D, block, { 4, 8 }, .tol = 5e-6, .backend_tol = 5e-5 },
     { "block 16x64",                DN_OP_CONV2D, block, { 16, 64 }, .timed = true },
 };

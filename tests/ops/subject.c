@@ -97,7 +97,18 @@ void keep(subject *s, dn_val v)
     dn_output(s->p, name, v);
     int64_t n = dn_shape_count(dn_shape_of(s->p, v));
     s->output[s->n_outputs++] =
-        (output){ v, n, s->p->value[v].kind != DN_ROW, alloc((size_t)(n * s->rows) * sizeof(double)) };
+        (output){ v, n, s->p->value[v].kind != DN_ROW, false, alloc((size_t)(n * s->rows) * sizeof(double)) };
+}
+
+void keep_sum(subject *s, int param, dn_val v)
+{
+    int sums = s->p->n_blocks > 1 ? 1 : dn_block_mirror(s->p, 0, "sums");
+    assert_int_equal(sums, 1);
+    assert_true(s->n_outputs < OUTPUTS_MAX);
+    dn_accumulate(s->p, sums, param, v);
+    dn_val place = s->p->block[sums].param[param].val;
+    int64_t n = dn_shape_count(dn_shape_of(s->p, place));
+    s->output[s->n_outputs++] = (output){ place, n, true, true, alloc((size_t)n * sizeof(double)) };
 }
 
 tensor *subject_tensor(subject *s, const char *name)
@@ -150,6 +161,16 @@ static char *make_block(const subject *s, size_t real_size)
     return block;
 }
 
+/* What is accumulated into; NULL: nothing is. */
+static char *make_sums(const subject *s, size_t real_size)
+{
+    int64_t n = s->p->n_blocks > 1 ? s->p->block[1].count : 0;
+    char *sums = n ? alloc((size_t)n * real_size) : NULL;
+    for (int64_t i = 0; i < n; i++)
+        put(sums, DN_F32, real_size, i, SUM_START);
+    return sums;
+}
+
 static void **make_forms(const dn_lowered *l, const char *block)
 {
     void **form = alloc(sizeof *form * (size_t)(l->n_forms + 1));
@@ -180,6 +201,12 @@ static void read_outputs(subject *s, const dn_run *r, int n)
     for (int i = 0; i < s->n_outputs; i++) {
         output *o = &s->output[i];
         int place = r->lowered->value_place[o->val];
+        const dn_value *v = &s->p->value[o->val];
+        for (int64_t k = 0; o->sum && k < o->count; k++)
+            o->data[k] =
+                get(r->block[1], DN_F32, r->lowered->backend->real_size, s->p->block[1].param[v->param].offset + k);
+        if (o->sum)
+            continue;
         assert_true(place >= 0);
         for (int row = 0; row < (o->batch ? 1 : n); row++)
             for (int64_t k = 0; k < o->count; k++)
@@ -193,7 +220,7 @@ static void read_outputs(subject *s, const dn_run *r, int n)
 typedef struct bound {
     dn_lowered *l;
     dn_run run;
-    char *block;
+    char *block, *sums;
     void **form;
 } bound;
 
@@ -205,10 +232,11 @@ static void bind(bound *b, const subject *s, const dn_backend *backend, int n, d
     if (mode == RUN_APART)
         assert_int_equal(dn_plan_apart(b->l, &err), 0);
     b->block = make_block(s, backend->real_size);
+    b->sums = make_sums(s, backend->real_size);
     b->form = make_forms(b->l, b->block);
     b->run = (dn_run){ .lowered = b->l,
                        .arena = alloc(b->l->arena_bytes),
-                       .block = { b->block },
+                       .block = { b->block, b->sums },
                        .form = (const void *const *)b->form,
                        .pool = pool,
                        .n = n };
@@ -221,6 +249,7 @@ static void unbind(bound *b)
         free(b->form[i]);
     free(b->form);
     free(b->block);
+    free(b->sums);
     free(b->run.arena);
     dn_lowered_free(b->l);
 }

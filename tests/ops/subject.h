@@ -20,6 +20,7 @@ typedef struct output {
     dn_val val;
     int64_t count;
     bool batch;   /* one copy for all rows */
+    bool sum;     /* a place of the state block that keep_sum adds to */
     double *data; /* [rows, count] or [count], of the last run */
 } output;
 
@@ -40,6 +41,10 @@ dn_val feed_fixed(subject *s, const char *name, dn_shape shape, double lo, doubl
 dn_val feed_int(subject *s, const char *name, dn_shape shape, int lo, int hi);         /* I32, hi included */
 dn_val weight(subject *s, const char *name, dn_shape shape, double lo, double hi);     /* a parameter */
 void keep(subject *s, dn_val v); /* an output to compare; nothing for DN_NONE */
+/* Accumulate `v` into the state that mirrors the parameter `param` (all have been made), which is SUM_START before each
+ * run. */
+enum { SUM_START = 1 };
+void keep_sum(subject *s, int param, dn_val v);
 tensor *subject_tensor(subject *s, const char *name);
 
 /* Set a tensor of one row (or a parameter), n numbers. */

@@ -126,7 +126,7 @@ typedef struct dn_train_report {
  * DN_E code (NON_FINITE after nan_max skipped steps in a row). */
 int dn_trainer_some(dn_trainer *t, double max_ms, dn_train_report *report, dn_error *err);
 int64_t dn_trainer_step(const dn_trainer *t); /* finished optimizer steps */
-/* Is it between two optimizer steps? Snapshots and evaluations begin only there. */
+/* Is it between two optimizer steps, with nothing under way? Snapshots and evaluations begin only there. */
 bool dn_trainer_at_boundary(const dn_trainer *t);
 size_t dn_trainer_bytes(const dn_trainer *t); /* handed out now: what plan->total promised */
 
@@ -138,8 +138,9 @@ typedef struct dn_eval_report {
 } dn_eval_report;
 int dn_trainer_eval_some(dn_trainer *t, double max_ms, dn_eval_report *report, dn_error *err); /* 0 done, 1 more, < 0 error */
 
-/* Copy everything that a resume needs (all: weights, moments, EMA, counters), or the EMA alone (publish, previews), at a boundary. */
-int dn_trainer_snapshot(dn_snapshot **out, const dn_trainer *t, bool all, dn_error *err);
+/* Copy everything that a resume needs (all: weights, moments, EMA, counters), or the EMA alone (publish, previews). Begins at a boundary
+ * and runs in segments of max_ms like a step; until it is done nothing else can begin. 0 done, *out is the caller's; 1 more, < 0 error. */
+int dn_trainer_snapshot(dn_snapshot **out, dn_trainer *t, bool all, double max_ms, dn_error *err);
 void dn_snapshot_free(dn_snapshot *s);
 /* Slow lane. Write it as the file `path`: a header with step, parameters and numerics, then zstd frames with a checksum; temporary name,
  * fsync, rename, fsync of the folder. */
@@ -148,6 +149,11 @@ int dn_snapshot_write(const dn_snapshot *s, const char *path, dn_error *err);
 int dn_snapshot_publish(const dn_snapshot *s, const char *dir, dn_error *err);
 /* Go on from a file: refuses one of another job, model or numerics by name. */
 int dn_trainer_restore(dn_trainer *t, const char *path, dn_error *err);
+/* Slow lane. The EMA of a file without a trainer: what the restored one's snapshot of the EMA alone would be. `m`, `data`, `p` and
+ * `plan` are what the job's trainer is made of, and a file of another job is refused as above. Takes `m`, whose weights make room for
+ * the EMA, also when it fails; beside them it needs a few buffers. */
+int dn_snapshot_read(dn_snapshot **out, dn_model *m, const dn_dataset *data, const dn_train_params *p, const dn_train_plan *plan,
+                     const char *path, dn_error *err);
 /* The EMA as a model version in memory: previews. */
 int dn_snapshot_model(dn_model **out, const dn_snapshot *s, dn_error *err);
 

@@ -34,6 +34,8 @@ struct dn_batch {
 struct dn_trainer {
     double step_ms, done_ms, eval_ms;
     int64_t step, fails_at;
+    struct dn_snapshot *copy; /* under way */
+    int pieces;               /* of it that are copied */
 };
 
 struct dn_snapshot {
@@ -43,7 +45,7 @@ struct dn_snapshot {
 
 static atomic_int samples, fail_batches;
 static atomic_size_t trimmed;
-static atomic_int samples_left = -1, slow_batches;
+static atomic_int samples_left = -1, slow_batches, pieces = 1, fail_copies, pieces_copied;
 
 static void sleep_ms(double ms)
 {
@@ -55,6 +57,9 @@ int fake_samples(void) { return samples; }
 void fake_fail_batches(int n) { fail_batches = n; }
 void fake_slow_batches(int n) { slow_batches = n; }
 void fake_fail_samples(int n) { samples_left = n; }
+void fake_copies(int n) { pieces = n; }
+int fake_copied(void) { return pieces_copied; }
+void fake_fail_copies(int n) { fail_copies = n; }
 
 dn_net *fake_net_new(double batch_ms, double row_ms)
 {
@@ -224,9 +229,13 @@ dn_trainer *fake_trainer_new(double step_ms, int64_t fails_at)
     return t;
 }
 
-void dn_trainer_free(dn_trainer *t) { free(t); }
+void dn_trainer_free(dn_trainer *t)
+{
+    free(t->copy);
+    free(t);
+}
 int64_t dn_trainer_step(const dn_trainer *t) { return t->step; }
-bool dn_trainer_at_boundary(const dn_trainer *t) { return t->done_ms == 0 && t->eval_ms == 0; }
+bool dn_trainer_at_boundary(const dn_trainer *t) { return t->done_ms == 0 && t->eval_ms == 0 && !t->copy; }
 
 /* Sleep for a segment; true when all of `whole` has been slept. */
 static bool segment(double *done, double whole, double max_ms)
@@ -242,7 +251,7 @@ static bool segment(double *done, double whole, double max_ms)
 
 int dn_trainer_some(dn_trainer *t, double max_ms, dn_train_report *report, dn_error *err)
 {
-    assert(t->eval_ms == 0);
+    assert(t->eval_ms == 0 && !t->copy);
     if (!segment(&t->done_ms, t->step_ms, max_ms))
         return 1;
     t->step++;
@@ -255,20 +264,30 @@ int dn_trainer_some(dn_trainer *t, double max_ms, dn_train_report *report, dn_er
 int dn_trainer_eval_some(dn_trainer *t, double max_ms, dn_eval_report *report, dn_error *err)
 {
     (void)err;
-    assert(t->done_ms == 0);
+    assert(t->done_ms == 0 && !t->copy);
     if (!segment(&t->eval_ms, t->step_ms, max_ms))
         return 1;
     *report = (dn_eval_report){ .loss = (double)t->step, .n = 1 };
     return 0;
 }
 
-int dn_trainer_snapshot(dn_snapshot **out, const dn_trainer *t, bool all, dn_error *err)
+int dn_trainer_snapshot(dn_snapshot **out, dn_trainer *t, bool all, double max_ms, dn_error *err)
 {
-    (void)err;
-    assert(dn_trainer_at_boundary(t));
-    *out = malloc(sizeof **out);
-    assert(*out);
-    **out = (dn_snapshot){ t->step, all };
+    assert(max_ms > 0);
+    if (!t->copy && fail_copies > 0) {
+        fail_copies--;
+        return -dn_fail(err, DN_E_MEMORY, NULL, "no memory for a copy");
+    }
+    assert(t->copy ? t->copy->all == all : dn_trainer_at_boundary(t));
+    t->copy = t->copy ? t->copy : malloc(sizeof *t->copy);
+    assert(t->copy);
+    *t->copy = (dn_snapshot){ t->step, all };
+    pieces_copied++;
+    if (++t->pieces < pieces)
+        return 1;
+    *out = t->copy;
+    t->copy = NULL;
+    t->pieces = 0;
     return 0;
 }
 

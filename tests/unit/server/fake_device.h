@@ -24,5 +24,8 @@ void fake_fail_samples(int n); /* so many more samples can be made, then none; <
 
 /* A trainer whose optimizer step takes step_ms; step `fails_at` fails (0: none). An evaluation takes one step's time. */
 dn_trainer *fake_trainer_new(double step_ms, int64_t fails_at);
+void fake_copies(int pieces);  /* a snapshot takes so many segments (1) */
+int fake_copied(void);         /* segments of snapshots that have run */
+void fake_fail_copies(int n);  /* the next n snapshots find no memory */
 
 #endif

@@ -27,7 +27,7 @@ typedef struct world {
         bool gone;
     } run[RUNS_MAX];
     int cancel_at_step; /* cancel run 1 when this many steps have been told */
-    int train_steps, evals, previews_taken, checkpoints, train_gone, train_end, train_code;
+    int train_steps, evals, previews_taken, checkpoints, published, missed, train_gone, train_end, train_code;
     int64_t last_train_step, last_checkpoint;
     double preempted_ms;
     int trained_first, trained_last; /* train_steps when the latest request had its first batch, and its last */
@@ -108,6 +108,9 @@ static void on_trained(void *arg, dn_train_news *n)
         w->previews_taken += n->duty == DN_DUTY_PREVIEW;
         w->checkpoints += n->duty == DN_DUTY_CHECKPOINT;
         w->last_checkpoint = n->duty == DN_DUTY_CHECKPOINT ? n->step : w->last_checkpoint;
+        w->published += n->duty == DN_DUTY_PUBLISH && n->snapshot;
+        w->missed += n->duty == DN_DUTY_PUBLISH && !n->snapshot;
+        assert_true(n->snapshot || n->duty == DN_DUTY_EVAL || n->duty == DN_DUTY_PUBLISH);
     }
     dn_snapshot_free(n->snapshot);
     free(n);
@@ -459,6 +462,72 @@ static void sampling_waits_for_a_segment_never_for_a_step(void **state)
     stop(w);
 }
 
+static void wait_for_copy(world *w, int segments)
+{
+    for (int i = 0; fake_copied() < segments && i < 20000; i++) {
+        dn_loop_messages(w->loop);
+        nanosleep(&(struct timespec){ 0, 500000 }, NULL);
+    }
+    assert_true(fake_copied() >= segments);
+}
+
+/* A snapshot that never ends: requests run between its segments, and training stays where it is. */
+static void sampling_waits_for_a_segment_never_for_a_snapshot(void **state)
+{
+    (void)state;
+    world *w = start(wide, 1, 0);
+    fake_copies(1 << 30);
+    int before = fake_copied();
+    train(w, (job){ .step_ms = 0.1, .steps = 10, .checkpoint_every = 1, .share = 0.5 });
+    wait_for_copy(w, before + 1);
+    submit(w, (order){ .id = 1, .n = 1, .entries = 20, .rows = 1 });
+    pump(w, &w->gone, 1);
+    assert_int_equal(w->run[1].end, DN_RUN_DONE);
+    assert_int_equal(w->train_steps, 1);
+    assert_int_equal(w->checkpoints, 0);
+    assert_true(fake_copied() > before + 1);
+    stop(w);
+    fake_copies(1);
+}
+
+/* What is asked for while a copy is under way is done after it. */
+static void a_snapshot_under_way_is_finished_first(void **state)
+{
+    (void)state;
+    world *w = start(wide, 1, 0);
+    fake_copies(20000);
+    int before = fake_copied();
+    train(w, (job){ .step_ms = 0.1, .steps = 1000, .preview_every = 1 });
+    wait_for_copy(w, before + 1);
+    assert_int_equal(dn_worker_train_ask(w->worker, 9, DN_DUTY_PUBLISH | DN_DUTY_CHECKPOINT | DN_DUTY_STOP), 0);
+    pump(w, &w->train_gone, 1);
+    assert_int_equal(w->train_end, DN_TRAIN_STOPPED);
+    assert_int_equal(w->previews_taken, w->train_steps);
+    assert_int_equal(w->checkpoints, 1);
+    assert_int_equal(w->published, 1);
+    assert_int_equal(w->last_checkpoint, w->last_train_step);
+    stop(w);
+    fake_copies(1);
+}
+
+/* Who waits for a copy hears that there is no memory for one; the job goes on. */
+static void a_publication_without_memory_is_told(void **state)
+{
+    (void)state;
+    world *w = start(wide, 1, 0);
+    train(w, (job){ .step_ms = 0.1, .steps = 1 << 30 });
+    fake_fail_copies(1);
+    assert_int_equal(dn_worker_train_ask(w->worker, 9, DN_DUTY_PUBLISH), 0);
+    pump(w, &w->missed, 1);
+    assert_int_equal(w->published, 0);
+    int steps = w->train_steps;
+    assert_int_equal(dn_worker_train_ask(w->worker, 9, DN_DUTY_PUBLISH), 0);
+    pump(w, &w->published, 1);
+    pump(w, &w->train_steps, steps + 1);
+    assert_int_equal(w->missed, 1);
+    stop(w);
+}
+
 /* Under load a job gets its share: steps of 5 ms beside batches of 5 ms, share 1/2. */
 static void a_job_gets_its_share_while_requests_wait(void **state)
 {
@@ -522,6 +591,9 @@ int main(void)
         cmocka_unit_test(a_job_stops_saved_at_the_end_of_a_step),
         cmocka_unit_test(a_failing_step_ends_the_job_and_the_worker_goes_on),
         cmocka_unit_test(sampling_waits_for_a_segment_never_for_a_step),
+        cmocka_unit_test(sampling_waits_for_a_segment_never_for_a_snapshot),
+        cmocka_unit_test(a_snapshot_under_way_is_finished_first),
+        cmocka_unit_test(a_publication_without_memory_is_told),
         cmocka_unit_test(a_job_gets_its_share_while_requests_wait),
         cmocka_unit_test(without_a_share_a_job_waits_until_requests_are_done),
     };

@@ -23,7 +23,7 @@ static char folder[64], path[160], data_path[160];
 
 /* ---- what the allocator hands out ---- */
 
-static size_t handed_out;
+static size_t handed_out, handed_most; /* now; the most since it was last set */
 void *__real_malloc(size_t n);
 void *__real_calloc(size_t n, size_t size);
 void *__real_realloc(void *p, size_t n);
@@ -65,6 +65,7 @@ static void *count(void *p, size_t n)
             break;
         }
     handed_out += n >= LARGE ? n : malloc_usable_size(p);
+    handed_most = handed_out > handed_most ? handed_out : handed_most;
     pthread_mutex_unlock(&large_lock);
     return p;
 }
@@ -382,12 +383,12 @@ static void test_first_weights(void **state)
     json_decref(bad);
 }
 
-static char *hash_of_ema(const dn_trainer *t, char *hash)
+static char *hash_of_ema(dn_trainer *t, char *hash)
 {
     dn_snapshot *s = NULL;
     dn_model *m = NULL;
     dn_error err = { 0 };
-    if (dn_trainer_snapshot(&s, t, false, &err) || dn_snapshot_model(&m, s, &err))
+    if (dn_trainer_snapshot(&s, t, false, 0, &err) || dn_snapshot_model(&m, s, &err))
         fail_msg("%s", err.message);
     memcpy(hash, m->info.hash, 65);
     dn_model_free(m);
@@ -395,11 +396,11 @@ static char *hash_of_ema(const dn_trainer *t, char *hash)
     return hash;
 }
 
-static void publish(const dn_trainer *t)
+static void publish(dn_trainer *t)
 {
     dn_snapshot *s = NULL;
     dn_error err = { 0 };
-    if (dn_trainer_snapshot(&s, t, false, &err) || dn_snapshot_publish(s, path, &err))
+    if (dn_trainer_snapshot(&s, t, false, 0, &err) || dn_snapshot_publish(s, path, &err))
         fail_msg("%s", err.message);
     assert_int_equal(dn_snapshot_publish(s, path, &err), DN_E_INVALID); /* never over something */
     dn_snapshot_free(s);
@@ -455,6 +456,134 @@ static int entries(const char *dir)
     return n;
 }
 
+/* ---- a checkpoint published without a trainer ---- */
+
+static void write_checkpoint(dn_trainer *t, const char *file)
+{
+    dn_snapshot *s = NULL;
+    dn_error err = { 0 };
+    if (dn_trainer_snapshot(&s, t, true, 0, &err) || dn_snapshot_write(s, file, &err))
+        fail_msg("%s", err.message);
+    dn_snapshot_free(s);
+}
+
+static int read_ema(dn_snapshot **s, const job *j, const char *file, dn_error *err)
+{
+    *err = (dn_error){ 0 };
+    return dn_snapshot_read(s, fresh_model(NULL, NULL), j->data, &j->params, &j->plan, file, err);
+}
+
+static void assert_same_file(const char *a, const char *b, const char *name)
+{
+    static char text[2][12 << 20];
+    const char *folders[] = { a, b };
+    size_t n[2];
+    for (int i = 0; i < 2; i++) {
+        char file[256];
+        snprintf(file, sizeof file, "%s/%s", folders[i], name);
+        FILE *f = fopen(file, "rb");
+        assert_non_null(f);
+        n[i] = fread(text[i], 1, sizeof text[i], f);
+        assert_in_range(n[i], 1, sizeof text[i] - 1);
+        fclose(f);
+    }
+    assert_int_equal(n[0], n[1]);
+    assert_memory_equal(text[0], text[1], n[0]);
+}
+
+/* What is published of a file is, byte for byte, what is published of the trainer that wrote it; the EMA goes into the
+ * memory of the model that is given: beside it there are a few buffers. */
+static void check_read(enum dn_optimizer_kind kind)
+{
+    static const char *const names[] = { "model_index.json", "denoised.json", "unet/config.json",
+                                         "scheduler/scheduler_config.json",
+                                         "unet/diffusion_pytorch_model.safetensors" };
+    job j;
+    char file[160], other[160];
+    dn_error err;
+    dn_snapshot *s = NULL;
+    prepare(&j, NULL, NULL);
+    j.params.optimizer.kind = kind;
+    j.params.objective.prediction = DN_PREDICT_V;
+    start(&j);
+    step(&j);
+    step(&j);
+    snprintf(file, sizeof file, "%s/checkpoint", folder);
+    snprintf(other, sizeof other, "%s/other", folder);
+    write_checkpoint(j.trainer, file);
+    publish(j.trainer);
+    dn_model *m = fresh_model(NULL, NULL);
+    size_t before = handed_most = handed_out;
+    if (dn_snapshot_read(&s, m, j.data, &j.params, &j.plan, file, &err))
+        fail_msg("%s", err.message);
+    assert_true(handed_most - before < (2 << 20) && m->info.bytes > (4 << 20));
+    assert_int_equal(dn_snapshot_write(s, other, &err), DN_E_INTERNAL); /* it is no checkpoint */
+    assert_int_equal(dn_snapshot_publish(s, other, &err), 0);
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        assert_same_file(path, other, names[i]);
+    dn_snapshot_free(s);
+    nftw(other, remove_one, 8, FTW_DEPTH | FTW_PHYS);
+    clear_model();
+    remove(file);
+    end(&j);
+}
+
+static void test_read(void **state)
+{
+    (void)state;
+    check_read(DN_ADAMW);
+    check_read(DN_SGD);
+}
+
+/* Damage at the places that a reader of another kind would step over: all blocks count, and the end. */
+static void test_read_refuses(void **state)
+{
+    (void)state;
+    job j;
+    char file[160];
+    dn_error err;
+    dn_snapshot *s = NULL;
+    prepare(&j, NULL, NULL);
+    start(&j);
+    snprintf(file, sizeof file, "%s/checkpoint", folder);
+    assert_int_equal(read_ema(&s, &j, file, &err), DN_E_NOT_FOUND);
+    write_checkpoint(j.trainer, file);
+    job other = j;
+    other.params.optimizer.lr *= 2;
+    assert_int_equal(read_ema(&s, &other, file, &err), DN_E_INVALID);
+    assert_string_equal(err.param, "optimizer.lr");
+    other = j;
+    strcpy(other.plan.numerics, "another");
+    assert_int_equal(read_ema(&s, &other, file, &err), DN_E_INVALID);
+    assert_string_equal(err.param, "numerics");
+    dn_model *m = fresh_model("{\"block_out_channels\":[8,8,8],\"attention_head_dim\":8}", NULL);
+    assert_int_equal(dn_snapshot_read(&s, m, j.data, &j.params, &j.plan, file, &err), DN_E_INVALID);
+    assert_string_equal(err.param, "model");
+    struct stat st;
+    assert_int_equal(stat(file, &st), 0);
+    for (int at = 1; at < 4; at++) { /* in each quarter */
+        FILE *f = fopen(file, "r+b");
+        fseek(f, st.st_size / 4 * at, SEEK_SET);
+        int c = fgetc(f);
+        fseek(f, st.st_size / 4 * at, SEEK_SET);
+        fputc(c ^ 1, f);
+        fclose(f);
+        assert_int_equal(read_ema(&s, &j, file, &err), DN_E_FORMAT);
+        f = fopen(file, "r+b");
+        fseek(f, st.st_size / 4 * at, SEEK_SET);
+        fputc(c, f);
+        fclose(f);
+    }
+    assert_int_equal(read_ema(&s, &j, file, &err), 0);
+    dn_snapshot_free(s);
+    s = NULL;
+    assert_int_equal(truncate(file, st.st_size - 1), 0);
+    assert_int_equal(read_ema(&s, &j, file, &err), DN_E_FORMAT);
+    assert_null(s);
+    remove(file);
+    end(&j);
+}
+
 /* Fail the n-th call of each write, for all n: the old file stays, nothing is left beside it, and the error says so. */
 static void test_failing_disk(void **state)
 {
@@ -466,10 +595,10 @@ static void test_failing_disk(void **state)
     prepare(&j, "{\"block_out_channels\":[8,8,8],\"attention_head_dim\":8}", NULL);
     start(&j);
     snprintf(file, sizeof file, "%s/checkpoint", folder);
-    assert_int_equal(dn_trainer_snapshot(&first, j.trainer, true, &err), 0);
+    assert_int_equal(dn_trainer_snapshot(&first, j.trainer, true, 0, &err), 0);
     assert_int_equal(dn_snapshot_write(first, file, &err), 0);
     step(&j);
-    assert_int_equal(dn_trainer_snapshot(&second, j.trainer, true, &err), 0);
+    assert_int_equal(dn_trainer_snapshot(&second, j.trainer, true, 0, &err), 0);
     int before = entries(folder), failures = 0;
     for (int n = 0;; n++) { /* the last call is the folder's fsync: the new file is there then */
         calls_left = n;
@@ -606,7 +735,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_bytes),         cmocka_unit_test(test_budget),  cmocka_unit_test(test_recomputing),
         cmocka_unit_test(test_first_weights), cmocka_unit_test(test_publish), cmocka_unit_test(test_learned_variance),
-        cmocka_unit_test(test_failing_disk),
+        cmocka_unit_test(test_failing_disk),  cmocka_unit_test(test_read),    cmocka_unit_test(test_read_refuses),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }

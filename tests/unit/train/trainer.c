@@ -1,5 +1,6 @@
 /* trainer.c - the trainer as a whole: the same bits however it is cut, interrupted or threaded; what it refuses. */
 #include "fixture.h"
+#include <fcntl.h>
 #include <jansson.h>
 #include <math.h>
 #include <stdio.h>
@@ -115,11 +116,11 @@ static int remove_path(void **state)
     return 0;
 }
 
-static void write_checkpoint(const dn_trainer *t)
+static void write_checkpoint(dn_trainer *t)
 {
     dn_snapshot *s = NULL;
     dn_error err = { 0 };
-    if (dn_trainer_snapshot(&s, t, true, &err) || dn_snapshot_write(s, path, &err))
+    if (dn_trainer_snapshot(&s, t, true, 0, &err) || dn_snapshot_write(s, path, &err))
         fail_msg("%s", err.message);
     dn_snapshot_free(s);
 }
@@ -162,6 +163,88 @@ static void test_resume(void **state)
     resume_at(3, DN_PRECISION_FP32, DN_SGD);
 }
 
+static long file_size(void)
+{
+    FILE *f = fopen(path, "rb");
+    fseek(f, 0, SEEK_END);
+    long n = ftell(f);
+    fclose(f);
+    return n;
+}
+
+/* Segments of a snapshot until it is whole; between them the trainer can do nothing else. */
+static dn_snapshot *copy_in_pieces(dn_trainer *t, bool all, int *segments)
+{
+    dn_snapshot *s = NULL;
+    dn_train_report report;
+    dn_error err = { 0 };
+    for (*segments = 1; dn_trainer_snapshot(&s, t, all, 1e-9, &err) == 1; ++*segments) {
+        assert_null(s);
+        assert_false(dn_trainer_at_boundary(t));
+        assert_int_equal(dn_trainer_some(t, 0, &report, &err), -DN_E_INTERNAL);
+        assert_int_equal(dn_trainer_restore(t, path, &err), DN_E_INTERNAL);
+    }
+    assert_non_null(s);
+    assert_true(dn_trainer_at_boundary(t));
+    return s;
+}
+
+static char *read_all(long *n)
+{
+    *n = file_size();
+    char *text = malloc((size_t)*n);
+    FILE *f = fopen(path, "rb");
+    assert_int_equal(fread(text, 1, (size_t)*n, f), *n);
+    fclose(f);
+    return text;
+}
+
+/* A copy cut into pieces is the whole copy, a piece has a bounded number of bytes, and one that never ends is no loss.
+ */
+static void test_snapshot_in_pieces(void **state)
+{
+    (void)state;
+    static const fixture_wish wide = { .config = "{\"block_out_channels\":[64,128]}" };
+    fixture f, after;
+    dn_error err = { 0 };
+    dn_snapshot *s = NULL;
+    int segments;
+    long n, m;
+    fixture_init(&f, &wide);
+    fixture_init(&after, &wide);
+    fixture_start(&f);
+    fixture_start(&after);
+    fixture_steps(f.trainer, 1, 0);
+    write_checkpoint(f.trainer);
+    char *whole = read_all(&n);
+    int64_t pieces = (f.trainer->flat.count + DN_COPY_PIECE - 1) / DN_COPY_PIECE;
+    assert_true(pieces > 2 && DN_COPY_PIECE * sizeof(float) <= 1 << 20);
+    s = copy_in_pieces(f.trainer, true, &segments);
+    assert_int_equal(segments, 4 * pieces);
+    assert_int_equal(dn_snapshot_write(s, path, &err), 0);
+    char *cut = read_all(&m);
+    assert_int_equal(m, n);
+    assert_memory_equal(whole, cut, (size_t)n);
+    dn_snapshot_free(s);
+    dn_snapshot_free(copy_in_pieces(f.trainer, false, &segments));
+    assert_int_equal(segments, pieces);
+    fixture_steps(f.trainer, 2, 0); /* as if nothing had been */
+    assert_int_equal(dn_trainer_restore(after.trainer, path, &err), 0);
+    fixture_steps(after.trainer, 1, 0);
+    s = NULL;
+    assert_int_equal(dn_trainer_snapshot(&s, after.trainer, true, 1e-9, &err), 1);
+    dn_trainer_free(after.trainer); /* the end, in the middle of a copy */
+    after.trainer = NULL;
+    fixture_start(&after);
+    assert_int_equal(dn_trainer_restore(after.trainer, path, &err), 0);
+    fixture_steps(after.trainer, 2, 0);
+    assert_same_state(f.trainer, after.trainer);
+    free(whole);
+    free(cut);
+    fixture_fini(&f);
+    fixture_fini(&after);
+}
+
 static void refused(dn_trainer *t, int code, const char *param)
 {
     size_t n = sizeof(float) * (size_t)t->flat.count;
@@ -188,15 +271,6 @@ static void spoil(long at, long cut)
     fclose(f);
     if (cut >= 0)
         assert_int_equal(truncate(path, cut), 0);
-}
-
-static long file_size(void)
-{
-    FILE *f = fopen(path, "rb");
-    fseek(f, 0, SEEK_END);
-    long n = ftell(f);
-    fclose(f);
-    return n;
 }
 
 static void test_damaged_checkpoints(void **state)
@@ -249,6 +323,112 @@ static void test_foreign_checkpoints(void **state)
     fixture_start(&other);
     refused(other.trainer, DN_E_INVALID, "numerics");
     fixture_fini(&other);
+    fixture_fini(&f);
+}
+
+/* ---- DENOISED_CHECK and DENOISED_TRACE ---- */
+
+static char said[1 << 20];
+static int stderr_before = -1;
+
+static void listen_to_stderr(void)
+{
+    int fd = open(path, O_RDWR | O_TRUNC | O_CLOEXEC);
+    assert_true(fd >= 0);
+    fflush(stderr);
+    stderr_before = dup(2);
+    dup2(fd, 2);
+    close(fd);
+}
+
+static void stop_listening(void)
+{
+    fflush(stderr);
+    dup2(stderr_before, 2);
+    close(stderr_before);
+    FILE *f = fopen(path, "rb");
+    said[fread(said, 1, sizeof said - 1, f)] = 0;
+    fclose(f);
+}
+
+static void start_with(fixture *f, enum dn_precision precision, const char *variable, const char *value)
+{
+    fixture_init(f, &(fixture_wish){ 0 });
+    all_randomness(&f->params);
+    f->params.precision = precision;
+    f->params.micro_batch = 2;
+    f->params.eval_fraction = 0.2;
+    if (variable)
+        setenv(variable, value, 1);
+    fixture_start(f);
+    if (variable)
+        unsetenv(variable);
+}
+
+static double evaluate(dn_trainer *t)
+{
+    dn_eval_report report;
+    dn_error err = { 0 };
+    assert_int_equal(dn_trainer_eval_some(t, 0, &report, &err), 0);
+    return report.loss;
+}
+
+/* The run on ref beside each run of a step changes nothing, not the gradient either that both add to, and agrees. */
+static void test_check(void **state)
+{
+    (void)state;
+    for (int precision = DN_PRECISION_FP32; precision <= DN_PRECISION_FP16; precision++) {
+        fixture plain, checked;
+        start_with(&plain, precision, NULL, NULL);
+        start_with(&checked, precision, "DENOISED_CHECK", "ref");
+        assert_non_null(checked.trainer->look.check);
+        listen_to_stderr();
+        fixture_steps(checked.trainer, 2, 0);
+        double loss = evaluate(checked.trainer);
+        stop_listening();
+        fixture_steps(plain.trainer, 2, 0);
+        assert_same_state(plain.trainer, checked.trainer);
+        assert_true(loss == evaluate(plain.trainer));
+        if (strstr(said, "first difference"))
+            fail_msg("precision %d: %s", precision, said);
+        fixture_fini(&plain);
+        fixture_fini(&checked);
+    }
+}
+
+/* A weight that changes between the two runs is found. */
+static void test_check_finds(void **state)
+{
+    (void)state;
+    fixture f;
+    dn_train_report r;
+    dn_error err = { 0 };
+    start_with(&f, DN_PRECISION_FP32, "DENOISED_CHECK", "ref");
+    dn_trainer *t = f.trainer;
+    listen_to_stderr();
+    while (t->phase != DN_PHASE_RUN)
+        assert_int_equal(dn_trainer_some(t, 1e-6, &r, &err), 1);
+    int w = dn_block_find(&t->net.program->block[0], "mid_block.resnets.0.conv1.weight");
+    assert_true(w >= 0);
+    t->flat.weights[t->net.program->block[0].param[w].offset] += 1;
+    fixture_steps(t, 1, 0);
+    stop_listening();
+    assert_non_null(strstr(said, "first difference from ref:"));
+    assert_non_null(strstr(said, "mid_block.resnets.0"));
+    fixture_fini(&f);
+}
+
+static void test_trace(void **state)
+{
+    (void)state;
+    fixture f;
+    start_with(&f, DN_PRECISION_FP32, "DENOISED_TRACE", "1");
+    assert_null(f.trainer->look.check);
+    listen_to_stderr();
+    fixture_steps(f.trainer, 1, 0);
+    stop_listening();
+    assert_non_null(strstr(said, "conv_out"));
+    assert_non_null(strstr(said, "deviation"));
     fixture_fini(&f);
 }
 
@@ -508,8 +688,12 @@ int main(void)
         cmocka_unit_test(test_threads),
         cmocka_unit_test(test_micro_batches),
         cmocka_unit_test_setup_teardown(test_resume, make_path, remove_path),
+        cmocka_unit_test_setup_teardown(test_snapshot_in_pieces, make_path, remove_path),
         cmocka_unit_test_setup_teardown(test_damaged_checkpoints, make_path, remove_path),
         cmocka_unit_test_setup_teardown(test_foreign_checkpoints, make_path, remove_path),
+        cmocka_unit_test_setup_teardown(test_check, make_path, remove_path),
+        cmocka_unit_test_setup_teardown(test_check_finds, make_path, remove_path),
+        cmocka_unit_test_setup_teardown(test_trace, make_path, remove_path),
         cmocka_unit_test(test_nan_guard),
         cmocka_unit_test(test_loss_scale),
         cmocka_unit_test(test_label_dropout),
