@@ -386,7 +386,7 @@ void dn_event_error_write(dn_buf *b, int64_t id, const dn_http_error *e);
     X(MODEL_UNLOAD, "POST", "/models/{name}/unload", DN_JSON_BODY_MAX, NULL, "application/json",                       \
       "Refuse new requests, let admitted ones finish, unload")                                                         \
     X(MODEL_PUT, "PUT", "/models/{name}", DN_UPLOAD_BODY_MAX, DN_UPLOAD_TYPES, "application/json",                     \
-      "Add a version: tar, tar.zst or zip of a diffusers folder")                                                      \
+      "Add a version: tar, tar.zst or zip of a diffusers folder, or a .safetensors file for the live one's config")    \
     X(MODEL_DELETE, "DELETE", "/models/{name}", 0, NULL, "application/json", "Delete the version name@version")        \
     X(MODEL_ALIAS, "POST", "/models/{name}/alias", DN_JSON_BODY_MAX, "application/json", "application/json",           \
       "Make a version live")                                                                                           \

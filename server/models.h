@@ -54,6 +54,7 @@ struct dn_known {
     int64_t weights, forms, arena; /* bytes, of held[] */
     dn_link nets, waiters, calls;
     int holders;   /* requests */
+    int readers;   /* of its folder, which stays as long */
     int busy;      /* lane work and adoptions under way */
     bool dropped;  /* unloading: the workers have been asked */
     uint64_t used; /* order of the last use */

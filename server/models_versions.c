@@ -11,14 +11,12 @@
 #include "log.h"
 #include "requests.h"
 #include "tree.h"
+#include "version_files.h"
 #include <dirent.h>
-#include <math.h>
 #include <sqlite3.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 struct dn_making {
     dn_work work;
@@ -153,136 +151,16 @@ bool dn_versions_mine(const dn_app *app, const char *name, const char *tenant)
     return true;
 }
 
-/* ---- trying it, on the imports lane ----------------------------------------------------------------------------- */
-
-static bool has_config(const char *dir)
-{
-    static const char *const names[] = { "model_index.json", "config.json" };
-    char path[4400];
-    for (int i = 0; i < 2; i++) {
-        snprintf(path, sizeof path, "%s/%s", dir, names[i]);
-        if (!access(path, R_OK))
-            return true;
-    }
-    return false;
-}
-
-/* The folder that is the model: `tmp`, or the only one in it. */
-static char *model_folder(const char *tmp)
-{
-    char *only = NULL, *path = NULL;
-    int n = 0;
-    if (has_config(tmp))
-        return strdup(tmp);
-    DIR *d = opendir(tmp);
-    for (struct dirent *e; d && (e = readdir(d));) {
-        if (*e->d_name == '.' || n++)
-            continue;
-        if (asprintf(&path, "%s/%s", tmp, e->d_name) >= 0)
-            only = path;
-    }
-    if (d)
-        closedir(d);
-    if (n == 1 && only && has_config(only))
-        return only;
-    free(only);
-    return strdup(tmp); /* loading it says what is missing */
-}
-
-static int read_finite(const dn_sample *s, const dn_model_info *info, dn_error *err)
-{
-    size_t n = (size_t)info->height * info->width * info->out_channels;
-    float *out = malloc(n * sizeof *out);
-    if (!out)
-        return dn_fail(err, DN_E_MEMORY, NULL, "out of memory");
-    dn_sample_read(s, DN_READ_OUT, out);
-    size_t i = 0;
-    while (i < n && isfinite(out[i]))
-        i++;
-    free(out);
-    return i < n ? dn_fail(err, DN_E_FORMAT, "model", "an evaluation of the network gives values that are not finite") : 0;
-}
-
-static int run_rows(dn_device *d, const dn_net *net, dn_sample *s, const dn_model_info *info, dn_error *err)
-{
-    dn_row rows[8];
-    dn_batch *b = NULL;
-    int n = 0;
-    for (unsigned left = dn_sample_rows(s), kind = 0; left && n < 8; left >>= 1, kind++) {
-        if (left & 1)
-            rows[n++] = (dn_row){ s, (enum dn_row_kind)kind };
-    }
-    int rc = dn_batch_begin(&b, d, net, rows, n, err);
-    if (rc)
-        return rc;
-    rc = -dn_batch_some(b, 0);
-    dn_batch_free(b);
-    if (!rc)
-        rc = dn_sample_update(s);
-    if (rc == DN_E_NON_FINITE)
-        return dn_fail(err, DN_E_FORMAT, "model", "an evaluation of the network gives values that are not finite");
-    return rc ? dn_fail(err, rc, NULL, "an evaluation of the network failed: %s", dn_error_text(rc)) : read_finite(s, info, err);
-}
-
-/* One evaluation, at the model's own size. */
-static int evaluate(dn_device *d, const dn_net *net, const dn_model *m, dn_error *err)
-{
-    const dn_model_info *info = dn_model_info_of(m);
-    dn_table table = { 0 };
-    dn_sample *s = NULL;
-    float *vector = info->label_kind == DN_LABEL_VECTOR ? calloc((size_t)info->label_dim, sizeof *vector) : NULL;
-    int rc = dn_table_plan_denoise(&table, 1, 1, err);
-    dn_sample_params p = { .table = &table, .table_shared = true, .height = info->height, .width = info->width,
-                           .channels = info->channels, .out_channels = info->out_channels,
-                           .label = info->label_kind && info->null_label < 0 ? 0 : -1, .label_b = -1,
-                           .null_label = info->null_label, .label_vector = vector, .label_dim = vector ? info->label_dim : 0,
-                           .temperature = 1 };
-    if (!rc)
-        rc = dn_sample_new(&s, d, &p, err);
-    if (!rc)
-        rc = run_rows(d, net, s, info, err);
-    dn_sample_free(s);
-    dn_table_fini(&table);
-    free(vector);
-    return rc;
-}
-
-/* Load it, and run it once on a device of its own. */
-static int try_model(dn_making *g, dn_error *err)
-{
-    const char *spec = dn_device_name(g->app->place[0].device);
-    dn_footprint need;
-    dn_device *d = NULL;
-    dn_model *m = NULL;
-    dn_net *net = NULL;
-    int rc = dn_net_foresee(&need, g->app->place[0].device, g->dir, err);
-    if (!rc && need.weights + need.forms + need.arena > (size_t)g->app->budget.limit)
-        rc = dn_fail(err, DN_E_LIMIT, "model", "it takes %zu bytes, --memory is %lld", need.weights + need.forms + need.arena,
-                     (long long)g->app->budget.limit);
-    if (!rc)
-        rc = dn_model_load(&m, g->dir, err);
-    if (!rc)
-        rc = dn_device_open(&d, spec, err);
-    if (!rc)
-        rc = dn_net_new(&net, d, m, dn_model_info_of(m)->height, dn_model_info_of(m)->width, 0, err);
-    if (!rc)
-        rc = evaluate(d, net, m, err);
-    if (!rc)
-        snprintf(g->hash, sizeof g->hash, "%s", dn_model_info_of(m)->hash);
-    dn_net_free(net);
-    dn_model_free(m);
-    dn_device_close(d);
-    return rc;
-}
+/* ---- made and tried, on the lane -------------------------------------------------------------------------------- */
 
 static void make_work(dn_work *work)
 {
     dn_making *g = dn_container_of(work, dn_making, work);
     int rc = g->make(g->arg, g->tmp, &g->err);
-    if (!rc && !(g->dir = model_folder(g->tmp)))
+    if (!rc && !(g->dir = dn_version_folder(g->tmp)))
         rc = DN_E_MEMORY;
     if (!rc)
-        rc = try_model(g, &g->err);
+        rc = dn_version_try(g->hash, g->app->place[0].device, g->dir, g->app->budget.limit, &g->err);
     if (!rc)
         g->bytes = dn_tree_bytes(g->dir);
     if (rc && !g->err.code)
@@ -545,7 +423,7 @@ int dn_versions_delete(dn_app *app, dn_known *k, dn_version_done *done, void *ar
         return dn_http_fail(err, DN_H_CONFLICT, "name", "%s is a folder of --models; it is not ours to delete", k->id);
     if (k->live)
         return dn_http_fail(err, DN_H_CONFLICT, "name", "%s is live; make another version live first", k->id);
-    if (k->holders || is_needed(app, k))
+    if (k->holders || k->readers || is_needed(app, k))
         return dn_http_fail(err, DN_H_CONFLICT, "name", "%s is in use", k->id);
     if (k->state == DN_MODEL_LOADING || k->busy)
         return dn_http_fail(err, DN_H_CONFLICT, "name", "%s is being loaded or changed", k->id);

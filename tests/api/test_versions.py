@@ -101,6 +101,47 @@ def test_upload(box, sources):
     assert box.kept() == ["new@1", "new@2", "plain@2"] and not box.left()
 
 
+WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
+
+
+def read(path):
+    with open(path, "rb") as f:
+        return f.read()
+
+
+@pytest.mark.parametrize("kind", ["application/x-safetensors", "application/octet-stream"])
+def test_bare_weights(box, sources, kind):
+    """One .safetensors file: the weights of a further version with the live one's configuration."""
+    head = {"Content-Type": kind}
+    weights = read(sources / "other" / WEIGHTS)
+    assert box.put("whole", tar_of(sources / "other")).status == 201
+    want = box.d.sha(model="whole", **ASK)
+    reply = box.put("plain", weights, head)
+    assert reply.status == 201 and reply.headers["location"] == "/models/plain@2", reply.body
+    assert box.versions("plain") == [(1, True), (2, False)]
+    assert box.d.sha(model="plain@2", **ASK) == want != box.d.sha(model="plain", **ASK)
+    assert box.d.ask("GET", "/models/plain@2/checkpoint").body == box.d.ask("GET", "/models/whole/checkpoint").body
+    assert box.put("flat", tar_of(sources / "misc", below="misc/")).status == 201  # a component alone
+    assert box.put("flat", read(sources / "misc" / os.path.basename(WEIGHTS)), head).status == 201
+    hashes = {v["hash"] for v in box.d.ask("GET", "/models/flat").json()["versions"]}
+    assert box.versions("flat") == [(1, True), (2, False)] and len(hashes) == 1
+    assert box.d.sha(model="flat@2", class_label=0, **ASK) == box.d.sha(model="flat", class_label=0, **ASK)
+    box.left()
+
+
+def test_bare_weights_that_do_not_fit(box, sources):
+    head = {"Content-Type": "application/x-safetensors"}
+    weights = read(sources / "other" / WEIGHTS)
+    reply = box.put("nobody", weights, head)
+    assert reply.status == 422 and "config" in reply.json()["error"]["message"], reply.body
+    assert box.d.ask("GET", "/models/nobody").status == 404
+    for body, said in ((read(sources / "misc" / os.path.basename(WEIGHTS)), "tensor"), (weights[:-9], "safetensors"),
+                       (read(sources / "spoilt" / WEIGHTS), "finite"), (weights[:5000], "safetensors"), (weights[:8], "")):
+        reply = box.put("plain", body, head)
+        assert reply.status == 400 and said in reply.json()["error"]["message"], reply.body
+    assert box.versions("plain") == [(1, True)] and box.kept() == [] and not box.left()
+
+
 def test_not_waited_for(box, sources):
     reply = box.put("later", tar_of(sources / "ddpm"), query="")
     assert reply.status == 202 and reply.headers["location"] == "/models/later"
