@@ -254,6 +254,16 @@ enum { DN_REQUESTS_STATE, DN_REQUESTS_LIMIT, DN_REQUESTS_AFTER };
 
 enum dn_model_state { DN_MODEL_AVAILABLE, DN_MODEL_LOADING, DN_MODEL_LOADED, DN_MODEL_UNLOADING, DN_MODEL_FAILED };
 
+/* What has been asked to become a version and is not one: it is being made (loading), or was refused. */
+typedef struct dn_attempt_card {
+    uint64_t has; /* without the bit DN_ATTEMPT_ERROR: none */
+    int state;    /* enum dn_model_state: loading or failed */
+    const char *source;
+    double created_at;
+    dn_error_body error;
+} dn_attempt_card;
+enum { DN_ATTEMPT_STATE, DN_ATTEMPT_SOURCE, DN_ATTEMPT_CREATED_AT, DN_ATTEMPT_ERROR };
+
 /* GET /models/{name}, and each element of GET /models. What only a loaded model knows is left out of `has` until then.
  */
 typedef struct dn_model_card {
@@ -272,6 +282,7 @@ typedef struct dn_model_card {
     const char *numerics;
     const struct json_t *defaults;
     const char *error; /* why it is failed */
+    dn_attempt_card attempt;
 } dn_model_card;
 enum {
     DN_CARD_NAME,
@@ -293,6 +304,7 @@ enum {
     DN_CARD_NUMERICS,
     DN_CARD_DEFAULTS,
     DN_CARD_ERROR,
+    DN_CARD_ATTEMPT,
     DN_CARD_FIELDS
 };
 typedef struct dn_size {

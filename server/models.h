@@ -126,6 +126,17 @@ typedef int dn_version_source(void *arg, const char *dir, dn_error *err);
 typedef void dn_version_done(void *arg, dn_known *k, const dn_error *err);
 int dn_versions_make(dn_app *app, const char *name, const char *owner, const char *source, bool publish, dn_version_source *make,
                      dn_version_done *done, void *arg, dn_http_error *err);
+/* What has been asked to become a version of a name and is not one: it is being made, or `error` says why it was refused. Refusals
+ * stay until a later one of the name and owner becomes a version; the newest of them are kept. */
+typedef struct dn_attempt {
+    dn_link link;
+    char name[DN_NAME_LEN_MAX + 1], owner[DN_TENANT_MAX], source[64];
+    double created_at;
+    dn_error error; /* code 0: it is being made */
+} dn_attempt;
+/* The last of the name; `tenant` not NULL: of those that are its own. NULL: none. */
+const dn_attempt *dn_versions_attempt(const dn_app *app, const char *name, const char *tenant);
+void dn_versions_close(dn_models *m);
 /* Make it live: committed, then seen by the next admission. */
 int dn_versions_alias(dn_app *app, dn_known *k, dn_version_done *done, void *arg, dn_http_error *err);
 int dn_versions_delete(dn_app *app, dn_known *k, dn_version_done *done, void *arg, dn_http_error *err);
@@ -142,6 +153,8 @@ int64_t dn_model_file_bytes(const char *dir);
 struct dn_models {
     dn_known **known; /* by name, then version */
     int n;
+    dn_link attempts; /* oldest first */
+    int n_refused;    /* of them */
     dn_link loads;
     dn_known *loading; /* at its head, at work */
     int n_start;       /* of the start set, still to come */

@@ -18,6 +18,8 @@
 #include <string.h>
 #include <sys/random.h>
 
+enum { REFUSED_MAX = 256 /* attempts that are kept */ };
+
 struct dn_making {
     dn_work work;
     dn_store_op op;
@@ -33,6 +35,7 @@ struct dn_making {
     int64_t bytes, version;
     bool live, base; /* base: --models has a version 1 of it */
     char *path;      /* where it stays */
+    dn_attempt *attempt; /* the loop's */
     dn_error err;
 };
 
@@ -151,6 +154,67 @@ bool dn_versions_mine(const dn_app *app, const char *name, const char *tenant)
     return true;
 }
 
+/* ---- what was asked for and is no version ----------------------------------------------------------------------- */
+
+static dn_attempt *attempt_new(dn_models *m, const char *name, const char *owner, const char *source)
+{
+    dn_attempt *a = calloc(1, sizeof *a);
+    if (!a)
+        return NULL;
+    snprintf(a->name, sizeof a->name, "%s", name);
+    snprintf(a->owner, sizeof a->owner, "%s", owner);
+    snprintf(a->source, sizeof a->source, "%s", source);
+    a->created_at = dn_unix_now();
+    dn_link_push(&m->attempts, &a->link);
+    return a;
+}
+
+static void attempt_free(dn_models *m, dn_attempt *a)
+{
+    m->n_refused -= a->error.code != 0;
+    dn_link_pop(&a->link);
+    free(a);
+}
+
+/* Refused ones that came before this: of its name and owner, or, if it was refused too, beyond what is kept. */
+static void attempts_trim(dn_models *m, const dn_attempt *since)
+{
+    DN_LINK_EACH(l, &m->attempts)
+    {
+        dn_attempt *a = DN_LINK_OF(l, dn_attempt, link);
+        if (a == since)
+            return;
+        if (a->error.code && ((!strcmp(a->name, since->name) && !strcmp(a->owner, since->owner)) || m->n_refused > REFUSED_MAX))
+            attempt_free(m, a);
+    }
+}
+
+static void attempt_over(dn_models *m, dn_attempt *a, const dn_error *err)
+{
+    a->error = *err;
+    m->n_refused += err->code != 0;
+    attempts_trim(m, a);
+    if (!err->code)
+        attempt_free(m, a);
+}
+
+const dn_attempt *dn_versions_attempt(const dn_app *app, const char *name, const char *tenant)
+{
+    const dn_attempt *last = NULL;
+    DN_LINK_EACH(l, &app->models->attempts)
+    {
+        const dn_attempt *a = DN_LINK_OF(l, dn_attempt, link);
+        if (!strcmp(a->name, name) && (!tenant || !strcmp(a->owner, tenant)))
+            last = a;
+    }
+    return last;
+}
+
+void dn_versions_close(dn_models *m)
+{
+    DN_LINK_EACH(l, &m->attempts) { free(DN_LINK_OF(l, dn_attempt, link)); }
+}
+
 /* ---- made and tried, on the lane -------------------------------------------------------------------------------- */
 
 static void make_work(dn_work *work)
@@ -176,6 +240,7 @@ static void made(dn_making *g, dn_known *k)
     else
         dn_log(DN_LOG_INFO, "version", "%s of %s%s", k->id, g->source, k->live ? ", live" : "");
     dn_app_remove(g->app, g->tmp); /* what is left of it */
+    attempt_over(g->app->models, g->attempt, &g->err);
     g->done(g->arg, k, &g->err);
     free(g->tmp);
     free(g->dir);
@@ -312,7 +377,11 @@ int dn_versions_make(dn_app *app, const char *name, const char *owner, const cha
     dn_making *g = calloc(1, sizeof *g);
     if (g)
         g->tmp = dn_state_fresh(app);
-    if (!g || !g->tmp) {
+    if (g && g->tmp)
+        g->attempt = attempt_new(app->models, name, owner, source);
+    if (!g || !g->attempt) {
+        if (g)
+            free(g->tmp);
         free(g);
         return dn_http_fail(err, DN_H_MEMORY, NULL, NULL);
     }

@@ -60,6 +60,16 @@ class Box:
         assert reply.status == 200, reply.body
         return [(v["version"], v["live"]) for v in reply.json()["versions"]]
 
+    def attempt(self, name):
+        """What became of the last upload, when that is known; None: a version."""
+        end = time.monotonic() + PATIENCE
+        while True:
+            attempt = self.d.model(name).get("attempt")
+            if not attempt or attempt["state"] != "loading":
+                return attempt
+            assert time.monotonic() < end
+            time.sleep(0.02)
+
     def left(self):
         """What is in incoming/, once all that was asked for is done."""
         end = time.monotonic() + PATIENCE
@@ -134,7 +144,7 @@ def test_bare_weights_that_do_not_fit(box, sources):
     weights = read(sources / "other" / WEIGHTS)
     reply = box.put("nobody", weights, head)
     assert reply.status == 422 and "config" in reply.json()["error"]["message"], reply.body
-    assert box.d.ask("GET", "/models/nobody").status == 404
+    assert box.versions("nobody") == []
     for body, said in ((read(sources / "misc" / os.path.basename(WEIGHTS)), "tensor"), (weights[:-9], "safetensors"),
                        (read(sources / "spoilt" / WEIGHTS), "finite"), (weights[:5000], "safetensors"), (weights[:8], "")):
         reply = box.put("plain", body, head)
@@ -145,11 +155,47 @@ def test_bare_weights_that_do_not_fit(box, sources):
 def test_not_waited_for(box, sources):
     reply = box.put("later", tar_of(sources / "ddpm"), query="")
     assert reply.status == 202 and reply.headers["location"] == "/models/later"
-    end = time.monotonic() + PATIENCE
-    while box.d.ask("GET", "/models/later").status != 200:
-        assert time.monotonic() < end
-        time.sleep(0.02)
+    assert box.attempt("later") is None and box.versions("later") == [(1, True)]
     assert box.d.result(model="later", **ASK)["model"] == "later@1"
+
+
+def test_a_refusal_is_told_later(box, sources):
+    """Nobody waited: what became of it stands in the model's card until a later upload becomes a version."""
+    assert box.put("late", tar_of(sources / "spoilt"), query="").status == 202
+    attempt = box.attempt("late")
+    assert attempt["state"] == "failed" and attempt["source"] == "upload" and abs(attempt["created_at"] - time.time()) < PATIENCE
+    assert attempt["error"]["code"] == "bad_format" and "finite" in attempt["error"]["message"]
+    card = box.d.model("late")
+    assert card["state"] == "failed" and card["versions"] == [] and "finite" in card["error"]
+    assert box.d.generate(model="late", **ASK).status == 404
+    assert "late" not in [c["name"] for c in box.d.ask("GET", "/models").json()["models"]]
+    assert box.put("plain", tar_of(sources / "spoilt"), query="").status == 202
+    assert box.attempt("plain")["state"] == "failed"
+    assert box.d.model("plain")["state"] == "loaded" and "error" not in box.d.model("plain")
+    assert box.put("plain", b"\x28\xb5\x2f\xfd nothing", query="").status == 202  # the newest is told
+    assert "finite" not in box.attempt("plain")["error"]["message"]
+    for name in ("late", "plain"):
+        assert box.put(name, tar_of(sources / "other")).status == 201
+        assert box.attempt(name) is None
+    assert box.versions("late") == [(1, True)] and box.versions("plain") == [(1, True), (2, False)]
+    assert box.d.model("plain@2").get("attempt") is None
+
+
+def test_refusals_are_for_their_owner(tmp_path, sources):
+    tokens = tmp_path / "tokens"
+    tokens.write_text("%s anna\n%s bert\n%s root use,admin\n" % tuple(c * 32 for c in "abr"))
+    tokens.chmod(0o600)
+    with serving(sources / "models", "--state", str(tmp_path / "state"), "--disk-reserve", "0", "--token-file", str(tokens)) as daemon:
+        def ask(who, method, path, body=None):
+            return daemon.ask(method, path, body, {**TAR, "Authorization": "Bearer " + who * 32})
+        assert ask("a", "PUT", "/models/hers?wait=true", tar_of(sources / "spoilt")).status == 400
+        assert ask("a", "GET", "/models/hers").json()["state"] == "failed"
+        assert ask("r", "GET", "/models/hers").json()["attempt"]["error"]["code"] == "bad_format"
+        assert ask("b", "GET", "/models/hers").status == 404
+        assert ask("b", "PUT", "/models/hers?wait=true", tar_of(sources / "ddpm")).status == 201
+        assert ask("b", "GET", "/models/hers").json()["state"] in ("available", "loaded")
+        assert "attempt" not in ask("b", "GET", "/models/hers").json()
+        assert ask("a", "GET", "/models/hers").json()["attempt"]["state"] == "failed"
 
 
 def drop(name):
@@ -173,7 +219,8 @@ def test_broken_uploads(box, sources, body, said):
     reply = box.put("bad", body(sources))
     assert 400 <= reply.status < 500, reply.body
     assert said in reply.json()["error"]["message"]
-    assert box.d.ask("GET", "/models/bad").status == 404
+    card = box.d.model("bad")
+    assert card["state"] == "failed" and card["versions"] == [] and card["attempt"]["error"] == reply.json()["error"]
     assert box.put("plain", body(sources)).status == reply.status
     assert box.versions("plain") == [(1, True)]
     assert box.kept() == [] and not box.left()
