@@ -252,7 +252,10 @@ static int number_of(dn_making *g, sqlite3 *db, dn_error *err)
 {
     sqlite3_stmt *q;
     int64_t rows = 0, live = 0, most = 0;
-    int rc = dn_sql_query(&q, db, err, "SELECT count(*), total(live), coalesce(max(version),0) FROM versions WHERE model=?1", "s", g->name);
+    int rc = dn_sql_query(&q, db, err,
+                          "SELECT count(*), total(live), max(coalesce(max(version),0), coalesce((SELECT highest FROM model_numbers"
+                          " WHERE model=?1),0)) FROM versions WHERE model=?1",
+                          "s", g->name);
     if (!rc && dn_sql_next(q, &rc, err)) {
         rows = sqlite3_column_int64(q, 0);
         live = sqlite3_column_int64(q, 1);
@@ -298,8 +301,25 @@ static int insert_version(dn_store_op *op, sqlite3 *db)
                         " VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9)",
                         "sisssiisd", g->name, g->version, g->owner, path, g->hash, g->bytes, (int64_t)g->live, g->source,
                         dn_unix_now());
+    if (!rc)
+        rc = dn_sql_run(db, &op->error, "INSERT OR REPLACE INTO model_numbers (model, highest) VALUES (?1,?2)", "si", g->name, g->version);
     return rc ? rc : put_in_place(g, &op->error);
 }
+
+/* It was not kept. Its number may be another's by now, and so may the place: the rows know. */
+static int take_back(dn_store_op *op, sqlite3 *db)
+{
+    dn_making *g = dn_container_of(op, dn_making, op);
+    sqlite3_stmt *q = NULL;
+    int rc = dn_sql_query(&q, db, &op->error, "SELECT 1 FROM versions WHERE model=?1 AND version=?2", "si", g->name, g->version);
+    bool taken = !rc && dn_sql_next(q, &rc, &op->error);
+    dn_sql_end(q);
+    if (!rc && !taken)
+        (void)rename(g->path, g->dir); /* if it is there at all */
+    return rc;
+}
+
+static void taken_back(dn_store_op *op) { made(dn_container_of(op, dn_making, op), NULL); }
 
 static void version_inserted(dn_store_op *op)
 {
@@ -310,9 +330,11 @@ static void version_inserted(dn_store_op *op)
         g->err = op->error;
         if (!g->err.code)
             dn_fail(&g->err, op->rc, NULL, "%s", dn_error_text(op->rc));
+        g->op = (dn_store_op){ .work = take_back, .done = taken_back };
         if (g->path)
-            dn_app_remove(app, g->path);
-        made(g, NULL);
+            dn_store_submit(app->server.store, &g->op);
+        else
+            made(g, NULL);
         return;
     }
     k = dn_models_add(app->models, g->name, g->version, strdup(g->path), g->bytes);

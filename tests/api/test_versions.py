@@ -2,6 +2,7 @@
 import io
 import json
 import os
+import sqlite3
 import tarfile
 import threading
 import time
@@ -332,6 +333,44 @@ def test_delete(box, sources):
         assert time.monotonic() < end
         time.sleep(0.02)
     assert box.d.result(model="plain", **ASK)["model"] == "plain@1"
+
+
+def test_numbers_are_given_once(tmp_path, sources):
+    state = str(tmp_path / "state")
+
+    def put(box):
+        reply = box.put("plain", tar_of(sources / "other"))
+        assert reply.status == 201, reply.body
+        return reply.headers["location"]
+
+    with serving(sources / "models", "--state", state, "--disk-reserve", "0") as daemon:
+        box = Box(state, daemon)
+        assert put(box) == "/models/plain@2"
+        assert daemon.ask("DELETE", "/models/plain@2").status == 200
+        assert put(box) == "/models/plain@3"
+    with sqlite3.connect(state + "/denoised.db") as db:  # as a daemon left it that did not know of this
+        db.executescript("DROP TABLE model_numbers; PRAGMA user_version = 2;")
+    with serving(sources / "models", "--state", state, "--disk-reserve", "0") as daemon:
+        box = Box(state, daemon)
+        assert daemon.ask("DELETE", "/models/plain@3").status == 200
+        assert put(box) == "/models/plain@4"
+        assert daemon.ask("DELETE", "/models/plain@4").status == 200
+    with serving(sources / "models", "--state", state, "--disk-reserve", "0") as daemon:
+        assert put(Box(state, daemon)) == "/models/plain@5"
+        assert daemon.post("/models/plain/save?wait=true", {"as": "plain"}).headers["location"] == "/models/plain@6"
+        assert Box(state, daemon).versions("plain") == [(1, True), (5, False), (6, False)]
+
+
+def test_no_place_for_it(box, sources):
+    """What fails after it has its number leaves nothing, and the number is the next one's."""
+    place = box.state + "/models/new"
+    open(place, "w").close()
+    reply = box.put("new", tar_of(sources / "ddpm"))
+    assert (reply.status, reply.code) == (500, "io") and box.d.model("new")["state"] == "failed"
+    assert not box.left()
+    os.unlink(place)
+    assert box.put("new", tar_of(sources / "ddpm")).headers["location"] == "/models/new@1"
+    assert box.kept() == ["new@1"] and not box.left()
 
 
 def test_uploads_together(box, sources):
