@@ -134,6 +134,8 @@ static int start_threads(dn_daemon *d, dn_error *err)
         rc = dn_fail(err, DN_E_MEMORY, NULL, "no memory for the metrics");
     if (!rc)
         rc = dn_store_open(&d->store, d->loop, d->config.state, err);
+    if (!rc)
+        dn_store_measure(d->store, d->metrics);
     d->server = (dn_server){ .config = &d->config,
                              .metrics = d->metrics,
                              .loop = d->loop,

@@ -6,6 +6,7 @@ import shutil
 import signal
 import sqlite3
 import subprocess
+import threading
 import time
 
 import pytest
@@ -291,8 +292,43 @@ def test_without_a_state_nothing_is_kept_but_everything_works(models):
         assert pictures(d, info) and shas_of(info) == d.shas(**BASE)
         first, second = (d.generate(keyed("k"), **dict(BASE, seed=9)) for _ in range(2))
         assert first.status == 200 and first.body == second.body
+        assert d.metrics()["denoised_disk_free_bytes"] == d.metrics()["denoised_disk_reserve_bytes"] == 0
     finally:
         d.stop()
+
+
+# ---- metrics ----
+
+
+def test_store_and_disk_have_metrics(box):
+    d = box.start("--disk-reserve", "12345678")
+    before = d.metrics()
+    for k in range(3):
+        d.wait_state(d.submit(**dict(BASE, seed=k)), "succeeded")
+    after = d.metrics()
+    commits = "denoised_store_commit_seconds_count"
+    assert after[commits] >= before[commits] + 3 * 2  # each request's begin and end wait for one
+    assert after["denoised_store_operations_total"] >= before["denoised_store_operations_total"] + 3 * 2
+    assert after["denoised_store_operations_total"] >= after[commits] and after["denoised_store_commit_seconds_sum"] > 0
+    assert after["denoised_store_failed_total"] == 0
+    free = shutil.disk_usage(box.state).free
+    assert after["denoised_disk_reserve_bytes"] == 12345678 and abs(after["denoised_disk_free_bytes"] - free) < GIB
+    db = sqlite3.connect(box.state + "/denoised.db", isolation_level=None)
+    db.execute("BEGIN IMMEDIATE")  # nobody else can write
+    asking = threading.Thread(target=lambda: d.submit(**dict(BASE, seed=9)))
+    try:
+        asking.start()
+        end = time.monotonic() + PATIENCE
+        while d.metrics()["denoised_store_waiting"] == 0:
+            assert time.monotonic() < end
+            time.sleep(0.02)
+    finally:
+        db.execute("ROLLBACK")
+        db.close()
+        asking.join()
+    while d.metrics()["denoised_store_waiting"]:
+        assert time.monotonic() < end
+        time.sleep(0.02)
 
 
 # ---- Idempotency-Key ----
