@@ -74,7 +74,7 @@ void dn_app_remove(dn_app *app, const char *path)
         return;
     }
     *r = (removal){ .work = { .work = removal_work, .done = removal_done }, .path = copy };
-    dn_lane_submit(app->server.imports, &r->work);
+    dn_lane_submit(app->server.files, &r->work);
 }
 
 static bool has_row(void *arg, const char *name)

@@ -118,7 +118,7 @@ typedef struct dn_making dn_making;
 /* Read the rows, before the store's thread starts; say which versions are live. */
 int dn_versions_open(dn_app *app, dn_error *err);
 void dn_versions_tick(dn_app *app); /* what was deleted goes when it is unloaded */
-/* On the imports lane: make the folder `dir` of a diffusers model from `arg`. */
+/* On the lane of files: make the folder `dir` of a diffusers model from `arg`. */
 typedef int dn_version_source(void *arg, const char *dir, dn_error *err);
 /* A new version of the model `name`: made, loaded, tried with one evaluation, then committed and visible. `publish`: it is made
  * live; else only the first of a name is. `done` is told once, with the version or an error; it frees `arg`. Returns 0 or a DN_H code

@@ -417,7 +417,7 @@ int dn_versions_make(dn_app *app, const char *name, const char *owner, const cha
     g->done = done;
     g->arg = arg;
     g->work = (dn_work){ .work = make_work, .done = make_done };
-    dn_lane_submit(app->server.imports, &g->work);
+    dn_lane_submit(app->server.files, &g->work);
     return 0;
 }
 

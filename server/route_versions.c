@@ -292,5 +292,5 @@ void dn_route_model_checkpoint(dn_call *call)
         return;
     }
     e->work = (dn_work){ .work = pack_work, .done = pack_done };
-    dn_lane_submit(app->server.imports, &e->work);
+    dn_lane_submit(app->server.files, &e->work);
 }
