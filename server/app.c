@@ -288,6 +288,7 @@ void dn_app_drain(dn_app *app, void (*done)(void *arg), void *arg)
 void dn_app_abort(dn_app *app)
 {
     app->closing = true;
+    dn_datasets_abort(app);
     dn_requests_abort(app);
     dn_watch_close(app);
 }

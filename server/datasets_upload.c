@@ -10,11 +10,17 @@
 #include "log.h"
 
 #include <sqlite3.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
 
 struct dn_arrival {
+    dn_link link; /* until it has ended */
+    atomic_bool stop; /* the lane looks at it */
+    bool storing;     /* it is in the lane no more */
+    void (*stopped)(void *arg);
+    void *stopped_arg;
     dn_work work;
     dn_store_op op;
     dn_app *app;
@@ -151,13 +157,18 @@ static void import_work(dn_work *work)
 
 static void arrived(dn_arrival *a)
 {
+    dn_link_pop(&a->link);
     if (!a->fresh && a->dir)
         dn_app_remove(a->app, a->dir);
-    if (a->err.code)
+    if (atomic_load(&a->stop))
+        dn_log(DN_LOG_INFO, "dataset_cancelled", "%s of %s", a->name, a->owner);
+    else if (a->err.code)
         dn_log(DN_LOG_WARN, "dataset_refused", "%s: %s", a->name, a->err.message);
     else
         dn_log(DN_LOG_INFO, a->fresh ? "dataset" : "dataset_again", "%s@%s of %s", a->name, a->hash, a->owner);
     a->done(a->arg, a);
+    if (a->stopped)
+        a->stopped(a->stopped_arg);
     arrival_free(a);
 }
 
@@ -212,9 +223,18 @@ static void row_inserted(dn_store_op *op)
     arrived(a);
 }
 
+static void cancelled(dn_arrival *a)
+{
+    a->err = (dn_error){ 0 };
+    dn_fail(&a->err, DN_E_CANCELLED, NULL, "the import was cancelled");
+}
+
 static void import_done(dn_work *work)
 {
     dn_arrival *a = dn_container_of(work, dn_arrival, work);
+    a->storing = true;
+    if (atomic_load(&a->stop))
+        cancelled(a);
     a->stored = a->err.code ? NULL : find_exact(a->app, a->name, a->hash);
     if (a->stored || a->err.code) {
         arrived(a);
@@ -259,10 +279,43 @@ int dn_datasets_import(dn_app *app, const char *name, const char *owner, char *s
     a->src = src;
     a->done = done;
     a->arg = arg;
-    a->params = (dn_import_params){ .skip_broken = skip_broken, .threads = THREADS, .total_max = (uint64_t)dn_disk_room(app) };
+    a->params = (dn_import_params){ .skip_broken = skip_broken, .threads = THREADS, .total_max = (uint64_t)dn_disk_room(app), .stop = &a->stop };
+    dn_link_push(dn_datasets_arrivals(app), &a->link);
     a->work = (dn_work){ .work = import_work, .done = import_done };
     dn_lane_submit(app->server.imports, &a->work);
     return 0;
+}
+
+dn_arrival *dn_datasets_arriving(dn_app *app, const char *name, const char *tenant)
+{
+    dn_arrival *last = NULL;
+    DN_LINK_EACH(l, dn_datasets_arrivals(app))
+    {
+        dn_arrival *a = DN_LINK_OF(l, dn_arrival, link);
+        if (!strcmp(a->name, name) && (!tenant || !strcmp(a->owner, tenant)))
+            last = a;
+    }
+    return last;
+}
+
+int dn_arrival_stop(dn_arrival *a, void (*stopped)(void *arg), void *arg, dn_http_error *err)
+{
+    if (a->storing || atomic_load(&a->stop))
+        return dn_http_fail(err, DN_H_CONFLICT, "name", "%s is being %s", a->name, a->storing ? "stored just now" : "cancelled already");
+    a->stopped = stopped;
+    a->stopped_arg = arg;
+    atomic_store(&a->stop, true);
+    if (dn_lane_withdraw(a->app->server.imports, &a->work)) {
+        dn_app_remove(a->app, a->src);
+        cancelled(a);
+        arrived(a);
+    }
+    return 0;
+}
+
+void dn_datasets_abort(dn_app *app)
+{
+    DN_LINK_EACH(l, dn_datasets_arrivals(app)) { atomic_store(&DN_LINK_OF(l, dn_arrival, link)->stop, true); }
 }
 
 /* ---- going ----------------------------------------------------------------------------------------------------- */

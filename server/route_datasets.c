@@ -157,6 +157,26 @@ void dn_route_dataset_put(dn_call *call)
     }
 }
 
+static void stopped(void *arg)
+{
+    waiting *w = arg;
+    if (w->call)
+        dn_reply(w->call, 204, NULL, NULL, 0);
+    free(w);
+}
+
+/* The bare name means the newest: that is the import under way, if there is one. */
+static void stop_import(dn_call *call, dn_arrival *a)
+{
+    dn_http_error err = { 0 };
+    waiting *w = wait_for(call);
+    if (w && dn_arrival_stop(a, stopped, w, &err)) {
+        free(w);
+        dn_call_on_gone(call, NULL, NULL);
+        dn_reply_error(call, &err);
+    }
+}
+
 static void deleted(void *arg, const dn_stored *s, const dn_error *err)
 {
     waiting *w = arg;
@@ -170,6 +190,11 @@ static void deleted(void *arg, const dn_stored *s, const dn_error *err)
 void dn_route_dataset_delete(dn_call *call)
 {
     dn_http_error err = { 0 };
+    dn_arrival *a = dn_datasets_arriving(dn_call_app(call), dn_call_arg(call, 0), dn_call_admin(call) ? NULL : dn_call_tenant(call));
+    if (a) {
+        stop_import(call, a);
+        return;
+    }
     dn_stored *s = asked_for(call);
     waiting *w = s ? wait_for(call) : NULL;
     if (w && dn_datasets_delete(dn_call_app(call), s, deleted, w, &err)) {

@@ -1,11 +1,13 @@
 """PUT, GET and DELETE /datasets against the real daemon: every format, uploads that end early, lie or are too large, and that nothing
 is left behind."""
+import concurrent.futures
 import gzip
 import hashlib
 import io
 import json
 import os
 import shutil
+import signal
 import struct
 import tarfile
 import threading
@@ -15,6 +17,7 @@ import zlib
 
 import pytest
 from serving import PATIENCE, serving, st_write, together
+from uploads import Importing
 
 TAR = {"Content-Type": "application/x-tar"}
 RAW = {"Content-Type": "application/octet-stream"}
@@ -318,6 +321,64 @@ def test_after_a_kill(tmp_path, nothing):
         box = Box(state, daemon)
         box.clean("d")
         assert daemon.ask("GET", "/datasets/d").json() == {k: v for k, v in card.items() if k not in ("n_broken", "broken")}
+
+
+def test_an_import_is_cancelled(box):
+    slow = Importing(box.d, "slow").begun(box.state)
+    assert box.d.ask("GET", "/datasets/slow").status == 404
+    reply = box.d.ask("DELETE", "/datasets/slow")
+    assert (reply.status, reply.body) == (204, b"")
+    box.clean()
+    slow.join()
+    assert (slow.answer.status, slow.answer.code) == (409, "cancelled")
+    assert box.d.ask("DELETE", "/datasets/slow").status == 404
+    assert box.put("slow", tar(pictures())).status == 201
+    slow = Importing(box.d, "slow").begun(box.state)  # the bare name is the newest: what is under way, then what is there
+    assert box.d.ask("DELETE", "/datasets/slow").status == 204
+    box.clean("slow")
+    slow.join()
+    assert box.d.ask("DELETE", "/datasets/slow").status == 200
+    box.clean()
+
+
+def test_one_that_waits_is_cancelled_at_once(box):
+    slow = Importing(box.d, "slow").begun(box.state)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        behind = pool.submit(box.put, "behind", tar(pictures()))
+        end = time.monotonic() + PATIENCE
+        while (reply := box.d.ask("DELETE", "/datasets/behind")).status == 404:  # its body is still coming
+            assert time.monotonic() < end
+        assert reply.status == 204 and (behind.result().status, behind.result().code) == (409, "cancelled")
+    assert slow.is_alive() and box.d.ask("DELETE", "/datasets/slow").status == 204
+    slow.join()
+    box.clean()
+
+
+def test_a_kill_in_an_import(tmp_path, nothing):
+    state = str(tmp_path / "state")
+    with serving(nothing, "--state", state, "--disk-reserve", "0") as daemon:
+        slow = Importing(daemon, "slow").begun(state)
+        daemon.stop(-9, signal.SIGKILL)
+        daemon.stop = lambda *args: None
+        slow.join()
+    left = os.listdir(state + "/incoming")
+    assert any(".import-" in name for name in left)
+    for name in ("0123.import-AbCdEf", "0123.01234567"):
+        shutil.copytree(os.path.join(state, "incoming", next(n for n in left if ".import-" in n)), os.path.join(state, "datasets", name))
+    with serving(nothing, "--state", state, "--disk-reserve", "0") as daemon:
+        box = Box(state, daemon)
+        box.clean()
+        assert box.put("slow", tar(pictures())).status == 201
+        box.clean("slow")
+
+
+def test_a_stop_does_not_wait_for_an_import(tmp_path, nothing):
+    state = str(tmp_path / "state")
+    with serving(nothing, "--state", state, "--disk-reserve", "0", "--drain-ms", "100") as daemon:
+        slow = Importing(daemon, "slow").begun(state)
+    slow.join()
+    assert (slow.answer.status, slow.answer.code) == (409, "cancelled")
+    assert os.listdir(state + "/incoming") == [] and os.listdir(state + "/datasets") == []
 
 
 def test_no_room(tmp_path, nothing):

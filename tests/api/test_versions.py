@@ -2,6 +2,7 @@
 import io
 import json
 import os
+import signal
 import sqlite3
 import tarfile
 import threading
@@ -9,6 +10,7 @@ import time
 
 import pytest
 from serving import GOLDEN, PATIENCE, copy_model, serving, spoil, st_write, together, write_json
+from uploads import Importing
 
 TAR = {"Content-Type": "application/x-tar"}
 
@@ -359,6 +361,38 @@ def test_numbers_are_given_once(tmp_path, sources):
         assert put(Box(state, daemon)) == "/models/plain@5"
         assert daemon.post("/models/plain/save?wait=true", {"as": "plain"}).headers["location"] == "/models/plain@6"
         assert Box(state, daemon).versions("plain") == [(1, True), (5, False), (6, False)]
+
+
+def test_short_work_beside_a_long_import(box, sources):
+    """Checks, packs and deletes do not wait for an import."""
+    slow = Importing(box.d, "slow", 6000).begun(box.state)
+    assert box.put("plain", tar_of(sources / "other")).status == 201
+    assert box.d.ask("GET", "/models/plain@2/checkpoint").status == 200
+    assert box.d.ask("DELETE", "/models/plain@2").status == 200
+    end = time.monotonic() + PATIENCE
+    while box.kept():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    assert slow.is_alive()
+    assert box.d.ask("DELETE", "/datasets/slow").status == 204  # still under way
+    slow.join()
+    assert not box.left()
+
+
+@pytest.mark.parametrize("after", [0, 0.02, 0.1])
+def test_a_kill_in_a_check(tmp_path, sources, after):
+    state = str(tmp_path / "state")
+    with serving(sources / "models", "--state", state, "--disk-reserve", "0") as daemon:
+        assert Box(state, daemon).put("up", tar_of(sources / "ddpm"), query="").status == 202
+        time.sleep(after)
+        daemon.stop(-9, signal.SIGKILL)
+        daemon.stop = lambda *args: None
+    with serving(sources / "models", "--state", state, "--disk-reserve", "0") as daemon:
+        box = Box(state, daemon)
+        assert os.listdir(state + "/incoming") == []
+        whole = daemon.ask("GET", "/models/up").status == 200
+        assert box.kept() == (["up@1"] if whole else [])
+        assert not whole or daemon.sha(model="up", **ASK) == daemon.sha(model="plain", **ASK)
 
 
 def test_no_place_for_it(box, sources):
