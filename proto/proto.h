@@ -374,10 +374,10 @@ void dn_event_error_write(dn_buf *b, int64_t id, const dn_http_error *e);
 
 /* ---- routes ----------------------------------------------------------------------------------------------------- */
 
-/* What uploads may call themselves; what they are is found out by looking. */
+/* What uploads may call themselves; what they are is found out by looking, in a multipart body at its files. */
 #define DN_UPLOAD_TYPES                                                                                                \
     "application/octet-stream application/x-tar application/zip application/zstd application/x-zstd application/gzip " \
-    "application/x-gzip application/x-npy application/x-safetensors"
+    "application/x-gzip application/x-npy application/x-safetensors multipart/form-data"
 #define DN_UPLOAD_BODY_MAX ((size_t)16 << 30) /* unless --upload-bytes says otherwise */
 
 /* clang-format off */
@@ -427,7 +427,8 @@ void dn_event_error_write(dn_buf *b, int64_t id, const dn_http_error *e);
     X(DATASET, "GET", "/datasets/{name}", 0, NULL, "application/json", "One data set: name (the newest) or name@hash") \
     X(DATASET_PUT, "PUT", "/datasets/{name}", DN_UPLOAD_BODY_MAX, DN_UPLOAD_TYPES, "application/json",                 \
       "Upload pictures, IDX, npy or safetensors")                                                                      \
-    X(DATASET_DELETE, "DELETE", "/datasets/{name}", 0, NULL, "application/json", "Delete it: name (the newest; an import under way is stopped: 204) or name@hash")       \
+    X(DATASET_DELETE, "DELETE", "/datasets/{name}", 0, NULL, "application/json",                                       \
+      "Delete it: name (the newest; an import under way is stopped: 204) or name@hash")                                \
     X(STATUS, "GET", "/status", 0, NULL, "application/json", "Devices, queue, models; an event stream twice a second") \
     X(METRICS, "GET", "/metrics", 0, NULL, "text/plain", "Prometheus metrics")                                         \
     X(HEALTHZ, "GET", "/healthz", 0, NULL, "application/json", "Alive")                                                \

@@ -47,9 +47,10 @@ const dn_stored *dn_arrival_stored(const dn_arrival *a); /* without an error */
 bool dn_arrival_fresh(const dn_arrival *a);              /* false: it had been there */
 const dn_import_report *dn_arrival_report(const dn_arrival *a);
 
-/* Make a dataset of the file `src` (malloc'ed path; taken, and the file removed; NULL: out of memory). Returns 0, and `done` is told
+/* Make a dataset of the file `src` (malloc'ed path; taken, and the file removed; NULL: out of memory), a multipart body with this
+ * boundary unless that is "". Returns 0, and `done` is told
  * once, or a DN_H code. */
-int dn_datasets_import(dn_app *app, const char *name, const char *owner, char *src, bool skip_broken,
+int dn_datasets_import(dn_app *app, const char *name, const char *owner, char *src, const char *boundary, bool skip_broken,
                        void (*done)(void *arg, const dn_arrival *a), void *arg, dn_http_error *err);
 /* The newest import of the name that has not ended; `tenant` not NULL: of those that are its own. NULL: none. */
 dn_arrival *dn_datasets_arriving(dn_app *app, const char *name, const char *tenant);

@@ -8,6 +8,7 @@
 #include "tree.h"
 #include "jobs.h"
 #include "log.h"
+#include "multipart.h"
 
 #include <sqlite3.h>
 #include <stdatomic.h>
@@ -27,6 +28,7 @@ struct dn_arrival {
     void (*done)(void *arg, const dn_arrival *a);
     void *arg;
     char name[DN_NAME_LEN_MAX + 1], owner[DN_TENANT_MAX], id[33];
+    char boundary[DN_BOUNDARY_MAX + 1]; /* of a multipart body; "": it is none */
     char *src, *made, *dir; /* the upload; what is made of it; where it goes */
     char path[96];          /* of dir, below the state folder */
     char hash[65];
@@ -143,7 +145,9 @@ static int describe(dn_arrival *a, dn_error *err)
 static void import_work(dn_work *work)
 {
     dn_arrival *a = dn_container_of(work, dn_arrival, work);
-    int rc = dn_dataset_import(a->src, a->made, &a->params, &a->report, &a->err);
+    int rc = *a->boundary ? dn_multipart_unwrap(a->src, a->boundary, &a->err) : 0;
+    if (!rc)
+        rc = dn_dataset_import(a->src, a->made, &a->params, &a->report, &a->err);
     dn_tree_remove(a->src);
     if (!rc)
         rc = describe(a, &a->err);
@@ -252,7 +256,7 @@ static void import_done(dn_work *work)
     dn_store_submit(a->app->server.store, &a->op);
 }
 
-int dn_datasets_import(dn_app *app, const char *name, const char *owner, char *src, bool skip_broken,
+int dn_datasets_import(dn_app *app, const char *name, const char *owner, char *src, const char *boundary, bool skip_broken,
                        void (*done)(void *arg, const dn_arrival *a), void *arg, dn_http_error *err)
 {
     enum { THREADS = 2 };
@@ -275,6 +279,7 @@ int dn_datasets_import(dn_app *app, const char *name, const char *owner, char *s
         snprintf(a->id + 2 * i, 3, "%02x", id[i]);
     snprintf(a->name, sizeof a->name, "%s", name);
     snprintf(a->owner, sizeof a->owner, "%s", owner);
+    snprintf(a->boundary, sizeof a->boundary, "%s", boundary);
     a->app = app;
     a->src = src;
     a->done = done;

@@ -24,6 +24,7 @@ typedef struct errand {
     char *dir;
     char *src;     /* an upload; a checkpoint's archive */
     bool upload;   /* src is ours to remove */
+    char boundary[DN_BOUNDARY_MAX + 1]; /* of a multipart body; "": it is none */
     uint64_t room;
     int status; /* of the answer to what is done */
     int fd;
@@ -154,7 +155,8 @@ static void reply_later(errand *e, const char *name, bool wait)
 static int unpack(void *arg, const char *dir, dn_error *err)
 {
     const errand *e = arg;
-    return dn_version_unpack(e->src, e->dir, dir, &(dn_archive_limits){ e->room, e->room }, err);
+    int rc = *e->boundary ? dn_multipart_unwrap(e->src, e->boundary, err) : 0;
+    return rc ? rc : dn_version_unpack(e->src, e->dir, dir, &(dn_archive_limits){ e->room, e->room }, err);
 }
 
 static int copy(void *arg, const char *dir, dn_error *err) { return dn_tree_copy(((const errand *)arg)->dir, dir, NULL, err); }
@@ -165,13 +167,11 @@ void dn_route_model_put(dn_call *call)
     dn_model_query q;
     if (dn_route_query(call, &dn_load_query_fields, &q))
         return;
-    if (!dn_call_file(call)) {
-        dn_reply_refuse(call, DN_H_FORMAT, NULL, "the body is empty");
-        return;
-    }
-    errand *e = errand_new(call, 201);
+    char boundary[DN_BOUNDARY_MAX + 1];
+    errand *e = dn_route_upload(call, boundary) ? NULL : errand_new(call, 201);
     if (!e)
         return;
+    strcpy(e->boundary, boundary);
     dn_known *live = dn_models_live(e->app->models, dn_call_arg(call, 0)); /* bare weights are for its config */
     e->src = dn_call_take_file(call);
     e->upload = true;

@@ -17,7 +17,7 @@ import zlib
 
 import pytest
 from serving import PATIENCE, serving, st_write, together
-from uploads import Importing
+from uploads import FORM, Importing, form
 
 TAR = {"Content-Type": "application/x-tar"}
 RAW = {"Content-Type": "application/octet-stream"}
@@ -252,6 +252,44 @@ def test_what_is_no_dataset(box, body, names):
     assert 400 <= reply.status < 500, reply.body
     error = reply.json()["error"]
     assert error["message"] and names in error["message"] + (error["param"] or "")
+    box.clean()
+
+
+def test_multipart(box):
+    """What browsers and `curl -F` send: the files one by one, or one archive."""
+    want = {name: box.put(name, body).json()["hash"] for name, body in
+            (("idx", tar(idx())), ("pictures", tar(pictures())), ("array", npy((5, 8, 8), bytes(range(64)) * 5)))}
+    assert box.put("m1", form(idx()), FORM).json()["hash"] == want["idx"]
+    assert box.put("m2", form(pictures()), FORM).json()["hash"] == want["pictures"]  # folders are in the file names
+    for k, body in enumerate((tar(pictures()), zipped(pictures()), tar(pictures(), "w:gz"))):
+        reply = box.put("n%d" % k, form([("whatever.bin", body)]), {**FORM, "X-Content-SHA256": hashlib.sha256(form([("whatever.bin", body)])).hexdigest()})
+        assert reply.status == 201 and reply.json()["hash"] == want["pictures"], reply.body
+    big = npy((1 << 10, 32, 32), os.urandom(1 << 20))
+    assert box.put("big", form([("a.npy", big)]), FORM).json()["hash"] == box.put("big", big).json()["hash"]
+    end = b"\r\n----- a file"  # in the data it is none, unless a line break or two dashes follow
+    data = npy((1, 8, 8), end + b"x" + bytes(63 - len(end)))
+    assert box.put("tricky", form([("a.npy", data)]), FORM).json()["hash"] == box.put("tricky", data).json()["hash"]
+    box.clean("idx", "pictures", "array", "m1", "m2", "n0", "n1", "n2", "big", "tricky")
+
+
+@pytest.mark.parametrize("body,head,said", [
+    (lambda: form(idx()), {"Content-Type": "multipart/form-data"}, "boundary"),
+    (lambda: form(idx()), {"Content-Type": "multipart/form-data; boundary=other"}, "boundary"),
+    (lambda: form(idx())[:-20], FORM, "cut short"),
+    (lambda: form(idx())[:40], FORM, "headers"),
+    (lambda: form([("../evil.npy", b"x"), ("b.npy", b"y")]), FORM, ".."),
+    (lambda: form([("/etc/evil.npy", b"x"), ("b.npy", b"y")]), FORM, "evil.npy"),
+    (lambda: form(idx()[:1] * 2), FORM, "train-images"),
+    (lambda: form([("n" * 101, b"x")]), FORM, "file name"),
+    (lambda: form(idx()).replace(b"; filename=", b"; nofilename="), FORM, "file"),
+    (lambda: form(idx()).replace(b"Content-Type: application", b"Content-Transfer-Encoding: application"), FORM, "binary"),
+    (lambda: b"----- a file--\r\n", FORM, "boundary"),
+    (lambda: form([("a", b"")]), FORM, ""),
+])
+def test_broken_multipart(box, body, head, said):
+    reply = box.put("bad", body(), head)
+    error = reply.json()["error"]
+    assert 400 <= reply.status < 500 and said in error["message"] + (error["param"] or ""), reply.body
     box.clean()
 
 

@@ -10,7 +10,7 @@ import time
 
 import pytest
 from serving import GOLDEN, PATIENCE, copy_model, serving, spoil, st_write, together, write_json
-from uploads import Importing
+from uploads import FORM, Importing, form
 
 TAR = {"Content-Type": "application/x-tar"}
 
@@ -153,6 +153,17 @@ def test_bare_weights_that_do_not_fit(box, sources):
         reply = box.put("plain", body, head)
         assert reply.status == 400 and said in reply.json()["error"]["message"], reply.body
     assert box.versions("plain") == [(1, True)] and box.kept() == [] and not box.left()
+
+
+def test_multipart(box, sources):
+    want = box.d.sha(model="plain", **ASK)
+    assert box.put("one", form([("m.tar", tar_of(sources / "ddpm"))]), FORM).status == 201
+    assert box.d.sha(model="one", **ASK) == want
+    names = ("model_index.json", "scheduler/scheduler_config.json", "unet/config.json", WEIGHTS)
+    assert box.put("many", form([(name, read(sources / "ddpm" / name)) for name in names]), FORM).status == 201
+    assert box.d.sha(model="many", **ASK) == want
+    assert box.put("plain", form([("w.safetensors", read(sources / "other" / WEIGHTS))]), FORM).status == 201
+    assert box.d.sha(model="plain@2", **ASK) != want and not box.left()
 
 
 def test_not_waited_for(box, sources):

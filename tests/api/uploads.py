@@ -19,6 +19,18 @@ def blank_png(side):
         chunk(b"IEND", b"")
 
 
+FORM = {"Content-Type": 'multipart/form-data; boundary="--- a file"'}
+
+
+def form(files, field="file"):
+    """A multipart body of FORM's boundary."""
+    body = b""
+    for name, data in files:
+        body += b'----- a file\r\nContent-Disposition: form-data; name="%s"; filename="%s"\r\n' % (field.encode(), name.encode())
+        body += b"Content-Type: application/octet-stream\r\n\r\n" + data + b"\r\n"
+    return body + b"----- a file--\r\n"
+
+
 def slow_tar(n, side=1024):
     """A few megabytes that take seconds to import."""
     out, data = io.BytesIO(), blank_png(side)
