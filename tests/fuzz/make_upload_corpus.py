@@ -137,7 +137,7 @@ def file(name):
 
 
 write("multipart", "one", part(b"bytes", file("a.npy"), "Content-Type: application/octet-stream") + b"--B--\r\n")
-write("multipart", "two", part(b"", file("a")) + part(b"\r\n--Bytes\r\n--", file("b;\\"c"), "content-transfer-encoding: binary") + b"--B--")
+write("multipart", "two", part(b"", file("a")) + part(b"\r\n--Bytes\r\n--", file('b;\\"c'), "content-transfer-encoding: binary") + b"--B--")
 write("multipart", "preamble", b"for nobody\r\n" + part(b"x", file("d/e")) + b"--B  \r\n" + part(b"y", file("f"))[5:] + b"--B--\r\nend")
 write("multipart", "field", part(b"v", 'Content-Disposition: form-data; name="k"') + b"--B--")
 write("multipart", "cut", part(b"bytes", file("a"))[:-3])
