@@ -114,7 +114,7 @@ int dn_datasets_open(dn_app *app, dn_error *err)
     dn_link_init(&app->datasets->stored);
     dn_link_init(&app->datasets->arrivals);
     const char *folder = dn_store_folder(app->server.store);
-    sqlite3_stmt *q;
+    sqlite3_stmt *q = NULL;
     int rc = dn_sql_query(&q, dn_store_db(app->server.store), err,
                           "SELECT seq, name, hash, owner, path, info, created FROM datasets ORDER BY created, seq", "");
     while (!rc && dn_sql_next(q, &rc, err)) {

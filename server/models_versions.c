@@ -58,7 +58,7 @@ static void set_live(dn_models *m, const dn_known *live)
 static int read_rows(dn_app *app, dn_error *err)
 {
     const char *folder = dn_store_folder(app->server.store);
-    sqlite3_stmt *q;
+    sqlite3_stmt *q = NULL;
     int rc = dn_sql_query(&q, dn_store_db(app->server.store), err,
                           "SELECT model, version, owner, path, hash, live FROM versions WHERE path IS NOT NULL ORDER BY model, version", "");
     while (!rc && dn_sql_next(q, &rc, err)) {
@@ -250,7 +250,7 @@ static void made(dn_making *g, dn_known *k)
 
 static int number_of(dn_making *g, sqlite3 *db, dn_error *err)
 {
-    sqlite3_stmt *q;
+    sqlite3_stmt *q = NULL;
     int64_t rows = 0, live = 0, most = 0;
     int rc = dn_sql_query(&q, db, err,
                           "SELECT count(*), total(live), max(coalesce(max(version),0), coalesce((SELECT highest FROM model_numbers"
