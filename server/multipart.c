@@ -98,7 +98,7 @@ static bool is_header(const char *line, const char *end, const char *name)
 static int check_encoding(const char *line, const char *end, dn_error *err)
 {
     static const char *const plain[] = { "binary", "8bit", "7bit" };
-    const char *value = memchr(line, ':', (size_t)(end - line)) + 1;
+    const char *value = line + strlen("Content-Transfer-Encoding:");
     while (value < end && *value == ' ')
         value++;
     for (int i = 0; i < 3; i++) {
@@ -224,7 +224,8 @@ static int put_tar(int fd, const part *p, dn_error *err)
             head[135 - i] = i < 8 ? (char)(p->n >> 8 * i) : 0;
     }
     memcpy(head + 136, "00000000000", 12);
-    memcpy(head + 148, "        0ustar\00000", 17);
+    memcpy(head + 148, "        0", 9);
+    memcpy(head + 257, "ustar\00000", 8);
     for (int i = 0; i < TAR_BLOCK; i++)
         sum += (unsigned char)head[i];
     snprintf(head + 148, 8, "%06o", sum);

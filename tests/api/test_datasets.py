@@ -414,7 +414,10 @@ def test_a_stop_does_not_wait_for_an_import(tmp_path, nothing):
     state = str(tmp_path / "state")
     with serving(nothing, "--state", state, "--disk-reserve", "0", "--drain-ms", "100") as daemon:
         slow = Importing(daemon, "slow").begun(state)
-    slow.join()
+        daemon.proc.send_signal(signal.SIGTERM)
+        slow.join()
+        daemon.stop(sig=None)
+        daemon.stop = lambda *args: None
     assert (slow.answer.status, slow.answer.code) == (409, "cancelled")
     assert os.listdir(state + "/incoming") == [] and os.listdir(state + "/datasets") == []
 

@@ -14,7 +14,7 @@ from serving import PATIENCE
 def blank_png(side):
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-    rows = zlib.compress(bytes((side + 1) * side), 1)
+    rows = zlib.compress(bytes((side + 1) * side), 9)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)) + chunk(b"IDAT", rows) + \
         chunk(b"IEND", b"")
 
@@ -58,6 +58,6 @@ class Importing(threading.Thread):
         self.start()
         end = time.monotonic() + PATIENCE
         while not any(".import-" in name for name in os.listdir(os.path.join(state, "incoming"))):
-            assert time.monotonic() < end and self.answer is None, self.answer
+            assert time.monotonic() < end and self.is_alive(), self.answer
             time.sleep(0.005)
         return self

@@ -92,7 +92,7 @@ write("upload", "bare.safetensors", weights(0.25))
 write("upload", "nan.tar.gz", gzip.compress(tar(dict(flat, **{"m/" + WEIGHTS: weights(float("nan"))})), mtime=0))
 write("upload", "lacks.safetensors", weights(drop="conv_out.bias"))
 write("upload", "no-config.tar.gz", gzip.compress(tar({k: v for k, v in whole.items() if k != "unet/config.json"}), mtime=0))
-huge = dict(CONFIG, block_out_channels=[65536] * 8, down_block_types=["AttnDownBlock2D"] * 8, up_block_types=["AttnUpBlock2D"] * 8)
+huge = dict(CONFIG, sample_size=128, block_out_channels=[65536] * 8, down_block_types=["AttnDownBlock2D"] * 8, up_block_types=["AttnUpBlock2D"] * 8)
 write("upload", "huge.tar.gz", gzip.compress(tar(dict(whole, **{"unet/config.json": text(huge)})), mtime=0))
 out = io.BytesIO()
 with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as z:

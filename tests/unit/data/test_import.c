@@ -692,9 +692,9 @@ static void full_disk(void **state)
 static void cancelled(void **state)
 {
     (void)state;
-    uint8_t pixels[4 * 64];
-    noise(pixels, sizeof pixels, 3);
-    blob array = npy_make("|u1", "(4, 8, 8)", pixels, sizeof pixels);
+    uint8_t values[4 * 64];
+    noise(values, sizeof values, 3);
+    blob array = npy_make("|u1", "(4, 8, 8)", values, sizeof values);
     item items[] = { picture_item("a/0.png", 0), picture_item("b/1.png", 1) };
     for (int kind = 0; kind < PACKINGS + 3; kind++) {
         atomic_bool stop = true;
