@@ -1,7 +1,7 @@
 /* multipart.c - an upload that came as multipart/form-data.
  *
- * The body is mapped, so a part is found by searching, wherever it lies; what it carries is written to a second file, which
- * then takes the first one's name. */
+ * The body is mapped, so a part is found by searching, wherever it lies; what it carries is written to a second file,
+ * which then takes the first one's name. */
 #include "multipart.h"
 
 #include <errno.h>
@@ -46,8 +46,10 @@ int dn_multipart_boundary(char out[DN_BOUNDARY_MAX + 1], const char *content_typ
     p = p ? strchr(p, '=') + 1 : "";
     bool quoted = *p == '"';
     size_t n = strcspn(p + quoted, quoted ? "\"" : "; \t");
-    if (n < 1 || n > DN_BOUNDARY_MAX || strspn(p + quoted, allowed) < n || p[quoted + n - 1] == ' ' || (quoted && p[quoted + n] != '"'))
-        return dn_fail(err, DN_E_FORMAT, "Content-Type", "multipart/form-data needs a boundary of 1 to %d characters", DN_BOUNDARY_MAX);
+    if (n < 1 || n > DN_BOUNDARY_MAX || strspn(p + quoted, allowed) < n || p[quoted + n - 1] == ' ' ||
+        (quoted && p[quoted + n] != '"'))
+        return dn_fail(err, DN_E_FORMAT, "Content-Type", "multipart/form-data needs a boundary of 1 to %d characters",
+                       DN_BOUNDARY_MAX);
     memcpy(out, p + quoted, n);
     out[n] = 0;
     return 0;
@@ -160,7 +162,8 @@ static int begin(body *b, const char *boundary, dn_error *err)
     bool last = false;
     b->n_delimiter = (size_t)snprintf(b->delimiter, sizeof b->delimiter, "\r\n--%s", boundary);
     size_t n = b->n_delimiter - 2;
-    bool at_once = (size_t)(b->end - b->at) >= n + 2 && !memcmp(b->at, b->delimiter + 2, n) && !memcmp(b->at + n, "\r\n", 2);
+    bool at_once =
+        (size_t)(b->end - b->at) >= n + 2 && !memcmp(b->at, b->delimiter + 2, n) && !memcmp(b->at + n, "\r\n", 2);
     if (at_once)
         after = b->at + n + 2;
     else if (!find_delimiter(b, b->at, &after, &last) || last)
@@ -189,7 +192,8 @@ static int next_part(body *b, part *p, bool *more, dn_error *err)
     p->n = end > p->data ? (size_t)(end - p->data) : 0;
     b->at = after;
     *more = !last;
-    return ++b->n_parts > PARTS_MAX ? dn_fail(err, DN_E_LIMIT, NULL, "multipart body: more than %d parts", PARTS_MAX) : 0;
+    return ++b->n_parts > PARTS_MAX ? dn_fail(err, DN_E_LIMIT, NULL, "multipart body: more than %d parts", PARTS_MAX)
+                                    : 0;
 }
 
 /* ---- what comes of it ------------------------------------------------------------------------------------------- */

@@ -43,7 +43,8 @@ static bool is_weights(const char *name) { return !strncmp(name, "diffusion_pyto
 static int move_file(const char *from, const char *to, dn_error *err)
 {
     int fd = open(from, O_RDONLY | O_CLOEXEC);
-    int rc = fd < 0 || fsync(fd) || rename(from, to) ? dn_fail(err, DN_E_IO, "state", "%s: %s", to, strerror(errno)) : 0;
+    int rc =
+        fd < 0 || fsync(fd) || rename(from, to) ? dn_fail(err, DN_E_IO, "state", "%s: %s", to, strerror(errno)) : 0;
     if (fd >= 0)
         close(fd);
     return rc;
@@ -53,9 +54,10 @@ static int unpack_weights(const char *src, const char *base, const char *dir, dn
 {
     char folder[PATH_BYTES], path[PATH_BYTES + 64];
     if (!base)
-        return dn_fail(err, DN_E_IMPOSSIBLE, "name",
-                       "one .safetensors file is only weights, and there is no model of this name whose config they could take: "
-                       "upload an archive of the folder, with its config.json");
+        return dn_fail(
+            err, DN_E_IMPOSSIBLE, "name",
+            "one .safetensors file is only weights, and there is no model of this name whose config they could take: "
+            "upload an archive of the folder, with its config.json");
     int rc = dn_tree_copy(base, dir, is_weights, err);
     snprintf(folder, sizeof folder, "%s%s", dir, exists(dir, "model_index.json") && exists(dir, "unet") ? "/unet" : "");
     snprintf(path, sizeof path, "%s/diffusion_pytorch_model.safetensors", folder);
@@ -63,7 +65,8 @@ static int unpack_weights(const char *src, const char *base, const char *dir, dn
     return rc ? rc : dn_tree_sync(folder, err);
 }
 
-int dn_version_unpack(const char *src, const char *base, const char *dir, const dn_archive_limits *limits, dn_error *err)
+int dn_version_unpack(const char *src, const char *base, const char *dir, const dn_archive_limits *limits,
+                      dn_error *err)
 {
     if (is_safetensors(src))
         return unpack_weights(src, base, dir, err);
@@ -107,7 +110,8 @@ static int read_finite(const dn_sample *s, const dn_model_info *info, dn_error *
     while (i < n && isfinite(out[i]))
         i++;
     free(out);
-    return i < n ? dn_fail(err, DN_E_FORMAT, "model", "an evaluation of the network gives values that are not finite") : 0;
+    return i < n ? dn_fail(err, DN_E_FORMAT, "model", "an evaluation of the network gives values that are not finite")
+                 : 0;
 }
 
 static int run_rows(dn_device *d, const dn_net *net, dn_sample *s, const dn_model_info *info, dn_error *err)
@@ -128,7 +132,8 @@ static int run_rows(dn_device *d, const dn_net *net, dn_sample *s, const dn_mode
         rc = dn_sample_update(s);
     if (rc == DN_E_NON_FINITE)
         return dn_fail(err, DN_E_FORMAT, "model", "an evaluation of the network gives values that are not finite");
-    return rc ? dn_fail(err, rc, NULL, "an evaluation of the network failed: %s", dn_error_text(rc)) : read_finite(s, info, err);
+    return rc ? dn_fail(err, rc, NULL, "an evaluation of the network failed: %s", dn_error_text(rc))
+              : read_finite(s, info, err);
 }
 
 /* One evaluation, at the model's own size. */
@@ -139,10 +144,17 @@ static int evaluate(dn_device *d, const dn_net *net, const dn_model *m, dn_error
     dn_sample *s = NULL;
     float *vector = info->label_kind == DN_LABEL_VECTOR ? calloc((size_t)info->label_dim, sizeof *vector) : NULL;
     int rc = dn_table_plan_denoise(&table, 1, 1, err);
-    dn_sample_params p = { .table = &table, .table_shared = true, .height = info->height, .width = info->width,
-                           .channels = info->channels, .out_channels = info->out_channels,
-                           .label = info->label_kind && info->null_label < 0 ? 0 : -1, .label_b = -1,
-                           .null_label = info->null_label, .label_vector = vector, .label_dim = vector ? info->label_dim : 0,
+    dn_sample_params p = { .table = &table,
+                           .table_shared = true,
+                           .height = info->height,
+                           .width = info->width,
+                           .channels = info->channels,
+                           .out_channels = info->out_channels,
+                           .label = info->label_kind && info->null_label < 0 ? 0 : -1,
+                           .label_b = -1,
+                           .null_label = info->null_label,
+                           .label_vector = vector,
+                           .label_dim = vector ? info->label_dim : 0,
                            .temperature = 1 };
     if (!rc)
         rc = dn_sample_new(&s, d, &p, err);
@@ -162,8 +174,8 @@ int dn_version_try(char hash[65], const dn_device *like, const char *dir, int64_
     dn_net *net = NULL;
     int rc = dn_net_foresee(&need, like, dir, err);
     if (!rc && need.weights + need.forms + need.arena > (size_t)bytes_max)
-        rc = dn_fail(err, DN_E_LIMIT, "model", "it takes %zu bytes, --memory is %lld", need.weights + need.forms + need.arena,
-                     (long long)bytes_max);
+        rc = dn_fail(err, DN_E_LIMIT, "model", "it takes %zu bytes, --memory is %lld",
+                     need.weights + need.forms + need.arena, (long long)bytes_max);
     if (!rc)
         rc = dn_model_load(&m, dir, err);
     if (!rc)

@@ -1,8 +1,9 @@
-/* fuzz_checkpoint.c - any bytes as a training job's checkpoint: it is taken over whole, or refused with a message and the
- * trainer is what it was.
+/* fuzz_checkpoint.c - any bytes as a training job's checkpoint: it is taken over whole, or refused with a message and
+ * the trainer is what it was.
  *
- * An input that begins as a checkpoint does is one; any other edits a good one of this very trainer, so that what is behind
- * the checks of sizes, names and counters is reached whatever the present numerics id is. Both get the header's right CRC. */
+ * An input that begins as a checkpoint does is one; any other edits a good one of this very trainer, so that what is
+ * behind the checks of sizes, names and counters is reached whatever the present numerics id is. Both get the header's
+ * right CRC. */
 #include "train_internal.h"
 
 #include <jansson.h>
@@ -155,7 +156,9 @@ static uint8_t *edited(size_t *len, const uint8_t *edit, size_t size)
         if (edit[2] % 4 == 0)
             *len = at;
         else
-            file[at] = edit[2] % 4 == 1 ? edit[3] : edit[2] % 4 == 2 ? file[at] ^ edit[3] : (uint8_t)(file[at] + edit[3]);
+            file[at] = edit[2] % 4 == 1   ? edit[3]
+                       : edit[2] % 4 == 2 ? file[at] ^ edit[3]
+                                          : (uint8_t)(file[at] + edit[3]);
     }
     return file;
 }

@@ -1,5 +1,5 @@
-/* fuzz_multipart.c - any bytes as a multipart body: what it carries is a part of it or a tar, or the file stays what it was and
- * there is a message. Any bytes as a Content-Type too. */
+/* fuzz_multipart.c - any bytes as a multipart body: what it carries is a part of it or a tar, or the file stays what it
+ * was and there is a message. Any bytes as a Content-Type too. */
 #include "multipart.h"
 
 #include <stdbool.h>

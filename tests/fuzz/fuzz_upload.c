@@ -1,6 +1,6 @@
-/* fuzz_upload.c - any bytes as an uploaded model, all the way: archive or bare weights to a folder, the folder loaded, planned
- * and run once. What is accepted is accepted again with the same hash, within its bytes; everything else is refused with a
- * message. */
+/* fuzz_upload.c - any bytes as an uploaded model, all the way: archive or bare weights to a folder, the folder loaded,
+ * planned and run once. What is accepted is accepted again with the same hash, within its bytes; everything else is
+ * refused with a message. */
 #include "tree.h"
 #include "version_files.h"
 
@@ -13,9 +13,10 @@ enum { ENTRY_BYTES = 1 << 20, TOTAL_BYTES = 4 << 20, MODEL_BYTES = 32 << 20 };
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-static const char config[] = "{\"_class_name\":\"UNet2DModel\",\"sample_size\":4,\"in_channels\":1,\"out_channels\":1,"
-                             "\"block_out_channels\":[4],\"layers_per_block\":1,\"norm_num_groups\":2,\"attention_head_dim\":4,"
-                             "\"down_block_types\":[\"DownBlock2D\"],\"up_block_types\":[\"UpBlock2D\"]}";
+static const char config[] =
+    "{\"_class_name\":\"UNet2DModel\",\"sample_size\":4,\"in_channels\":1,\"out_channels\":1,"
+    "\"block_out_channels\":[4],\"layers_per_block\":1,\"norm_num_groups\":2,\"attention_head_dim\":4,"
+    "\"down_block_types\":[\"DownBlock2D\"],\"up_block_types\":[\"UpBlock2D\"]}";
 static char root[] = "/tmp/fuzz-upload-XXXXXX", base[64], src[64], dir[64];
 static dn_device *device;
 
