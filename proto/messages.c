@@ -147,10 +147,21 @@ static const dn_field version_v[] = {
 #undef AT
 static const dn_fields version_fields = TABLE("ModelVersion", "One version of a model.", version_v, dn_model_version);
 
+#define MODEL_STATES LIST("available", "loading", "loaded", "unloading", "failed")
+#define AT(member) .offset = offsetof(dn_attempt_card, member)
+static const dn_field attempt_v[] = {
+    [DN_ATTEMPT_STATE] = { "state", DN_T_ENUM, AT(state), ALWAYS, .choices = MODEL_STATES, .help = "loading: it is being made and tried; failed: it was refused." },
+    [DN_ATTEMPT_SOURCE] = { "source", DN_T_STR, AT(source), ALWAYS, .help = "upload, save, or job:ID." },
+    [DN_ATTEMPT_CREATED_AT] = { "created_at", DN_T_NUM, AT(created_at), ALWAYS, .unit = "s", .help = "Unix time." },
+    [DN_ATTEMPT_ERROR] = { "error", DN_T_OBJECT, AT(error), .sub = &dn_error_fields, .help = "When failed." },
+};
+#undef AT
+static const dn_fields attempt_fields = TABLE("ModelAttempt", "What has been asked to become a version, and is not one.", attempt_v, dn_attempt_card);
+
 #define AT(member) .offset = offsetof(dn_model_card, member)
 static const dn_field card_v[DN_CARD_FIELDS] = {
     [DN_CARD_NAME] = { "name", DN_T_STR, AT(name), ALWAYS },
-    [DN_CARD_STATE] = { "state", DN_T_ENUM, AT(state), ALWAYS, .choices = LIST("available", "loading", "loaded", "unloading", "failed") },
+    [DN_CARD_STATE] = { "state", DN_T_ENUM, AT(state), ALWAYS, .choices = MODEL_STATES },
     [DN_CARD_DESCRIPTION] = { "description", DN_T_STR, AT(description), .help = "Of its denoised.json." },
     [DN_CARD_ARCHITECTURE] = { "architecture", DN_T_STR, AT(architecture), .help = "diffusers' class of the network." },
     [DN_CARD_PIPELINE] = { "pipeline", DN_T_STR, AT(pipeline), .help = "diffusers' class of the pipeline." },
@@ -168,6 +179,8 @@ static const dn_field card_v[DN_CARD_FIELDS] = {
     [DN_CARD_NUMERICS] = { "numerics", DN_T_STR, AT(numerics), .help = "Of the live version." },
     [DN_CARD_DEFAULTS] = { "defaults", DN_T_JSON, AT(defaults), .help = "Request fields laid under every request." },
     [DN_CARD_ERROR] = { "error", DN_T_STR, AT(error), .help = "Why it is failed." },
+    [DN_CARD_ATTEMPT] = { "attempt", DN_T_OBJECT, AT(attempt), .sub = &attempt_fields,
+        .help = "What you last asked to become a version of it and is not one; until the next does, or a restart." },
 };
 #undef AT
 const dn_fields dn_model_card_fields = TABLE("Model", "One model.", card_v, dn_model_card);

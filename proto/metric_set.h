@@ -52,7 +52,13 @@ enum dn_metric_type { DN_COUNTER, DN_GAUGE, DN_HISTOGRAM };
     X(TRAIN_STEPS, COUNTER, "denoised_train_steps_total", JOB, NONE, NONE, NONE, "", "Optimizer steps of a job; the series exist while it runs.") \
     X(TRAIN_LOSS, GAUGE, "denoised_train_loss", JOB, NONE, NONE, NONE, "", "Of its last optimizer step.") \
     X(TRAIN_PREEMPTED, COUNTER, "denoised_train_preempted_seconds_total", NONE, NONE, NONE, NONE, "s", "Device time of samples while a training job could have run.") \
-    X(MODEL_LOADED, GAUGE, "denoised_model_loaded", MODEL, VERSION, NONE, NONE, "", "1 while the model version is loaded.")
+    X(MODEL_LOADED, GAUGE, "denoised_model_loaded", MODEL, VERSION, NONE, NONE, "", "1 while the model version is loaded.") \
+    X(STORE_COMMIT_SECONDS, HISTOGRAM, "denoised_store_commit_seconds", NONE, NONE, NONE, SECONDS, "s", "Time of one commit of the store: of all that had queued up and writes.") \
+    X(STORE_OPERATIONS, COUNTER, "denoised_store_operations_total", NONE, NONE, NONE, NONE, "", "Operations done, those that only read among them.") \
+    X(STORE_FAILED, COUNTER, "denoised_store_failed_total", NONE, NONE, NONE, NONE, "", "Operations of which nothing was kept.") \
+    X(STORE_WAITING, GAUGE, "denoised_store_waiting", NONE, NONE, NONE, NONE, "", "Operations that are not committed yet.") \
+    X(DISK_FREE, GAUGE, "denoised_disk_free_bytes", NONE, NONE, NONE, NONE, "B", "Free where the state is; 0 without --state.") \
+    X(DISK_RESERVE, GAUGE, "denoised_disk_reserve_bytes", NONE, NONE, NONE, NONE, "B", "Below so many free bytes nothing more is taken in; 0 without --state.")
 /* clang-format on */
 
 enum dn_metric {

@@ -34,6 +34,10 @@ static const struct header generate_headers[] = {
     { "Accept", "The envelope: JSON, text/event-stream, or the bare body, which must agree with output.format." },
     { NULL, NULL },
 };
+static const struct header denoise_headers[] = {
+    { "Idempotency-Key", "For 24 hours the same key with the same body and query gets the same answer, and nothing is done twice." },
+    { NULL, NULL },
+};
 static const struct event request_events[] = {
     { "queued", &dn_event_queued_fields }, { "progress", &dn_event_progress_fields }, { "preview", &dn_event_preview_fields },
     { "image", &dn_image_fields }, { "done", &dn_event_done_fields }, { "error", NULL }, { NULL, NULL },
@@ -52,7 +56,8 @@ static const struct operation operations[DN_ROUTE_COUNT] = {
         .headers = generate_headers, .events = request_events },
     [DN_ROUTE_DENOISE] = { .query = &dn_denoise_query_fields,
         .errors = { DN_H_MODEL_NOT_FOUND, DN_H_NOT_ACCEPTABLE, DN_H_CANCELLED, DN_H_LENGTH, DN_H_TOO_LARGE, DN_H_MEDIA, DN_H_IMPOSSIBLE,
-                    DN_H_QUEUE_FULL, DN_H_INTERNAL, DN_H_DRAINING } },
+                    DN_H_QUEUE_FULL, DN_H_INTERNAL, DN_H_DRAINING },
+        .headers = denoise_headers },
     [DN_ROUTE_REQUESTS] = { .query = &dn_requests_query_fields, .answer = &dn_request_list_fields },
     [DN_ROUTE_REQUEST] = { .answer = &dn_request_info_fields, .errors = { DN_H_NOT_FOUND, DN_H_EXPIRED } },
     [DN_ROUTE_REQUEST_CANCEL] = { .answer = &dn_request_info_fields, .errors = { DN_H_NOT_FOUND, DN_H_EXPIRED } },
@@ -69,7 +74,8 @@ static const struct operation operations[DN_ROUTE_COUNT] = {
     [DN_ROUTE_DATASETS] = { .answer = &dn_dataset_list_fields },
     [DN_ROUTE_DATASET] = { .answer = &dn_dataset_card_fields, .errors = { DN_H_NOT_FOUND } },
     [DN_ROUTE_DATASET_PUT] = { .query = &dn_dataset_query_fields, .answer = &dn_dataset_card_fields, .headers = upload_headers,
-        .errors = { DN_H_FORMAT, DN_H_LENGTH, DN_H_TOO_LARGE, DN_H_MEDIA, DN_H_IMPOSSIBLE, DN_H_IO, DN_H_DRAINING, DN_H_DISK } },
+        .errors = { DN_H_FORMAT, DN_H_CANCELLED, DN_H_LENGTH, DN_H_TOO_LARGE, DN_H_MEDIA, DN_H_IMPOSSIBLE, DN_H_IO, DN_H_DRAINING,
+                    DN_H_DISK } },
     [DN_ROUTE_DATASET_DELETE] = { .answer = &dn_dataset_card_fields, .errors = { DN_H_NOT_FOUND, DN_H_CONFLICT } },
     [DN_ROUTE_MODEL_PUT] = { .query = &dn_load_query_fields, .answer = &dn_model_card_fields, .accepted = &dn_model_card_fields,
         .headers = upload_headers, .errors = { DN_H_FORMAT, DN_H_LENGTH, DN_H_TOO_LARGE, DN_H_MEDIA, DN_H_IMPOSSIBLE, DN_H_IO,

@@ -254,6 +254,16 @@ enum { DN_REQUESTS_STATE, DN_REQUESTS_LIMIT, DN_REQUESTS_AFTER };
 
 enum dn_model_state { DN_MODEL_AVAILABLE, DN_MODEL_LOADING, DN_MODEL_LOADED, DN_MODEL_UNLOADING, DN_MODEL_FAILED };
 
+/* What has been asked to become a version and is not one: it is being made (loading), or was refused. */
+typedef struct dn_attempt_card {
+    uint64_t has; /* without the bit DN_ATTEMPT_ERROR: none */
+    int state;    /* enum dn_model_state: loading or failed */
+    const char *source;
+    double created_at;
+    dn_error_body error;
+} dn_attempt_card;
+enum { DN_ATTEMPT_STATE, DN_ATTEMPT_SOURCE, DN_ATTEMPT_CREATED_AT, DN_ATTEMPT_ERROR };
+
 /* GET /models/{name}, and each element of GET /models. What only a loaded model knows is left out of `has` until then.
  */
 typedef struct dn_model_card {
@@ -272,6 +282,7 @@ typedef struct dn_model_card {
     const char *numerics;
     const struct json_t *defaults;
     const char *error; /* why it is failed */
+    dn_attempt_card attempt;
 } dn_model_card;
 enum {
     DN_CARD_NAME,
@@ -293,6 +304,7 @@ enum {
     DN_CARD_NUMERICS,
     DN_CARD_DEFAULTS,
     DN_CARD_ERROR,
+    DN_CARD_ATTEMPT,
     DN_CARD_FIELDS
 };
 typedef struct dn_size {
@@ -362,10 +374,10 @@ void dn_event_error_write(dn_buf *b, int64_t id, const dn_http_error *e);
 
 /* ---- routes ----------------------------------------------------------------------------------------------------- */
 
-/* What uploads may call themselves; what they are is found out by looking. */
+/* What uploads may call themselves; what they are is found out by looking, in a multipart body at its files. */
 #define DN_UPLOAD_TYPES                                                                                                \
     "application/octet-stream application/x-tar application/zip application/zstd application/x-zstd application/gzip " \
-    "application/x-gzip application/x-npy application/x-safetensors"
+    "application/x-gzip application/x-npy application/x-safetensors multipart/form-data"
 #define DN_UPLOAD_BODY_MAX ((size_t)16 << 30) /* unless --upload-bytes says otherwise */
 
 /* clang-format off */
@@ -386,7 +398,7 @@ void dn_event_error_write(dn_buf *b, int64_t id, const dn_http_error *e);
     X(MODEL_UNLOAD, "POST", "/models/{name}/unload", DN_JSON_BODY_MAX, NULL, "application/json",                       \
       "Refuse new requests, let admitted ones finish, unload")                                                         \
     X(MODEL_PUT, "PUT", "/models/{name}", DN_UPLOAD_BODY_MAX, DN_UPLOAD_TYPES, "application/json",                     \
-      "Add a version: tar, tar.zst or zip of a diffusers folder")                                                      \
+      "Add a version: tar, tar.zst or zip of a diffusers folder, or a .safetensors file for the live one's config")    \
     X(MODEL_DELETE, "DELETE", "/models/{name}", 0, NULL, "application/json", "Delete the version name@version")        \
     X(MODEL_ALIAS, "POST", "/models/{name}/alias", DN_JSON_BODY_MAX, "application/json", "application/json",           \
       "Make a version live")                                                                                           \
@@ -415,7 +427,8 @@ void dn_event_error_write(dn_buf *b, int64_t id, const dn_http_error *e);
     X(DATASET, "GET", "/datasets/{name}", 0, NULL, "application/json", "One data set: name (the newest) or name@hash") \
     X(DATASET_PUT, "PUT", "/datasets/{name}", DN_UPLOAD_BODY_MAX, DN_UPLOAD_TYPES, "application/json",                 \
       "Upload pictures, IDX, npy or safetensors")                                                                      \
-    X(DATASET_DELETE, "DELETE", "/datasets/{name}", 0, NULL, "application/json", "Delete it: name or name@hash")       \
+    X(DATASET_DELETE, "DELETE", "/datasets/{name}", 0, NULL, "application/json",                                       \
+      "Delete it: name (the newest; an import under way is stopped: 204) or name@hash")                                \
     X(STATUS, "GET", "/status", 0, NULL, "application/json", "Devices, queue, models; an event stream twice a second") \
     X(METRICS, "GET", "/metrics", 0, NULL, "text/plain", "Prometheus metrics")                                         \
     X(HEALTHZ, "GET", "/healthz", 0, NULL, "application/json", "Alive")                                                \

@@ -79,6 +79,21 @@ int dn_route_query(dn_call *call, const dn_fields *t, void *out)
     return rc;
 }
 
+int dn_route_upload(dn_call *call, char boundary[DN_BOUNDARY_MAX + 1])
+{
+    dn_error err = { 0 };
+    boundary[0] = 0;
+    if (!dn_call_file(call)) {
+        dn_reply_refuse(call, DN_H_FORMAT, NULL, "the body is empty");
+        return DN_H_FORMAT;
+    }
+    if (strcmp(dn_call_content_type(call), "multipart/form-data") ||
+        !dn_multipart_boundary(boundary, dn_call_header(call, "Content-Type"), &err))
+        return 0;
+    dn_reply_engine_error(call, &err);
+    return DN_H_FORMAT;
+}
+
 void dn_route_reply(dn_call *call, int status, const dn_fields *t, const void *data)
 {
     dn_buf b;
@@ -288,6 +303,7 @@ void dn_app_drain(dn_app *app, void (*done)(void *arg), void *arg)
 void dn_app_abort(dn_app *app)
 {
     app->closing = true;
+    dn_datasets_abort(app);
     dn_requests_abort(app);
     dn_jobs_abort(app);
     dn_watch_close(app);

@@ -19,7 +19,9 @@ typedef struct dn_server {
     struct dn_metrics *metrics;
     dn_loop *loop;
     dn_lane *fast, *slow;
-    dn_lane *imports; /* of uploads: they take minutes, and would make loads wait on `slow` */
+    dn_lane *imports; /* of datasets: they take minutes */
+    dn_lane *files;   /* shorter work on folders, which neither waits for imports nor makes loads wait on `slow`: models that come are
+                         tried, checkpoints packed, what was deleted removed */
     dn_store *store; /* always there: without --state it is in memory */
 } dn_server;
 

@@ -13,7 +13,7 @@ typedef struct dn_daemon {
     dn_config config;
     dn_arena *arena; /* the config's strings */
     dn_loop *loop;
-    dn_lane *fast, *slow, *uploads, *imports;
+    dn_lane *fast, *slow, *uploads, *imports, *files;
     dn_metrics *metrics;
     dn_auth *auth; /* NULL: no tokens */
     int state_lock; /* state.h; 0: no --state */

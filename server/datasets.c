@@ -9,7 +9,8 @@
 enum { HASH_PREFIX_MIN = 8 };
 
 struct dn_datasets {
-    dn_link stored; /* newest first */
+    dn_link stored;   /* newest first */
+    dn_link arrivals; /* datasets_upload.c's */
 };
 
 void dn_stored_free(dn_stored *s)
@@ -111,8 +112,9 @@ int dn_datasets_open(dn_app *app, dn_error *err)
     if (!app->datasets)
         return dn_fail(err, DN_E_MEMORY, NULL, "no memory for the list of datasets");
     dn_link_init(&app->datasets->stored);
+    dn_link_init(&app->datasets->arrivals);
     const char *folder = dn_store_folder(app->server.store);
-    sqlite3_stmt *q;
+    sqlite3_stmt *q = NULL;
     int rc = dn_sql_query(&q, dn_store_db(app->server.store), err,
                           "SELECT seq, name, hash, owner, path, info, created FROM datasets ORDER BY created, seq", "");
     while (!rc && dn_sql_next(q, &rc, err)) {
@@ -137,6 +139,8 @@ void dn_datasets_close(dn_app *app)
     free(app->datasets);
     app->datasets = NULL;
 }
+
+dn_link *dn_datasets_arrivals(dn_app *app) { return &app->datasets->arrivals; }
 
 dn_stored *dn_datasets_next(dn_app *app, dn_stored *s)
 {

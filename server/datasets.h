@@ -28,6 +28,7 @@ typedef struct dn_datasets dn_datasets;
 /* Read the list from the store, before its thread starts. */
 int dn_datasets_open(dn_app *app, dn_error *err);
 void dn_datasets_close(dn_app *app);
+dn_link *dn_datasets_arrivals(dn_app *app); /* oldest first */
 /* "name": its newest; "name@hash" or at least 8 digits of it. Returns 0 or a DN_H code. */
 int dn_datasets_find(dn_stored **out, dn_app *app, const char *ref, dn_http_error *err);
 
@@ -46,11 +47,17 @@ const dn_stored *dn_arrival_stored(const dn_arrival *a); /* without an error */
 bool dn_arrival_fresh(const dn_arrival *a);              /* false: it had been there */
 const dn_import_report *dn_arrival_report(const dn_arrival *a);
 
-/* Make a dataset of the file `src` (malloc'ed path; taken, and the file removed; NULL: out of memory). Returns 0, and `done` is told
+/* Make a dataset of the file `src` (malloc'ed path; taken, and the file removed; NULL: out of memory), a multipart body with this
+ * boundary unless that is "". Returns 0, and `done` is told
  * once, or a DN_H code. */
-int dn_datasets_import(dn_app *app, const char *name, const char *owner, char *src, bool skip_broken,
+int dn_datasets_import(dn_app *app, const char *name, const char *owner, char *src, const char *boundary, bool skip_broken,
                        void (*done)(void *arg, const dn_arrival *a), void *arg, dn_http_error *err);
-/* The same for its end: row, folder. DN_H_CONFLICT while a job needs it. */
+/* The newest import of the name that has not ended; `tenant` not NULL: of those that are its own. NULL: none. */
+dn_arrival *dn_datasets_arriving(dn_app *app, const char *name, const char *tenant);
+/* Stop it: nothing stays of it, its `done` is told DN_E_CANCELLED, then `stopped` once. DN_H_CONFLICT when it is too late. */
+int dn_arrival_stop(dn_arrival *a, void (*stopped)(void *arg), void *arg, dn_http_error *err);
+void dn_datasets_abort(dn_app *app); /* stop all of them: the daemon ends */
+/* The end of a stored one: row, folder. DN_H_CONFLICT while a job needs it. */
 int dn_datasets_delete(dn_app *app, dn_stored *s, void (*done)(void *arg, const dn_stored *s, const dn_error *err), void *arg,
                        dn_http_error *err);
 /* Before the store's thread starts: remove the folders that no row names. */

@@ -8,19 +8,27 @@
 #include "tree.h"
 #include "jobs.h"
 #include "log.h"
+#include "multipart.h"
 
 #include <sqlite3.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
 
 struct dn_arrival {
+    dn_link link; /* until it has ended */
+    atomic_bool stop; /* the lane looks at it */
+    bool storing;     /* it is in the lane no more */
+    void (*stopped)(void *arg);
+    void *stopped_arg;
     dn_work work;
     dn_store_op op;
     dn_app *app;
     void (*done)(void *arg, const dn_arrival *a);
     void *arg;
     char name[DN_NAME_LEN_MAX + 1], owner[DN_TENANT_MAX], id[33];
+    char boundary[DN_BOUNDARY_MAX + 1]; /* of a multipart body; "": it is none */
     char *src, *made, *dir; /* the upload; what is made of it; where it goes */
     char path[96];          /* of dir, below the state folder */
     char hash[65];
@@ -74,7 +82,7 @@ void dn_app_remove(dn_app *app, const char *path)
         return;
     }
     *r = (removal){ .work = { .work = removal_work, .done = removal_done }, .path = copy };
-    dn_lane_submit(app->server.imports, &r->work);
+    dn_lane_submit(app->server.files, &r->work);
 }
 
 static bool has_row(void *arg, const char *name)
@@ -137,7 +145,9 @@ static int describe(dn_arrival *a, dn_error *err)
 static void import_work(dn_work *work)
 {
     dn_arrival *a = dn_container_of(work, dn_arrival, work);
-    int rc = dn_dataset_import(a->src, a->made, &a->params, &a->report, &a->err);
+    int rc = *a->boundary ? dn_multipart_unwrap(a->src, a->boundary, &a->err) : 0;
+    if (!rc)
+        rc = dn_dataset_import(a->src, a->made, &a->params, &a->report, &a->err);
     dn_tree_remove(a->src);
     if (!rc)
         rc = describe(a, &a->err);
@@ -151,13 +161,18 @@ static void import_work(dn_work *work)
 
 static void arrived(dn_arrival *a)
 {
+    dn_link_pop(&a->link);
     if (!a->fresh && a->dir)
         dn_app_remove(a->app, a->dir);
-    if (a->err.code)
+    if (atomic_load(&a->stop))
+        dn_log(DN_LOG_INFO, "dataset_cancelled", "%s of %s", a->name, a->owner);
+    else if (a->err.code)
         dn_log(DN_LOG_WARN, "dataset_refused", "%s: %s", a->name, a->err.message);
     else
         dn_log(DN_LOG_INFO, a->fresh ? "dataset" : "dataset_again", "%s@%s of %s", a->name, a->hash, a->owner);
     a->done(a->arg, a);
+    if (a->stopped)
+        a->stopped(a->stopped_arg);
     arrival_free(a);
 }
 
@@ -212,9 +227,18 @@ static void row_inserted(dn_store_op *op)
     arrived(a);
 }
 
+static void cancelled(dn_arrival *a)
+{
+    a->err = (dn_error){ 0 };
+    dn_fail(&a->err, DN_E_CANCELLED, NULL, "the import was cancelled");
+}
+
 static void import_done(dn_work *work)
 {
     dn_arrival *a = dn_container_of(work, dn_arrival, work);
+    a->storing = true;
+    if (atomic_load(&a->stop))
+        cancelled(a);
     a->stored = a->err.code ? NULL : find_exact(a->app, a->name, a->hash);
     if (a->stored || a->err.code) {
         arrived(a);
@@ -232,7 +256,7 @@ static void import_done(dn_work *work)
     dn_store_submit(a->app->server.store, &a->op);
 }
 
-int dn_datasets_import(dn_app *app, const char *name, const char *owner, char *src, bool skip_broken,
+int dn_datasets_import(dn_app *app, const char *name, const char *owner, char *src, const char *boundary, bool skip_broken,
                        void (*done)(void *arg, const dn_arrival *a), void *arg, dn_http_error *err)
 {
     enum { THREADS = 2 };
@@ -255,14 +279,48 @@ int dn_datasets_import(dn_app *app, const char *name, const char *owner, char *s
         snprintf(a->id + 2 * i, 3, "%02x", id[i]);
     snprintf(a->name, sizeof a->name, "%s", name);
     snprintf(a->owner, sizeof a->owner, "%s", owner);
+    snprintf(a->boundary, sizeof a->boundary, "%s", boundary);
     a->app = app;
     a->src = src;
     a->done = done;
     a->arg = arg;
-    a->params = (dn_import_params){ .skip_broken = skip_broken, .threads = THREADS, .total_max = (uint64_t)dn_disk_room(app) };
+    a->params = (dn_import_params){ .skip_broken = skip_broken, .threads = THREADS, .total_max = (uint64_t)dn_disk_room(app), .stop = &a->stop };
+    dn_link_push(dn_datasets_arrivals(app), &a->link);
     a->work = (dn_work){ .work = import_work, .done = import_done };
     dn_lane_submit(app->server.imports, &a->work);
     return 0;
+}
+
+dn_arrival *dn_datasets_arriving(dn_app *app, const char *name, const char *tenant)
+{
+    dn_arrival *last = NULL;
+    DN_LINK_EACH(l, dn_datasets_arrivals(app))
+    {
+        dn_arrival *a = DN_LINK_OF(l, dn_arrival, link);
+        if (!strcmp(a->name, name) && (!tenant || !strcmp(a->owner, tenant)))
+            last = a;
+    }
+    return last;
+}
+
+int dn_arrival_stop(dn_arrival *a, void (*stopped)(void *arg), void *arg, dn_http_error *err)
+{
+    if (a->storing || atomic_load(&a->stop))
+        return dn_http_fail(err, DN_H_CONFLICT, "name", "%s is being %s", a->name, a->storing ? "stored just now" : "cancelled already");
+    a->stopped = stopped;
+    a->stopped_arg = arg;
+    atomic_store(&a->stop, true);
+    if (dn_lane_withdraw(a->app->server.imports, &a->work)) {
+        dn_app_remove(a->app, a->src);
+        cancelled(a);
+        arrived(a);
+    }
+    return 0;
+}
+
+void dn_datasets_abort(dn_app *app)
+{
+    DN_LINK_EACH(l, dn_datasets_arrivals(app)) { atomic_store(&DN_LINK_OF(l, dn_arrival, link)->stop, true); }
 }
 
 /* ---- going ----------------------------------------------------------------------------------------------------- */

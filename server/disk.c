@@ -29,6 +29,12 @@ static int measure_work(dn_store_op *op, struct sqlite3 *db)
     return measure(dn_store_folder(op->store), &d->measured, &op->error);
 }
 
+static void tell(const dn_disk *d)
+{
+    dn_metrics_set(d->app->server.metrics, DN_M_DISK_FREE, 0, 0, (double)d->free);
+    dn_metrics_set(d->app->server.metrics, DN_M_DISK_RESERVE, 0, 0, (double)d->app->server.config->disk_reserve);
+}
+
 static void measured(dn_store_op *op)
 {
     dn_disk *d = dn_container_of(op, dn_disk, op);
@@ -36,6 +42,7 @@ static void measured(dn_store_op *op)
     if (op->rc)
         return; /* the last figure stands */
     d->free = d->measured;
+    tell(d);
     bool low = d->free < d->app->server.config->disk_reserve;
     if (low != d->low)
         dn_log(low ? DN_LOG_WARN : DN_LOG_INFO, low ? "disk_low" : "disk_well",
@@ -53,7 +60,9 @@ int dn_disk_open(dn_app *app, dn_error *err)
     if (!d)
         return dn_fail(err, DN_E_MEMORY, NULL, "no memory");
     d->app = app;
-    return measure(folder, &d->free, err);
+    int rc = measure(folder, &d->free, err);
+    tell(d);
+    return rc;
 }
 
 void dn_disk_tick(dn_app *app)

@@ -60,6 +60,8 @@ const char *dn_call_query(const dn_call *call, const char *name); /* decoded; NU
 bool dn_call_query_at(const dn_call *call, int i, const char **name, const char **value);
 const char *dn_call_header(const dn_call *call, const char *name); /* NULL if absent; lists come joined by ", " */
 const void *dn_call_body(const dn_call *call, size_t *n);          /* valid until the call ends; a 0 byte follows it */
+/* Of a body in memory that came with an Idempotency-Key, once. Returns 0 or a DN_E code. */
+int dn_call_body_sha256(dn_call *call, char hex[65]);
 const char *dn_call_content_type(const dn_call *call); /* without parameters, lower case; "" without a body */
 /* DN_BODY_TO_FILE: the file that holds the whole body, removed with the call; NULL: there was none. */
 const char *dn_call_file(const dn_call *call);

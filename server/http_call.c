@@ -1,5 +1,6 @@
 /* http_call.c - one exchange, from the request line to its end, as MHD's callbacks tell it. */
 #include "http_internal.h"
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
@@ -66,6 +67,14 @@ static bool grow_body(dn_call *call, size_t need)
     return true;
 }
 
+static int hash_body(dn_call *call, const char *data, size_t n)
+{
+    if (!dn_call_header(call, "Idempotency-Key"))
+        return 0;
+    int rc = call->body_len ? 0 : dn_sha256_init(&call->body_hash);
+    return rc ? rc : dn_sha256_update(&call->body_hash, data, n);
+}
+
 /* How much of it is left for the next time. */
 static size_t take_body(dn_call *call, const char *data, size_t n)
 {
@@ -79,6 +88,10 @@ static size_t take_body(dn_call *call, const char *data, size_t n)
         dn_conn_refuse(call->conn, DN_H_MEMORY, "too many request bodies are being received");
         return 0;
     }
+    if (hash_body(call, data, n)) {
+        dn_conn_refuse(call->conn, DN_H_MEMORY, "the body could not be hashed");
+        return 0;
+    }
     memcpy(call->body + call->body_len, data, n);
     call->body_len += n;
     call->body[call->body_len] = 0;
@@ -88,6 +101,7 @@ static size_t take_body(dn_call *call, const char *data, size_t n)
 void dn_call_free_body(dn_call *call)
 {
     call->http->body_bytes -= call->body_cap;
+    dn_sha256_fini(&call->body_hash, NULL);
     free(call->body);
     call->body = NULL;
     call->body_len = call->body_cap = 0;
@@ -280,6 +294,15 @@ const void *dn_call_body(const dn_call *call, size_t *n)
 {
     *n = call->body_len;
     return call->body ? call->body : "";
+}
+
+int dn_call_body_sha256(dn_call *call, char hex[DN_SHA256_HEX_SIZE])
+{
+    if (!call->body_len)
+        return dn_sha256_hex(hex, "", 0);
+    assert(call->body_hash.state);
+    dn_sha256_fini(&call->body_hash, hex);
+    return 0;
 }
 
 void dn_call_on_end(dn_call *call, void (*ended)(void *arg, dn_call *call, const dn_ending *ending), void *arg)

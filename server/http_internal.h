@@ -5,6 +5,7 @@
 #ifndef DN_SERVER_HTTP_INTERNAL_H
 #define DN_SERVER_HTTP_INTERNAL_H
 
+#include <denoised/sha256.h>
 #include <microhttpd.h>
 #include <proto.h>
 #include "http_server.h"
@@ -89,6 +90,7 @@ struct dn_call {
     bool has_body;
     size_t body_announced; /* Content-Length; 0: chunked */
     size_t body_len, body_cap, body_max;
+    dn_sha256 body_hash; /* of what has come, with an Idempotency-Key: piece by piece, so that no large body holds up the loop */
     dn_pair reply[DN_REPLY_FIELDS_MAX];
     int n_reply;
     dn_stream *stream;

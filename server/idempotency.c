@@ -20,7 +20,7 @@ enum {
 };
 static const double kept_s = 24 * 3600;
 
-/* owner, method, path, key: what a key is good for; and the sha256 of the body that came with it */
+/* owner, method, path, key: what a key is good for; and the sha256 of what was asked with it: the body, and the query if any */
 typedef struct ident {
     char *owner, *method, *path, *key;
     char asked[DN_SHA256_HEX_SIZE];
@@ -424,22 +424,40 @@ static bool key_is_good(const char *key)
     return n >= 1 && n <= KEY_LEN_MAX;
 }
 
+/* Without a query it is the body's alone. */
+static int hash_asked(char sha[DN_SHA256_HEX_SIZE], dn_call *call)
+{
+    const char *name, *value;
+    dn_sha256 h;
+    int rc = dn_call_body_sha256(call, sha);
+    if (rc || !dn_call_query_at(call, 0, &name, &value))
+        return rc;
+    rc = dn_sha256_init(&h);
+    if (rc)
+        return rc;
+    rc = dn_sha256_update(&h, sha, DN_SHA256_HEX_SIZE);
+    for (int i = 0; !rc && dn_call_query_at(call, i, &name, &value); i++) {
+        rc = dn_sha256_update(&h, name, strlen(name) + 1);
+        rc = rc ? rc : dn_sha256_update(&h, value ? value : "", strlen(value ? value : "") + 1);
+    }
+    dn_sha256_fini(&h, sha);
+    return rc;
+}
+
 void dn_idem_handle(dn_app *app, dn_call *call, void (*handler)(dn_call *call))
 {
     const char *key = dn_call_header(call, "Idempotency-Key");
     char sha[DN_SHA256_HEX_SIZE];
-    size_t n;
     if (!key) {
         handler(call);
         return;
     }
-    const void *body = dn_call_body(call, &n);
     if (!key_is_good(key)) {
         dn_reply_refuse(call, DN_H_BAD_HEADER, "Idempotency-Key", "Idempotency-Key must be 1 to %d visible characters",
                         KEY_LEN_MAX);
         return;
     }
-    if (dn_sha256_hex(sha, body, n)) {
+    if (hash_asked(sha, call)) {
         dn_reply_refuse(call, DN_H_INTERNAL, NULL, "the body could not be hashed");
         return;
     }

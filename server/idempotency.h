@@ -1,8 +1,8 @@
 /* idempotency.h - the header Idempotency-Key: nothing is done twice.
  *
  * A key belongs to an owner, a method and a path, and is good for 24 hours. While its first call is worked on, further
- * calls with the same body wait for that answer; later ones get the stored one, bytes and headers. Another body is 422
- * `idempotency_mismatch`. Only answers that did something (2xx) are kept: after a refusal the next call tries again,
+ * calls with the same body and query wait for that answer; later ones get the stored one, bytes and headers. Another
+ * body or query is 422 `idempotency_mismatch`. Only answers that did something (2xx) are kept: after a refusal the next call tries again,
  * and so does the next that waits when the first one's client leaves before its answer.
  *
  * A route is made so by handing its handler to dn_idem_handle. What an operation makes durable, it keeps together with

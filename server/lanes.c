@@ -108,6 +108,23 @@ void dn_lane_submit(dn_lane *lane, dn_work *work)
         pthread_cond_signal(&lane->ready);
 }
 
+bool dn_lane_withdraw(dn_lane *lane, dn_work *work)
+{
+    pthread_mutex_lock(&lane->lock);
+    dn_msg **at = &lane->first;
+    while (*at && *at != &work->msg)
+        at = &(*at)->next;
+    bool found = *at != NULL;
+    if (found) {
+        *at = work->msg.next;
+        if (lane->last == &work->msg.next)
+            lane->last = at;
+        lane->waiting--;
+    }
+    pthread_mutex_unlock(&lane->lock);
+    return found;
+}
+
 size_t dn_lane_waiting(dn_lane *lane)
 {
     pthread_mutex_lock(&lane->lock);

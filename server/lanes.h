@@ -6,6 +6,7 @@
 #define DN_SERVER_LANES_H
 
 #include "loop.h"
+#include <stdbool.h>
 
 typedef struct dn_lane dn_lane;
 typedef struct dn_work dn_work;
@@ -18,6 +19,8 @@ struct dn_work {
 /* `nice` is added to the threads' niceness. */
 int dn_lane_new(dn_lane **out, dn_loop *loop, const char *name, int n_threads, int nice, dn_error *err);
 void dn_lane_submit(dn_lane *lane, dn_work *work); /* any thread */
+/* Take it back, if it has not begun: true, and neither `work` nor `done` will be called. */
+bool dn_lane_withdraw(dn_lane *lane, dn_work *work);
 size_t dn_lane_waiting(dn_lane *lane);             /* submitted and not begun */
 /* Finish what is queued and join the threads; `done` of all of it is then among the loop's messages. What is submitted
  * later is worked on by the submitter. */

@@ -130,16 +130,21 @@ static int start_threads(dn_daemon *d, dn_error *err)
         rc = dn_lane_new(&d->slow, d->loop, "slow", LANE_SLOW_THREADS, LANE_SLOW_NICE, err);
     if (!rc)
         rc = dn_lane_new(&d->imports, d->loop, "imports", LANE_SLOW_THREADS, LANE_SLOW_NICE, err);
+    if (!rc)
+        rc = dn_lane_new(&d->files, d->loop, "files", LANE_SLOW_THREADS, LANE_SLOW_NICE, err);
     if (!rc && !(d->metrics = dn_metrics_new()))
         rc = dn_fail(err, DN_E_MEMORY, NULL, "no memory for the metrics");
     if (!rc)
         rc = dn_store_open(&d->store, d->loop, d->config.state, err);
+    if (!rc)
+        dn_store_measure(d->store, d->metrics);
     d->server = (dn_server){ .config = &d->config,
                              .metrics = d->metrics,
                              .loop = d->loop,
                              .fast = d->fast,
                              .slow = d->slow,
                              .imports = d->imports,
+                             .files = d->files,
                              .store = d->store };
     if (!rc)
         rc = dn_app_start(&d->app, &d->server, err);
@@ -184,7 +189,7 @@ static int start(dn_daemon *d, dn_error *err)
 static void stop(dn_daemon *d)
 {
     dn_http_free(d->http); /* calls are told, so that nobody answers them any more */
-    dn_lane *lanes[] = { d->fast, d->slow, d->uploads, d->imports };
+    dn_lane *lanes[] = { d->fast, d->slow, d->uploads, d->imports, d->files };
     for (size_t i = 0; i < sizeof lanes / sizeof *lanes; i++) {
         if (lanes[i])
             dn_lane_stop(lanes[i]);

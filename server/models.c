@@ -177,6 +177,7 @@ int dn_models_open(dn_app *app, dn_error *err)
     if (!m)
         return dn_fail(err, DN_E_MEMORY, "models", "no memory for the list of models");
     dn_link_init(&m->loads);
+    dn_link_init(&m->attempts);
     int rc = app->server.config->models ? scan(m, app->server.config->models, err) : 0;
     if (!rc)
         rc = dn_versions_open(app, err);
@@ -200,6 +201,8 @@ void dn_models_close(dn_app *app)
         free(k->dir);
         free(k);
     }
+    if (m)
+        dn_versions_close(m);
     if (m)
         free(m->known);
     free(m);

@@ -54,6 +54,7 @@ struct dn_known {
     int64_t weights, forms, arena; /* bytes, of held[] */
     dn_link nets, waiters, calls;
     int holders;   /* requests */
+    int readers;   /* of its folder, which stays as long */
     int busy;      /* lane work and adoptions under way */
     bool dropped;  /* unloading: the workers have been asked */
     uint64_t used; /* order of the last use */
@@ -117,7 +118,7 @@ typedef struct dn_making dn_making;
 /* Read the rows, before the store's thread starts; say which versions are live. */
 int dn_versions_open(dn_app *app, dn_error *err);
 void dn_versions_tick(dn_app *app); /* what was deleted goes when it is unloaded */
-/* On the imports lane: make the folder `dir` of a diffusers model from `arg`. */
+/* On the lane of files: make the folder `dir` of a diffusers model from `arg`. */
 typedef int dn_version_source(void *arg, const char *dir, dn_error *err);
 /* A new version of the model `name`: made, loaded, tried with one evaluation, then committed and visible. `publish`: it is made
  * live; else only the first of a name is. `done` is told once, with the version or an error; it frees `arg`. Returns 0 or a DN_H code
@@ -125,6 +126,17 @@ typedef int dn_version_source(void *arg, const char *dir, dn_error *err);
 typedef void dn_version_done(void *arg, dn_known *k, const dn_error *err);
 int dn_versions_make(dn_app *app, const char *name, const char *owner, const char *source, bool publish, dn_version_source *make,
                      dn_version_done *done, void *arg, dn_http_error *err);
+/* What has been asked to become a version of a name and is not one: it is being made, or `error` says why it was refused. Refusals
+ * stay until a later one of the name and owner becomes a version; the newest of them are kept. */
+typedef struct dn_attempt {
+    dn_link link;
+    char name[DN_NAME_LEN_MAX + 1], owner[DN_TENANT_MAX], source[64];
+    double created_at;
+    dn_error error; /* code 0: it is being made */
+} dn_attempt;
+/* The last of the name; `tenant` not NULL: of those that are its own. NULL: none. */
+const dn_attempt *dn_versions_attempt(const dn_app *app, const char *name, const char *tenant);
+void dn_versions_close(dn_models *m);
 /* Make it live: committed, then seen by the next admission. */
 int dn_versions_alias(dn_app *app, dn_known *k, dn_version_done *done, void *arg, dn_http_error *err);
 int dn_versions_delete(dn_app *app, dn_known *k, dn_version_done *done, void *arg, dn_http_error *err);
@@ -141,6 +153,8 @@ int64_t dn_model_file_bytes(const char *dir);
 struct dn_models {
     dn_known **known; /* by name, then version */
     int n;
+    dn_link attempts; /* oldest first */
+    int n_refused;    /* of them */
     dn_link loads;
     dn_known *loading; /* at its head, at work */
     int n_start;       /* of the start set, still to come */

@@ -11,14 +11,14 @@
 #include "log.h"
 #include "requests.h"
 #include "tree.h"
+#include "version_files.h"
 #include <dirent.h>
-#include <math.h>
 #include <sqlite3.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
-#include <sys/stat.h>
-#include <unistd.h>
+
+enum { REFUSED_MAX = 256 /* attempts that are kept */ };
 
 struct dn_making {
     dn_work work;
@@ -35,6 +35,7 @@ struct dn_making {
     int64_t bytes, version;
     bool live, base; /* base: --models has a version 1 of it */
     char *path;      /* where it stays */
+    dn_attempt *attempt; /* the loop's */
     dn_error err;
 };
 
@@ -57,7 +58,7 @@ static void set_live(dn_models *m, const dn_known *live)
 static int read_rows(dn_app *app, dn_error *err)
 {
     const char *folder = dn_store_folder(app->server.store);
-    sqlite3_stmt *q;
+    sqlite3_stmt *q = NULL;
     int rc = dn_sql_query(&q, dn_store_db(app->server.store), err,
                           "SELECT model, version, owner, path, hash, live FROM versions WHERE path IS NOT NULL ORDER BY model, version", "");
     while (!rc && dn_sql_next(q, &rc, err)) {
@@ -153,136 +154,77 @@ bool dn_versions_mine(const dn_app *app, const char *name, const char *tenant)
     return true;
 }
 
-/* ---- trying it, on the imports lane ----------------------------------------------------------------------------- */
+/* ---- what was asked for and is no version ----------------------------------------------------------------------- */
 
-static bool has_config(const char *dir)
+static dn_attempt *attempt_new(dn_models *m, const char *name, const char *owner, const char *source)
 {
-    static const char *const names[] = { "model_index.json", "config.json" };
-    char path[4400];
-    for (int i = 0; i < 2; i++) {
-        snprintf(path, sizeof path, "%s/%s", dir, names[i]);
-        if (!access(path, R_OK))
-            return true;
+    dn_attempt *a = calloc(1, sizeof *a);
+    if (!a)
+        return NULL;
+    snprintf(a->name, sizeof a->name, "%s", name);
+    snprintf(a->owner, sizeof a->owner, "%s", owner);
+    snprintf(a->source, sizeof a->source, "%s", source);
+    a->created_at = dn_unix_now();
+    dn_link_push(&m->attempts, &a->link);
+    return a;
+}
+
+static void attempt_free(dn_models *m, dn_attempt *a)
+{
+    m->n_refused -= a->error.code != 0;
+    dn_link_pop(&a->link);
+    free(a);
+}
+
+/* Refused ones that came before this: of its name and owner, or, if it was refused too, beyond what is kept. */
+static void attempts_trim(dn_models *m, const dn_attempt *since)
+{
+    DN_LINK_EACH(l, &m->attempts)
+    {
+        dn_attempt *a = DN_LINK_OF(l, dn_attempt, link);
+        if (a == since)
+            return;
+        if (a->error.code && ((!strcmp(a->name, since->name) && !strcmp(a->owner, since->owner)) || m->n_refused > REFUSED_MAX))
+            attempt_free(m, a);
     }
-    return false;
 }
 
-/* The folder that is the model: `tmp`, or the only one in it. */
-static char *model_folder(const char *tmp)
+static void attempt_over(dn_models *m, dn_attempt *a, const dn_error *err)
 {
-    char *only = NULL, *path = NULL;
-    int n = 0;
-    if (has_config(tmp))
-        return strdup(tmp);
-    DIR *d = opendir(tmp);
-    for (struct dirent *e; d && (e = readdir(d));) {
-        if (*e->d_name == '.' || n++)
-            continue;
-        if (asprintf(&path, "%s/%s", tmp, e->d_name) >= 0)
-            only = path;
+    a->error = *err;
+    m->n_refused += err->code != 0;
+    attempts_trim(m, a);
+    if (!err->code)
+        attempt_free(m, a);
+}
+
+const dn_attempt *dn_versions_attempt(const dn_app *app, const char *name, const char *tenant)
+{
+    const dn_attempt *last = NULL;
+    DN_LINK_EACH(l, &app->models->attempts)
+    {
+        const dn_attempt *a = DN_LINK_OF(l, dn_attempt, link);
+        if (!strcmp(a->name, name) && (!tenant || !strcmp(a->owner, tenant)))
+            last = a;
     }
-    if (d)
-        closedir(d);
-    if (n == 1 && only && has_config(only))
-        return only;
-    free(only);
-    return strdup(tmp); /* loading it says what is missing */
+    return last;
 }
 
-static int read_finite(const dn_sample *s, const dn_model_info *info, dn_error *err)
+void dn_versions_close(dn_models *m)
 {
-    size_t n = (size_t)info->height * info->width * info->out_channels;
-    float *out = malloc(n * sizeof *out);
-    if (!out)
-        return dn_fail(err, DN_E_MEMORY, NULL, "out of memory");
-    dn_sample_read(s, DN_READ_OUT, out);
-    size_t i = 0;
-    while (i < n && isfinite(out[i]))
-        i++;
-    free(out);
-    return i < n ? dn_fail(err, DN_E_FORMAT, "model", "an evaluation of the network gives values that are not finite") : 0;
+    DN_LINK_EACH(l, &m->attempts) { free(DN_LINK_OF(l, dn_attempt, link)); }
 }
 
-static int run_rows(dn_device *d, const dn_net *net, dn_sample *s, const dn_model_info *info, dn_error *err)
-{
-    dn_row rows[8];
-    dn_batch *b = NULL;
-    int n = 0;
-    for (unsigned left = dn_sample_rows(s), kind = 0; left && n < 8; left >>= 1, kind++) {
-        if (left & 1)
-            rows[n++] = (dn_row){ s, (enum dn_row_kind)kind };
-    }
-    int rc = dn_batch_begin(&b, d, net, rows, n, err);
-    if (rc)
-        return rc;
-    rc = -dn_batch_some(b, 0);
-    dn_batch_free(b);
-    if (!rc)
-        rc = dn_sample_update(s);
-    if (rc == DN_E_NON_FINITE)
-        return dn_fail(err, DN_E_FORMAT, "model", "an evaluation of the network gives values that are not finite");
-    return rc ? dn_fail(err, rc, NULL, "an evaluation of the network failed: %s", dn_error_text(rc)) : read_finite(s, info, err);
-}
-
-/* One evaluation, at the model's own size. */
-static int evaluate(dn_device *d, const dn_net *net, const dn_model *m, dn_error *err)
-{
-    const dn_model_info *info = dn_model_info_of(m);
-    dn_table table = { 0 };
-    dn_sample *s = NULL;
-    float *vector = info->label_kind == DN_LABEL_VECTOR ? calloc((size_t)info->label_dim, sizeof *vector) : NULL;
-    int rc = dn_table_plan_denoise(&table, 1, 1, err);
-    dn_sample_params p = { .table = &table, .table_shared = true, .height = info->height, .width = info->width,
-                           .channels = info->channels, .out_channels = info->out_channels,
-                           .label = info->label_kind && info->null_label < 0 ? 0 : -1, .label_b = -1,
-                           .null_label = info->null_label, .label_vector = vector, .label_dim = vector ? info->label_dim : 0,
-                           .temperature = 1 };
-    if (!rc)
-        rc = dn_sample_new(&s, d, &p, err);
-    if (!rc)
-        rc = run_rows(d, net, s, info, err);
-    dn_sample_free(s);
-    dn_table_fini(&table);
-    free(vector);
-    return rc;
-}
-
-/* Load it, and run it once on a device of its own. */
-static int try_model(dn_making *g, dn_error *err)
-{
-    const char *spec = dn_device_name(g->app->place[0].device);
-    dn_footprint need;
-    dn_device *d = NULL;
-    dn_model *m = NULL;
-    dn_net *net = NULL;
-    int rc = dn_net_foresee(&need, g->app->place[0].device, g->dir, err);
-    if (!rc && need.weights + need.forms + need.arena > (size_t)g->app->budget.limit)
-        rc = dn_fail(err, DN_E_LIMIT, "model", "it takes %zu bytes, --memory is %lld", need.weights + need.forms + need.arena,
-                     (long long)g->app->budget.limit);
-    if (!rc)
-        rc = dn_model_load(&m, g->dir, err);
-    if (!rc)
-        rc = dn_device_open(&d, spec, err);
-    if (!rc)
-        rc = dn_net_new(&net, d, m, dn_model_info_of(m)->height, dn_model_info_of(m)->width, 0, err);
-    if (!rc)
-        rc = evaluate(d, net, m, err);
-    if (!rc)
-        snprintf(g->hash, sizeof g->hash, "%s", dn_model_info_of(m)->hash);
-    dn_net_free(net);
-    dn_model_free(m);
-    dn_device_close(d);
-    return rc;
-}
+/* ---- made and tried, on the lane -------------------------------------------------------------------------------- */
 
 static void make_work(dn_work *work)
 {
     dn_making *g = dn_container_of(work, dn_making, work);
     int rc = g->make(g->arg, g->tmp, &g->err);
-    if (!rc && !(g->dir = model_folder(g->tmp)))
+    if (!rc && !(g->dir = dn_version_folder(g->tmp)))
         rc = DN_E_MEMORY;
     if (!rc)
-        rc = try_model(g, &g->err);
+        rc = dn_version_try(g->hash, g->app->place[0].device, g->dir, g->app->budget.limit, &g->err);
     if (!rc)
         g->bytes = dn_tree_bytes(g->dir);
     if (rc && !g->err.code)
@@ -298,6 +240,7 @@ static void made(dn_making *g, dn_known *k)
     else
         dn_log(DN_LOG_INFO, "version", "%s of %s%s", k->id, g->source, k->live ? ", live" : "");
     dn_app_remove(g->app, g->tmp); /* what is left of it */
+    attempt_over(g->app->models, g->attempt, &g->err);
     g->done(g->arg, k, &g->err);
     free(g->tmp);
     free(g->dir);
@@ -307,9 +250,12 @@ static void made(dn_making *g, dn_known *k)
 
 static int number_of(dn_making *g, sqlite3 *db, dn_error *err)
 {
-    sqlite3_stmt *q;
+    sqlite3_stmt *q = NULL;
     int64_t rows = 0, live = 0, most = 0;
-    int rc = dn_sql_query(&q, db, err, "SELECT count(*), total(live), coalesce(max(version),0) FROM versions WHERE model=?1", "s", g->name);
+    int rc = dn_sql_query(&q, db, err,
+                          "SELECT count(*), total(live), max(coalesce(max(version),0), coalesce((SELECT highest FROM model_numbers"
+                          " WHERE model=?1),0)) FROM versions WHERE model=?1",
+                          "s", g->name);
     if (!rc && dn_sql_next(q, &rc, err)) {
         rows = sqlite3_column_int64(q, 0);
         live = sqlite3_column_int64(q, 1);
@@ -355,8 +301,25 @@ static int insert_version(dn_store_op *op, sqlite3 *db)
                         " VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9)",
                         "sisssiisd", g->name, g->version, g->owner, path, g->hash, g->bytes, (int64_t)g->live, g->source,
                         dn_unix_now());
+    if (!rc)
+        rc = dn_sql_run(db, &op->error, "INSERT OR REPLACE INTO model_numbers (model, highest) VALUES (?1,?2)", "si", g->name, g->version);
     return rc ? rc : put_in_place(g, &op->error);
 }
+
+/* It was not kept. Its number may be another's by now, and so may the place: the rows know. */
+static int take_back(dn_store_op *op, sqlite3 *db)
+{
+    dn_making *g = dn_container_of(op, dn_making, op);
+    sqlite3_stmt *q = NULL;
+    int rc = dn_sql_query(&q, db, &op->error, "SELECT 1 FROM versions WHERE model=?1 AND version=?2", "si", g->name, g->version);
+    bool taken = !rc && dn_sql_next(q, &rc, &op->error);
+    dn_sql_end(q);
+    if (!rc && !taken)
+        (void)rename(g->path, g->dir); /* if it is there at all */
+    return rc;
+}
+
+static void taken_back(dn_store_op *op) { made(dn_container_of(op, dn_making, op), NULL); }
 
 static void version_inserted(dn_store_op *op)
 {
@@ -367,9 +330,11 @@ static void version_inserted(dn_store_op *op)
         g->err = op->error;
         if (!g->err.code)
             dn_fail(&g->err, op->rc, NULL, "%s", dn_error_text(op->rc));
+        g->op = (dn_store_op){ .work = take_back, .done = taken_back };
         if (g->path)
-            dn_app_remove(app, g->path);
-        made(g, NULL);
+            dn_store_submit(app->server.store, &g->op);
+        else
+            made(g, NULL);
         return;
     }
     k = dn_models_add(app->models, g->name, g->version, strdup(g->path), g->bytes);
@@ -434,7 +399,11 @@ int dn_versions_make(dn_app *app, const char *name, const char *owner, const cha
     dn_making *g = calloc(1, sizeof *g);
     if (g)
         g->tmp = dn_state_fresh(app);
-    if (!g || !g->tmp) {
+    if (g && g->tmp)
+        g->attempt = attempt_new(app->models, name, owner, source);
+    if (!g || !g->attempt) {
+        if (g)
+            free(g->tmp);
         free(g);
         return dn_http_fail(err, DN_H_MEMORY, NULL, NULL);
     }
@@ -448,7 +417,7 @@ int dn_versions_make(dn_app *app, const char *name, const char *owner, const cha
     g->done = done;
     g->arg = arg;
     g->work = (dn_work){ .work = make_work, .done = make_done };
-    dn_lane_submit(app->server.imports, &g->work);
+    dn_lane_submit(app->server.files, &g->work);
     return 0;
 }
 
@@ -545,7 +514,7 @@ int dn_versions_delete(dn_app *app, dn_known *k, dn_version_done *done, void *ar
         return dn_http_fail(err, DN_H_CONFLICT, "name", "%s is a folder of --models; it is not ours to delete", k->id);
     if (k->live)
         return dn_http_fail(err, DN_H_CONFLICT, "name", "%s is live; make another version live first", k->id);
-    if (k->holders || is_needed(app, k))
+    if (k->holders || k->readers || is_needed(app, k))
         return dn_http_fail(err, DN_H_CONFLICT, "name", "%s is in use", k->id);
     if (k->state == DN_MODEL_LOADING || k->busy)
         return dn_http_fail(err, DN_H_CONFLICT, "name", "%s is being loaded or changed", k->id);

@@ -136,6 +136,7 @@ void dn_route_dataset_put(dn_call *call)
     dn_app *app = dn_call_app(call);
     const char *name = dn_call_arg(call, 0);
     dn_dataset_query q;
+    char boundary[DN_BOUNDARY_MAX + 1];
     dn_http_error err = { 0 };
     if (dn_route_query(call, &dn_dataset_query_fields, &q))
         return;
@@ -143,14 +144,32 @@ void dn_route_dataset_put(dn_call *call)
         dn_reply_refuse(call, DN_H_INVALID, "name", "the name of a dataset matches [a-z0-9][a-z0-9._-]{0,63}");
         return;
     }
-    if (!dn_call_file(call)) {
-        dn_reply_refuse(call, DN_H_FORMAT, NULL, "the body is empty");
+    if (dn_route_upload(call, boundary))
         return;
-    }
     waiting *w = wait_for(call);
     if (!w)
         return;
-    if (dn_datasets_import(app, name, dn_call_tenant(call), dn_call_take_file(call), q.skip_broken, imported, w, &err)) {
+    if (dn_datasets_import(app, name, dn_call_tenant(call), dn_call_take_file(call), boundary, q.skip_broken, imported, w, &err)) {
+        free(w);
+        dn_call_on_gone(call, NULL, NULL);
+        dn_reply_error(call, &err);
+    }
+}
+
+static void stopped(void *arg)
+{
+    waiting *w = arg;
+    if (w->call)
+        dn_reply(w->call, 204, NULL, NULL, 0);
+    free(w);
+}
+
+/* The bare name means the newest: that is the import under way, if there is one. */
+static void stop_import(dn_call *call, dn_arrival *a)
+{
+    dn_http_error err = { 0 };
+    waiting *w = wait_for(call);
+    if (w && dn_arrival_stop(a, stopped, w, &err)) {
         free(w);
         dn_call_on_gone(call, NULL, NULL);
         dn_reply_error(call, &err);
@@ -170,6 +189,11 @@ static void deleted(void *arg, const dn_stored *s, const dn_error *err)
 void dn_route_dataset_delete(dn_call *call)
 {
     dn_http_error err = { 0 };
+    dn_arrival *a = dn_datasets_arriving(dn_call_app(call), dn_call_arg(call, 0), dn_call_admin(call) ? NULL : dn_call_tenant(call));
+    if (a) {
+        stop_import(call, a);
+        return;
+    }
     dn_stored *s = asked_for(call);
     waiting *w = s ? wait_for(call) : NULL;
     if (w && dn_datasets_delete(dn_call_app(call), s, deleted, w, &err)) {

@@ -1,4 +1,5 @@
 /* route_denoise.c - POST /denoise: rows that the caller brings, as safetensors. */
+#include "idempotency.h"
 #include "requests.h"
 #include "requests_rows.h"
 #include "routes_app.h"
@@ -147,7 +148,7 @@ static int parse(dn_request *r, dn_call *call, dn_http_error *err)
     return rc ? rc : take_rows(r->rows, t, err);
 }
 
-void dn_route_denoise(dn_call *call)
+static void denoise(dn_call *call)
 {
     dn_http_error err = { 0 };
     dn_denoise_query query;
@@ -167,3 +168,5 @@ void dn_route_denoise(dn_call *call)
     else
         dn_request_begin(r);
 }
+
+void dn_route_denoise(dn_call *call) { dn_idem_handle(dn_call_app(call), call, denoise); }

@@ -17,6 +17,21 @@ static dn_known *asked_for(dn_call *call)
     return k;
 }
 
+/* `error` is scratch that the card points into. */
+static void add_attempt(dn_model_card *card, const dn_attempt *a, dn_http_error *error)
+{
+    card->has |= DN_BIT(DN_CARD_ATTEMPT);
+    card->attempt = (dn_attempt_card){ .has = DN_HAS_ALL & ~DN_BIT(DN_ATTEMPT_ERROR),
+                                       .state = a->error.code ? DN_MODEL_FAILED : DN_MODEL_LOADING,
+                                       .source = a->source,
+                                       .created_at = a->created_at };
+    if (!a->error.code)
+        return;
+    dn_http_fail_engine(error, dn_error_name(a->error.code), a->error.param, a->error.message);
+    card->attempt.has |= DN_BIT(DN_ATTEMPT_ERROR);
+    card->attempt.error = (dn_error_body){ DN_HAS_ALL, error->type, error->code, *error->param ? error->param : NULL, error->message };
+}
+
 static void reply_card(dn_call *call, int status, const dn_known *k)
 {
     dn_model_card card;
@@ -25,11 +40,31 @@ static void reply_card(dn_call *call, int status, const dn_known *k)
     dn_route_reply(call, status, &dn_model_card_fields, &card);
 }
 
+/* A name that has no version is known to who tried to make one. */
 void dn_route_model(dn_call *call)
 {
-    dn_known *k = asked_for(call);
+    dn_app *app = dn_call_app(call);
+    const char *name = dn_call_arg(call, 0);
+    const dn_attempt *a = dn_versions_attempt(app, name, dn_call_admin(call) ? NULL : dn_call_tenant(call));
+    dn_known *k = NULL;
+    dn_card_scratch scratch;
+    dn_http_error err = { 0 }, why;
+    dn_model_card card = { .has = DN_BIT(DN_CARD_NAME) | DN_BIT(DN_CARD_STATE) | DN_BIT(DN_CARD_VERSIONS), .name = name };
+    if (dn_models_find(&k, app->models, name, &err) && !a) {
+        dn_reply_error(call, &err);
+        return;
+    }
     if (k)
-        reply_card(call, 200, k);
+        dn_known_card(k, &card, &scratch);
+    if (a)
+        add_attempt(&card, a, &why);
+    if (!k)
+        card.state = card.attempt.state;
+    if (!k && a->error.code) {
+        card.has |= DN_BIT(DN_CARD_ERROR);
+        card.error = why.message;
+    }
+    dn_route_reply(call, 200, &dn_model_card_fields, &card);
 }
 
 void dn_route_models(dn_call *call)

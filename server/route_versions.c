@@ -6,8 +6,8 @@
 #include "models.h"
 #include "routes_app.h"
 #include "tree.h"
+#include "version_files.h"
 
-#include <denoised/archive.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -20,10 +20,11 @@ typedef struct errand {
     dn_work work;
     dn_app *app;
     dn_call *call; /* NULL: answered, or the client left */
-    dn_known *held; /* whose folder is read */
-    char *src;     /* an upload, or a folder; a checkpoint's archive */
+    dn_known *known; /* whose folder `dir` is: it stays while it is read; NULL: none */
     char *dir;
+    char *src;     /* an upload; a checkpoint's archive */
     bool upload;   /* src is ours to remove */
+    char boundary[DN_BOUNDARY_MAX + 1]; /* of a multipart body; "": it is none */
     uint64_t room;
     int status; /* of the answer to what is done */
     int fd;
@@ -48,13 +49,24 @@ static errand *errand_new(dn_call *call, int status)
 
 static void errand_free(errand *e)
 {
-    if (e->held)
-        dn_known_release(e->app, e->held);
+    if (e->known)
+        e->known->readers--;
     if (e->upload && e->src)
         dn_app_remove(e->app, e->src);
     free(e->src);
     free(e->dir);
     free(e);
+}
+
+/* Its folder is read; DN_E_MEMORY. */
+static int read_from(errand *e, dn_known *k)
+{
+    e->dir = strdup(k->dir);
+    if (!e->dir)
+        return DN_E_MEMORY;
+    e->known = k;
+    k->readers++;
+    return 0;
 }
 
 static void refuse(errand *e, const dn_http_error *err)
@@ -143,11 +155,11 @@ static void reply_later(errand *e, const char *name, bool wait)
 static int unpack(void *arg, const char *dir, dn_error *err)
 {
     const errand *e = arg;
-    int rc = dn_tree_make(dir, err);
-    return rc ? rc : dn_archive_unpack(e->src, dir, &(dn_archive_limits){ e->room, e->room }, err);
+    int rc = *e->boundary ? dn_multipart_unwrap(e->src, e->boundary, err) : 0;
+    return rc ? rc : dn_version_unpack(e->src, e->dir, dir, &(dn_archive_limits){ e->room, e->room }, err);
 }
 
-static int copy(void *arg, const char *dir, dn_error *err) { return dn_tree_copy(((const errand *)arg)->src, dir, err); }
+static int copy(void *arg, const char *dir, dn_error *err) { return dn_tree_copy(((const errand *)arg)->dir, dir, NULL, err); }
 
 void dn_route_model_put(dn_call *call)
 {
@@ -155,17 +167,16 @@ void dn_route_model_put(dn_call *call)
     dn_model_query q;
     if (dn_route_query(call, &dn_load_query_fields, &q))
         return;
-    if (!dn_call_file(call)) {
-        dn_reply_refuse(call, DN_H_FORMAT, NULL, "the body is empty");
-        return;
-    }
-    errand *e = errand_new(call, 201);
+    char boundary[DN_BOUNDARY_MAX + 1];
+    errand *e = dn_route_upload(call, boundary) ? NULL : errand_new(call, 201);
     if (!e)
         return;
+    strcpy(e->boundary, boundary);
+    dn_known *live = dn_models_live(e->app->models, dn_call_arg(call, 0)); /* bare weights are for its config */
     e->src = dn_call_take_file(call);
     e->upload = true;
     e->room = (uint64_t)dn_disk_room(e->app);
-    if (!e->src)
+    if (!e->src || (live && read_from(e, live)))
         dn_http_fail(&err, DN_H_MEMORY, NULL, NULL);
     else if (!dn_versions_make(e->app, dn_call_arg(call, 0), dn_call_tenant(call), "upload", false, unpack, done, e, &err)) {
         reply_later(e, dn_call_arg(call, 0), q.wait);
@@ -183,10 +194,7 @@ void dn_route_model_save(dn_call *call)
     errand *e = k && body_of(call, &dn_publish_fields, &in) ? errand_new(call, 201) : NULL;
     if (!e)
         return;
-    e->src = strdup(k->dir);
-    dn_known_hold(e->app, k); /* its folder stays */
-    e->held = k;
-    if (!e->src)
+    if (read_from(e, k))
         dn_http_fail(&err, DN_H_MEMORY, NULL, NULL);
     else if (!dn_versions_make(e->app, in.as, dn_call_tenant(call), "save", false, copy, done, e, &err)) {
         reply_later(e, in.as, q.wait);
@@ -253,7 +261,7 @@ static void pack_done(dn_work *work)
     if (e->call && e->err.code) {
         dn_reply_engine_error(e->call, &e->err);
     } else if (e->call) {
-        dn_reply_header(e->call, "X-Model", "%s", e->held->id);
+        dn_reply_header(e->call, "X-Model", "%s", e->known->id);
         dn_reply_fd(e->call, 200, "application/zstd", e->fd, e->size, e->app->server.fast);
         e->fd = -1;
     }
@@ -277,15 +285,12 @@ void dn_route_model_checkpoint(dn_call *call)
     if (!e)
         return;
     e->src = dn_state_fresh(app);
-    e->dir = strdup(k->dir);
-    if (!e->src || !e->dir || dn_disk_check(app, k->file_bytes, &err)) {
+    if (!e->src || read_from(e, k) || dn_disk_check(app, k->file_bytes, &err)) {
         if (!err.id)
             dn_http_fail(&err, DN_H_MEMORY, NULL, NULL);
         refuse(e, &err);
         return;
     }
-    dn_known_hold(app, k);
-    e->held = k;
     e->work = (dn_work){ .work = pack_work, .done = pack_done };
-    dn_lane_submit(app->server.imports, &e->work);
+    dn_lane_submit(app->server.files, &e->work);
 }

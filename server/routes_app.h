@@ -3,6 +3,7 @@
 #define DN_SERVER_ROUTES_APP_H
 
 #include "app_parts.h"
+#include "multipart.h"
 
 void dn_route_generate(dn_call *call); /* route_generate.c */
 void dn_route_denoise(dn_call *call);  /* route_denoise.c */
@@ -43,6 +44,8 @@ void dn_route_dataset_delete(dn_call *call);
 
 /* Parse the call's query by a table; on failure the call has been refused, and it is not 0. */
 int dn_route_query(dn_call *call, const dn_fields *t, void *out);
+/* Is there an upload? The boundary of a multipart one, else "". On failure the call has been refused, and it is not 0. */
+int dn_route_upload(dn_call *call, char boundary[DN_BOUNDARY_MAX + 1]);
 /* Answer with the struct as JSON. */
 void dn_route_reply(dn_call *call, int status, const dn_fields *t, const void *data);
 

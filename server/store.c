@@ -6,6 +6,7 @@
 #include "store.h"
 
 #include "log.h"
+#include "metric_set.h"
 #include <pthread.h>
 #include <sqlite3.h>
 #include <stdatomic.h>
@@ -18,6 +19,7 @@ enum { BUSY_MS = 10000 /* a backup or a person with the sqlite3 shell holds the 
 struct dn_store {
     dn_loop *loop;
     char *folder;
+    dn_metrics *metrics; /* NULL: nobody looks */
     sqlite3 *db;
     dn_mailbox box;
     pthread_t thread;
@@ -124,6 +126,8 @@ int dn_store_open(dn_store **out, dn_loop *loop, const char *folder, dn_error *e
 sqlite3 *dn_store_db(dn_store *s) { return s->db; }
 const char *dn_store_folder(const dn_store *s) { return s->folder; }
 
+void dn_store_measure(dn_store *s, dn_metrics *metrics) { s->metrics = metrics; }
+
 /* ---- the thread --------------------------------------------------------------------------------------------- */
 
 static void tell_done(dn_msg *msg)
@@ -133,8 +137,16 @@ static void tell_done(dn_msg *msg)
         op->done(op);
 }
 
+static void count(dn_store *s, enum dn_metric id, double n)
+{
+    if (s->metrics)
+        dn_metrics_add(s->metrics, id, 0, 0, 0, n);
+}
+
 static void send_back(dn_store *s, dn_store_op *op)
 {
+    count(s, DN_M_STORE_WAITING, -1);
+    count(s, op->rc ? DN_M_STORE_FAILED : DN_M_STORE_OPERATIONS, 1);
     op->msg.run = tell_done;
     dn_loop_post(s->loop, &op->msg);
 }
@@ -169,7 +181,12 @@ static void commit(dn_store *s)
     dn_error err = { 0 };
     if (!s->open)
         return;
-    if (dn_sql_run(s->db, &err, "COMMIT", ""))
+    bool wrote = sqlite3_txn_state(s->db, NULL) == SQLITE_TXN_WRITE;
+    uint64_t start = uv_hrtime();
+    int rc = dn_sql_run(s->db, &err, "COMMIT", "");
+    if (s->metrics && wrote)
+        dn_metrics_observe(s->metrics, DN_M_STORE_COMMIT_SECONDS, 0, (double)(uv_hrtime() - start) / 1e9);
+    if (rc)
         fail_all(s, &err);
     else
         send_back_all(s, NULL);
@@ -248,6 +265,7 @@ void dn_store_submit(dn_store *s, dn_store_op *op)
 {
     op->store = s;
     op->msg.run = run_op;
+    count(s, DN_M_STORE_WAITING, 1);
     pthread_mutex_lock(&s->gate);
     bool closed = s->closed;
     if (!closed)

@@ -19,6 +19,7 @@
 #include <stdint.h>
 #include "loop.h"
 
+struct dn_metrics; /* proto/metric_set.h */
 struct sqlite3;
 struct sqlite3_stmt;
 
@@ -41,6 +42,8 @@ struct dn_store_op {
  * or something else, is refused by name. */
 int dn_store_open(dn_store **out, dn_loop *loop, const char *folder, dn_error *err);
 struct sqlite3 *dn_store_db(dn_store *store);       /* before dn_store_start only */
+/* Before anything is submitted: where to record commits and what waits. */
+void dn_store_measure(dn_store *store, struct dn_metrics *metrics);
 const char *dn_store_folder(const dn_store *store); /* of --state; NULL: nothing here survives the process */
 int dn_store_start(dn_store *store, dn_error *err);
 /* Any thread. After dn_store_stop it fails with DN_E_IO; `done` is called all the same. */

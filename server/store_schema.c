@@ -109,7 +109,12 @@ static const char version_2[] =
     "  sha256 TEXT NOT NULL,"
     "  PRIMARY KEY (job, step, seed, label)"
     ") STRICT;";
+
+static const char version_3[] =
+    /* The highest version that a model of the name ever had: a number is never given twice. */
+    "CREATE TABLE model_numbers (model TEXT PRIMARY KEY, highest INTEGER NOT NULL) STRICT;"
+    "INSERT INTO model_numbers SELECT model, max(version) FROM versions GROUP BY model;";
 /* clang-format on */
 
-const char *const dn_store_migrations[] = { version_1, version_2 };
+const char *const dn_store_migrations[] = { version_1, version_2, version_3 };
 const int dn_store_n_migrations = sizeof dn_store_migrations / sizeof dn_store_migrations[0];

@@ -86,14 +86,14 @@ static int copy_file(const char *from, const char *to, dn_error *err)
     return rc;
 }
 
-static int copy_tree(const char *from, const char *to, int depth, dn_error *err)
+static int copy_tree(const char *from, const char *to, bool (*skip)(const char *name), int depth, dn_error *err)
 {
     DIR *d = opendir(from);
     int rc = d ? dn_tree_make(to, err) : dn_fail(err, DN_E_IO, "model", "%s: %s", from, strerror(errno));
     for (struct dirent *e; !rc && d && (e = readdir(d));) {
         char *a = NULL, *b = NULL;
         struct stat st;
-        if (*e->d_name == '.')
+        if (*e->d_name == '.' || (skip && skip(e->d_name)))
             continue;
         if (asprintf(&a, "%s/%s", from, e->d_name) < 0 || asprintf(&b, "%s/%s", to, e->d_name) < 0)
             rc = dn_fail(err, DN_E_MEMORY, NULL, "out of memory");
@@ -102,7 +102,7 @@ static int copy_tree(const char *from, const char *to, int depth, dn_error *err)
         else if (S_ISREG(st.st_mode))
             rc = copy_file(a, b, err);
         else if (S_ISDIR(st.st_mode) && depth > 1)
-            rc = copy_tree(a, b, depth - 1, err);
+            rc = copy_tree(a, b, skip, depth - 1, err);
         free(a);
         free(b);
     }
@@ -111,4 +111,7 @@ static int copy_tree(const char *from, const char *to, int depth, dn_error *err)
     return rc ? rc : dn_tree_sync(to, err);
 }
 
-int dn_tree_copy(const char *from, const char *to, dn_error *err) { return copy_tree(from, to, COPY_DEPTH_MAX, err); }
+int dn_tree_copy(const char *from, const char *to, bool (*skip)(const char *name), dn_error *err)
+{
+    return copy_tree(from, to, skip, COPY_DEPTH_MAX, err);
+}

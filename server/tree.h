@@ -12,7 +12,8 @@ void dn_tree_remove(const char *path);             /* a file, or a folder and al
 /* Remove what is in the folder but what `keep` says yes to. */
 void dn_tree_clear(const char *path, bool (*keep)(void *arg, const char *name), void *arg);
 int64_t dn_tree_bytes(const char *path); /* of the files below it */
-/* The files and folders of a model, three levels at most, into the new folder `to`; synced. Links are followed. */
-int dn_tree_copy(const char *from, const char *to, dn_error *err);
+/* The files and folders of a model but those that `skip` (NULL: none) says yes to, three levels at most, into the new folder `to`;
+ * synced. Links are followed. */
+int dn_tree_copy(const char *from, const char *to, bool (*skip)(const char *name), dn_error *err);
 
 #endif

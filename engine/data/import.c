@@ -109,7 +109,7 @@ static dn_archive_limits scratch_limits(const struct import *im)
 {
     uint64_t max = im->p->total_max, most = UINT64_MAX / 4;
     max = max == 0 || max > most / scratch_factor ? most : max * scratch_factor + scratch_floor;
-    return (dn_archive_limits){ max, max };
+    return (dn_archive_limits){ max, max, im->p->stop };
 }
 
 /* The open file `fd`, named `name`, as an array; it becomes the import's. */
@@ -382,6 +382,8 @@ int dn_dataset_import(const char *src, const char *dir, const dn_import_params *
         return dn_fail(err, DN_E_MEMORY, NULL, "no memory to import");
     im->p = p;
     int rc = dn_store_begin(&im->store, dir, p->total_max, err);
+    if (rc == 0)
+        dn_store_set_stop(im->store, p->stop);
     if (rc == 0)
         rc = read_upload(im, src, err);
     if (rc == 0)

@@ -10,6 +10,7 @@
 #include <float.h>
 #include <jansson.h>
 #include <math.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -34,6 +35,7 @@ struct dn_store {
     uint64_t images_bytes, total_max;
     bool floats;
     float lo, hi;
+    const _Atomic(bool) *stop;
     dn_item *item;
     int n_items, items_cap;
     struct dn_heap_chunk *names;
@@ -123,6 +125,8 @@ int dn_store_begin(dn_store **out, const char *dir, uint64_t total_max, dn_error
         dn_store_abort(s);
     return rc;
 }
+
+void dn_store_set_stop(dn_store *s, const _Atomic(bool) *stop) { s->stop = stop; }
 
 void dn_store_set_floats(dn_store *s, bool floats) { s->floats = floats; }
 
@@ -224,6 +228,8 @@ int dn_store_add(dn_store *s, const char *name, const void *pixels, int height, 
     static const uint8_t zeros[ALIGN];
     size_t count = (size_t)height * (size_t)width * (size_t)channels, bytes = count * (s->floats ? sizeof(float) : 1);
     size_t pad = (ALIGN - bytes % ALIGN) % ALIGN;
+    if (s->stop && atomic_load_explicit(s->stop, memory_order_relaxed))
+        return dn_fail(err, DN_E_CANCELLED, NULL, "the import was cancelled");
     uint64_t total = s->images_bytes + bytes + pad + ((uint64_t)s->n_items + 1) * sizeof(dn_record);
     if (s->total_max > 0 && total > s->total_max)
         return dn_fail(err, DN_E_LIMIT, name, "the decoded dataset takes more than %llu bytes, the limit",

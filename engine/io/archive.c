@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <locale.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -184,6 +185,8 @@ static int64_t take(dn_archive *a, void *dst, size_t room, dn_error *err)
     }
     if (!a->open_entry)
         return 0;
+    if (a->limits.stop && atomic_load_explicit(a->limits.stop, memory_order_relaxed))
+        return -dn_fail(err, DN_E_CANCELLED, NULL, "it was cancelled");
     ssize_t n = archive_read_data(a->lib, dst, room);
     if (n < 0)
         return -broken(a, err);

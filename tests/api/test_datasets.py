@@ -1,11 +1,13 @@
 """PUT, GET and DELETE /datasets against the real daemon: every format, uploads that end early, lie or are too large, and that nothing
 is left behind."""
+import concurrent.futures
 import gzip
 import hashlib
 import io
 import json
 import os
 import shutil
+import signal
 import struct
 import tarfile
 import threading
@@ -15,6 +17,7 @@ import zlib
 
 import pytest
 from serving import PATIENCE, serving, st_write, together
+from uploads import FORM, Importing, form
 
 TAR = {"Content-Type": "application/x-tar"}
 RAW = {"Content-Type": "application/octet-stream"}
@@ -252,6 +255,44 @@ def test_what_is_no_dataset(box, body, names):
     box.clean()
 
 
+def test_multipart(box):
+    """What browsers and `curl -F` send: the files one by one, or one archive."""
+    want = {name: box.put(name, body).json()["hash"] for name, body in
+            (("idx", tar(idx())), ("pictures", tar(pictures())), ("array", npy((5, 8, 8), bytes(range(64)) * 5)))}
+    assert box.put("m1", form(idx()), FORM).json()["hash"] == want["idx"]
+    assert box.put("m2", form(pictures()), FORM).json()["hash"] == want["pictures"]  # folders are in the file names
+    for k, body in enumerate((tar(pictures()), zipped(pictures()), tar(pictures(), "w:gz"))):
+        reply = box.put("n%d" % k, form([("whatever.bin", body)]), {**FORM, "X-Content-SHA256": hashlib.sha256(form([("whatever.bin", body)])).hexdigest()})
+        assert reply.status == 201 and reply.json()["hash"] == want["pictures"], reply.body
+    big = npy((1 << 10, 32, 32), os.urandom(1 << 20))
+    assert box.put("big", form([("a.npy", big)]), FORM).json()["hash"] == box.put("big", big).json()["hash"]
+    end = b"\r\n----- a file"  # in the data it is none, unless a line break or two dashes follow
+    data = npy((1, 8, 8), end + b"x" + bytes(63 - len(end)))
+    assert box.put("tricky", form([("a.npy", data)]), FORM).json()["hash"] == box.put("tricky", data).json()["hash"]
+    box.clean("idx", "pictures", "array", "m1", "m2", "n0", "n1", "n2", "big", "tricky")
+
+
+@pytest.mark.parametrize("body,head,said", [
+    (lambda: form(idx()), {"Content-Type": "multipart/form-data"}, "boundary"),
+    (lambda: form(idx()), {"Content-Type": "multipart/form-data; boundary=other"}, "boundary"),
+    (lambda: form(idx())[:-20], FORM, "cut short"),
+    (lambda: form(idx())[:40], FORM, "headers"),
+    (lambda: form([("../evil.npy", b"x"), ("b.npy", b"y")]), FORM, ".."),
+    (lambda: form([("/etc/evil.npy", b"x"), ("b.npy", b"y")]), FORM, "evil.npy"),
+    (lambda: form(idx()[:1] * 2), FORM, "train-images"),
+    (lambda: form([("n" * 101, b"x")]), FORM, "file name"),
+    (lambda: form(idx()).replace(b"; filename=", b"; nofilename="), FORM, "file"),
+    (lambda: form(idx()).replace(b"Content-Type: application", b"Content-Transfer-Encoding: application"), FORM, "binary"),
+    (lambda: b"----- a file--\r\n", FORM, "boundary"),
+    (lambda: form([("a", b"")]), FORM, ""),
+])
+def test_broken_multipart(box, body, head, said):
+    reply = box.put("bad", body(), head)
+    error = reply.json()["error"]
+    assert 400 <= reply.status < 500 and said in error["message"] + (error["param"] or ""), reply.body
+    box.clean()
+
+
 def test_skip_broken(box):
     files = pictures() + [("a/broken.png", b"\x89PNG\r\n\x1a\nnonsense")]
     assert box.put("d", tar(files)).status == 400
@@ -318,6 +359,67 @@ def test_after_a_kill(tmp_path, nothing):
         box = Box(state, daemon)
         box.clean("d")
         assert daemon.ask("GET", "/datasets/d").json() == {k: v for k, v in card.items() if k not in ("n_broken", "broken")}
+
+
+def test_an_import_is_cancelled(box):
+    slow = Importing(box.d, "slow").begun(box.state)
+    assert box.d.ask("GET", "/datasets/slow").status == 404
+    reply = box.d.ask("DELETE", "/datasets/slow")
+    assert (reply.status, reply.body) == (204, b"")
+    box.clean()
+    slow.join()
+    assert (slow.answer.status, slow.answer.code) == (409, "cancelled")
+    assert box.d.ask("DELETE", "/datasets/slow").status == 404
+    assert box.put("slow", tar(pictures())).status == 201
+    slow = Importing(box.d, "slow").begun(box.state)  # the bare name is the newest: what is under way, then what is there
+    assert box.d.ask("DELETE", "/datasets/slow").status == 204
+    box.clean("slow")
+    slow.join()
+    assert box.d.ask("DELETE", "/datasets/slow").status == 200
+    box.clean()
+
+
+def test_one_that_waits_is_cancelled_at_once(box):
+    slow = Importing(box.d, "slow").begun(box.state)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        behind = pool.submit(box.put, "behind", tar(pictures()))
+        end = time.monotonic() + PATIENCE
+        while (reply := box.d.ask("DELETE", "/datasets/behind")).status == 404:  # its body is still coming
+            assert time.monotonic() < end
+        assert reply.status == 204 and (behind.result().status, behind.result().code) == (409, "cancelled")
+    assert slow.is_alive() and box.d.ask("DELETE", "/datasets/slow").status == 204
+    slow.join()
+    box.clean()
+
+
+def test_a_kill_in_an_import(tmp_path, nothing):
+    state = str(tmp_path / "state")
+    with serving(nothing, "--state", state, "--disk-reserve", "0") as daemon:
+        slow = Importing(daemon, "slow").begun(state)
+        daemon.stop(-9, signal.SIGKILL)
+        daemon.stop = lambda *args: None
+        slow.join()
+    left = os.listdir(state + "/incoming")
+    assert any(".import-" in name for name in left)
+    for name in ("0123.import-AbCdEf", "0123.01234567"):
+        shutil.copytree(os.path.join(state, "incoming", next(n for n in left if ".import-" in n)), os.path.join(state, "datasets", name))
+    with serving(nothing, "--state", state, "--disk-reserve", "0") as daemon:
+        box = Box(state, daemon)
+        box.clean()
+        assert box.put("slow", tar(pictures())).status == 201
+        box.clean("slow")
+
+
+def test_a_stop_does_not_wait_for_an_import(tmp_path, nothing):
+    state = str(tmp_path / "state")
+    with serving(nothing, "--state", state, "--disk-reserve", "0", "--drain-ms", "100") as daemon:
+        slow = Importing(daemon, "slow").begun(state)
+        daemon.proc.send_signal(signal.SIGTERM)
+        slow.join()
+        daemon.stop(sig=None)
+        daemon.stop = lambda *args: None
+    assert (slow.answer.status, slow.answer.code) == (409, "cancelled")
+    assert os.listdir(state + "/incoming") == [] and os.listdir(state + "/datasets") == []
 
 
 def test_no_room(tmp_path, nothing):

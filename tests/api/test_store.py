@@ -6,13 +6,14 @@ import shutil
 import signal
 import sqlite3
 import subprocess
+import threading
 import time
 
 import pytest
 
 from boxes import Box
 from conftest import environment
-from serving import BINARY, PATIENCE, SANITIZED, Serving, decoded, make_models, spoil, together
+from serving import BINARY, PATIENCE, SANITIZED, Serving, decoded, f32, make_models, spoil, st_write, together
 
 BASE = {"model": "tiny", "seed": 7, "steps": 6, "class_label": "b", "sampler": "ddim"}
 LONG = {"model": "tiny", "seed": 1, "steps": 1000, "n": 64, "class_label": 0, "sampler": "ddim"}  # half a minute at least
@@ -291,8 +292,43 @@ def test_without_a_state_nothing_is_kept_but_everything_works(models):
         assert pictures(d, info) and shas_of(info) == d.shas(**BASE)
         first, second = (d.generate(keyed("k"), **dict(BASE, seed=9)) for _ in range(2))
         assert first.status == 200 and first.body == second.body
+        assert d.metrics()["denoised_disk_free_bytes"] == d.metrics()["denoised_disk_reserve_bytes"] == 0
     finally:
         d.stop()
+
+
+# ---- metrics ----
+
+
+def test_store_and_disk_have_metrics(box):
+    d = box.start("--disk-reserve", "12345678")
+    before = d.metrics()
+    for k in range(3):
+        d.wait_state(d.submit(**dict(BASE, seed=k)), "succeeded")
+    after = d.metrics()
+    commits = "denoised_store_commit_seconds_count"
+    assert after[commits] >= before[commits] + 3 * 2  # each request's begin and end wait for one
+    assert after["denoised_store_operations_total"] >= before["denoised_store_operations_total"] + 3 * 2
+    assert after["denoised_store_operations_total"] >= after[commits] and after["denoised_store_commit_seconds_sum"] > 0
+    assert after["denoised_store_failed_total"] == 0
+    free = shutil.disk_usage(box.state).free
+    assert after["denoised_disk_reserve_bytes"] == 12345678 and abs(after["denoised_disk_free_bytes"] - free) < GIB
+    db = sqlite3.connect(box.state + "/denoised.db", isolation_level=None)
+    db.execute("BEGIN IMMEDIATE")  # nobody else can write
+    asking = threading.Thread(target=lambda: d.submit(**dict(BASE, seed=9)))
+    try:
+        asking.start()
+        end = time.monotonic() + PATIENCE
+        while d.metrics()["denoised_store_waiting"] == 0:
+            assert time.monotonic() < end
+            time.sleep(0.02)
+    finally:
+        db.execute("ROLLBACK")
+        db.close()
+        asking.join()
+    while d.metrics()["denoised_store_waiting"]:
+        assert time.monotonic() < end
+        time.sleep(0.02)
 
 
 # ---- Idempotency-Key ----
@@ -341,6 +377,42 @@ def test_a_key_in_flight_is_attached_to(box):
     assert len({r.body for r in good}) == 1
     ran = d.metrics()["denoised_row_steps_total"] - before
     assert ran in (200, 201)  # once
+
+
+def test_denoise_with_a_key(box):
+    """The same mechanism: one evaluation, one answer, whoever asks again, after kill -9 too."""
+    d = box.start()
+    x, t = f32([2, 16, 16, 3], [i % 7 - 3 for i in range(1536)]), f32([2], [10, 500])
+    body = st_write({"sample": x, "timestep": t})
+    kind = {"Content-Type": "application/x-safetensors"}
+
+    def ask(key, body=body, query="?model=tiny"):
+        return box.d.post("/denoise" + query, body, keyed(key, **kind))
+
+    def evaluated():
+        return box.d.metrics()["denoised_row_steps_total"]
+
+    before = evaluated()
+    first = ask("a")
+    assert first.status == 200 and first.headers["content-type"] == kind["Content-Type"] and first.headers["x-model"] == "tiny@1"
+    ran = evaluated() - before
+    assert ran == 2
+    for reply in [ask("a")] + together([lambda: ask("a")] * 3):
+        assert reply.status == 200 and reply.body == first.body and reply.headers["x-model"] == "tiny@1"
+    assert evaluated() - before == ran
+    other = st_write({"sample": x, "timestep": f32([2], [10, 501])})
+    for reply in (ask("a", other), ask("a", query="?model=tiny@1"), ask("a", query="")):
+        assert (reply.status, reply.code) == (422, "idempotency_mismatch")
+    assert evaluated() - before == ran
+    assert ask("bad", st_write({"sample": x})).status == 400 and ask("bad").status == 200  # a refusal is not kept
+    assert ask("b").body == first.body and evaluated() - before == 3 * ran
+    box.kill()
+    box.start()
+    assert ask("a").body == first.body and evaluated() == 0
+    assert ask("a", other).code == "idempotency_mismatch"
+    large = st_write({"sample": f32([64, 16, 16, 3], [0.5] * 49152), "timestep": f32([64], [7] * 64)})  # comes in pieces
+    assert ask("l", large).body == ask("l", large).body and ask("l", large[:-1] + b"\x41").code == "idempotency_mismatch"
+    assert evaluated() == 64
 
 
 def test_a_refusal_is_not_kept(box):

@@ -2,12 +2,15 @@
 import io
 import json
 import os
+import signal
+import sqlite3
 import tarfile
 import threading
 import time
 
 import pytest
 from serving import GOLDEN, PATIENCE, copy_model, serving, spoil, st_write, together, write_json
+from uploads import FORM, Importing, form
 
 TAR = {"Content-Type": "application/x-tar"}
 
@@ -60,6 +63,16 @@ class Box:
         assert reply.status == 200, reply.body
         return [(v["version"], v["live"]) for v in reply.json()["versions"]]
 
+    def attempt(self, name):
+        """What became of the last upload, when that is known; None: a version."""
+        end = time.monotonic() + PATIENCE
+        while True:
+            attempt = self.d.model(name).get("attempt")
+            if not attempt or attempt["state"] != "loading":
+                return attempt
+            assert time.monotonic() < end
+            time.sleep(0.02)
+
     def left(self):
         """What is in incoming/, once all that was asked for is done."""
         end = time.monotonic() + PATIENCE
@@ -101,14 +114,102 @@ def test_upload(box, sources):
     assert box.kept() == ["new@1", "new@2", "plain@2"] and not box.left()
 
 
+WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
+
+
+def read(path):
+    with open(path, "rb") as f:
+        return f.read()
+
+
+@pytest.mark.parametrize("kind", ["application/x-safetensors", "application/octet-stream"])
+def test_bare_weights(box, sources, kind):
+    """One .safetensors file: the weights of a further version with the live one's configuration."""
+    head = {"Content-Type": kind}
+    weights = read(sources / "other" / WEIGHTS)
+    assert box.put("whole", tar_of(sources / "other")).status == 201
+    want = box.d.sha(model="whole", **ASK)
+    reply = box.put("plain", weights, head)
+    assert reply.status == 201 and reply.headers["location"] == "/models/plain@2", reply.body
+    assert box.versions("plain") == [(1, True), (2, False)]
+    assert box.d.sha(model="plain@2", **ASK) == want != box.d.sha(model="plain", **ASK)
+    assert box.d.ask("GET", "/models/plain@2/checkpoint").body == box.d.ask("GET", "/models/whole/checkpoint").body
+    assert box.put("flat", tar_of(sources / "misc", below="misc/")).status == 201  # a component alone
+    assert box.put("flat", read(sources / "misc" / os.path.basename(WEIGHTS)), head).status == 201
+    hashes = {v["hash"] for v in box.d.ask("GET", "/models/flat").json()["versions"]}
+    assert box.versions("flat") == [(1, True), (2, False)] and len(hashes) == 1
+    assert box.d.sha(model="flat@2", class_label=0, **ASK) == box.d.sha(model="flat", class_label=0, **ASK)
+    box.left()
+
+
+def test_bare_weights_that_do_not_fit(box, sources):
+    head = {"Content-Type": "application/x-safetensors"}
+    weights = read(sources / "other" / WEIGHTS)
+    reply = box.put("nobody", weights, head)
+    assert reply.status == 422 and "config" in reply.json()["error"]["message"], reply.body
+    assert box.versions("nobody") == []
+    for body, said in ((read(sources / "misc" / os.path.basename(WEIGHTS)), "tensor"), (weights[:-9], "safetensors"),
+                       (read(sources / "spoilt" / WEIGHTS), "finite"), (weights[:5000], "safetensors"), (weights[:8], "")):
+        reply = box.put("plain", body, head)
+        assert reply.status == 400 and said in reply.json()["error"]["message"], reply.body
+    assert box.versions("plain") == [(1, True)] and box.kept() == [] and not box.left()
+
+
+def test_multipart(box, sources):
+    want = box.d.sha(model="plain", **ASK)
+    assert box.put("one", form([("m.tar", tar_of(sources / "ddpm"))]), FORM).status == 201
+    assert box.d.sha(model="one", **ASK) == want
+    names = ("model_index.json", "scheduler/scheduler_config.json", "unet/config.json", WEIGHTS)
+    assert box.put("many", form([(name, read(sources / "ddpm" / name)) for name in names]), FORM).status == 201
+    assert box.d.sha(model="many", **ASK) == want
+    assert box.put("plain", form([("w.safetensors", read(sources / "other" / WEIGHTS))]), FORM).status == 201
+    assert box.d.sha(model="plain@2", **ASK) != want and not box.left()
+
+
 def test_not_waited_for(box, sources):
     reply = box.put("later", tar_of(sources / "ddpm"), query="")
     assert reply.status == 202 and reply.headers["location"] == "/models/later"
-    end = time.monotonic() + PATIENCE
-    while box.d.ask("GET", "/models/later").status != 200:
-        assert time.monotonic() < end
-        time.sleep(0.02)
+    assert box.attempt("later") is None and box.versions("later") == [(1, True)]
     assert box.d.result(model="later", **ASK)["model"] == "later@1"
+
+
+def test_a_refusal_is_told_later(box, sources):
+    """Nobody waited: what became of it stands in the model's card until a later upload becomes a version."""
+    assert box.put("late", tar_of(sources / "spoilt"), query="").status == 202
+    attempt = box.attempt("late")
+    assert attempt["state"] == "failed" and attempt["source"] == "upload" and abs(attempt["created_at"] - time.time()) < PATIENCE
+    assert attempt["error"]["code"] == "bad_format" and "finite" in attempt["error"]["message"]
+    card = box.d.model("late")
+    assert card["state"] == "failed" and card["versions"] == [] and "finite" in card["error"]
+    assert box.d.generate(model="late", **ASK).status == 404
+    assert "late" not in [c["name"] for c in box.d.ask("GET", "/models").json()["models"]]
+    assert box.put("plain", tar_of(sources / "spoilt"), query="").status == 202
+    assert box.attempt("plain")["state"] == "failed"
+    assert box.d.model("plain")["state"] == "loaded" and "error" not in box.d.model("plain")
+    assert box.put("plain", b"\x28\xb5\x2f\xfd nothing", query="").status == 202  # the newest is told
+    assert "finite" not in box.attempt("plain")["error"]["message"]
+    for name in ("late", "plain"):
+        assert box.put(name, tar_of(sources / "other")).status == 201
+        assert box.attempt(name) is None
+    assert box.versions("late") == [(1, True)] and box.versions("plain") == [(1, True), (2, False)]
+    assert box.d.model("plain@2").get("attempt") is None
+
+
+def test_refusals_are_for_their_owner(tmp_path, sources):
+    tokens = tmp_path / "tokens"
+    tokens.write_text("%s anna\n%s bert\n%s root use,admin\n" % tuple(c * 32 for c in "abr"))
+    tokens.chmod(0o600)
+    with serving(sources / "models", "--state", str(tmp_path / "state"), "--disk-reserve", "0", "--token-file", str(tokens)) as daemon:
+        def ask(who, method, path, body=None):
+            return daemon.ask(method, path, body, {**TAR, "Authorization": "Bearer " + who * 32})
+        assert ask("a", "PUT", "/models/hers?wait=true", tar_of(sources / "spoilt")).status == 400
+        assert ask("a", "GET", "/models/hers").json()["state"] == "failed"
+        assert ask("r", "GET", "/models/hers").json()["attempt"]["error"]["code"] == "bad_format"
+        assert ask("b", "GET", "/models/hers").status == 404
+        assert ask("b", "PUT", "/models/hers?wait=true", tar_of(sources / "ddpm")).status == 201
+        assert ask("b", "GET", "/models/hers").json()["state"] in ("available", "loaded")
+        assert "attempt" not in ask("b", "GET", "/models/hers").json()
+        assert ask("a", "GET", "/models/hers").json()["attempt"]["state"] == "failed"
 
 
 def drop(name):
@@ -132,7 +233,8 @@ def test_broken_uploads(box, sources, body, said):
     reply = box.put("bad", body(sources))
     assert 400 <= reply.status < 500, reply.body
     assert said in reply.json()["error"]["message"]
-    assert box.d.ask("GET", "/models/bad").status == 404
+    card = box.d.model("bad")
+    assert card["state"] == "failed" and card["versions"] == [] and card["attempt"]["error"] == reply.json()["error"]
     assert box.put("plain", body(sources)).status == reply.status
     assert box.versions("plain") == [(1, True)]
     assert box.kept() == [] and not box.left()
@@ -244,6 +346,76 @@ def test_delete(box, sources):
         assert time.monotonic() < end
         time.sleep(0.02)
     assert box.d.result(model="plain", **ASK)["model"] == "plain@1"
+
+
+def test_numbers_are_given_once(tmp_path, sources):
+    state = str(tmp_path / "state")
+
+    def put(box):
+        reply = box.put("plain", tar_of(sources / "other"))
+        assert reply.status == 201, reply.body
+        return reply.headers["location"]
+
+    with serving(sources / "models", "--state", state, "--disk-reserve", "0") as daemon:
+        box = Box(state, daemon)
+        assert put(box) == "/models/plain@2"
+        assert daemon.ask("DELETE", "/models/plain@2").status == 200
+        assert put(box) == "/models/plain@3"
+    with sqlite3.connect(state + "/denoised.db") as db:  # as a daemon left it that did not know of this
+        db.executescript("DROP TABLE model_numbers; PRAGMA user_version = 2;")
+    with serving(sources / "models", "--state", state, "--disk-reserve", "0") as daemon:
+        box = Box(state, daemon)
+        assert daemon.ask("DELETE", "/models/plain@3").status == 200
+        assert put(box) == "/models/plain@4"
+        assert daemon.ask("DELETE", "/models/plain@4").status == 200
+    with serving(sources / "models", "--state", state, "--disk-reserve", "0") as daemon:
+        assert put(Box(state, daemon)) == "/models/plain@5"
+        assert daemon.post("/models/plain/save?wait=true", {"as": "plain"}).headers["location"] == "/models/plain@6"
+        assert Box(state, daemon).versions("plain") == [(1, True), (5, False), (6, False)]
+
+
+def test_short_work_beside_a_long_import(box, sources):
+    """Checks, packs and deletes do not wait for an import."""
+    slow = Importing(box.d, "slow", 6000).begun(box.state)
+    assert box.put("plain", tar_of(sources / "other")).status == 201
+    assert box.d.ask("GET", "/models/plain@2/checkpoint").status == 200
+    assert box.d.ask("DELETE", "/models/plain@2").status == 200
+    end = time.monotonic() + PATIENCE
+    while box.kept():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    assert slow.is_alive()
+    assert box.d.ask("DELETE", "/datasets/slow").status == 204  # still under way
+    slow.join()
+    assert not box.left()
+
+
+@pytest.mark.parametrize("after", [0, 0.02, 0.1])
+def test_a_kill_in_a_check(tmp_path, sources, after):
+    state = str(tmp_path / "state")
+    with serving(sources / "models", "--state", state, "--disk-reserve", "0") as daemon:
+        assert Box(state, daemon).put("up", tar_of(sources / "ddpm"), query="").status == 202
+        time.sleep(after)
+        daemon.stop(-9, signal.SIGKILL)
+        daemon.stop = lambda *args: None
+    with serving(sources / "models", "--state", state, "--disk-reserve", "0") as daemon:
+        box = Box(state, daemon)
+        assert os.listdir(state + "/incoming") == []
+        whole = daemon.ask("GET", "/models/up").status == 200
+        assert box.kept() == (["up@1"] if whole else [])
+        assert not whole or daemon.sha(model="up", **ASK) == daemon.sha(model="plain", **ASK)
+
+
+def test_no_place_for_it(box, sources):
+    """What fails after it has its number leaves nothing, and the number is the next one's."""
+    place = box.state + "/models/new"
+    open(place, "w").close()
+    reply = box.put("new", tar_of(sources / "ddpm"))
+    assert (reply.status, reply.code) == (500, "io") and box.d.model("new")["state"] == "failed"
+    assert not box.left()
+    os.unlink(place)
+    assert box.put("new", tar_of(sources / "ddpm")).headers["location"] == "/models/new@1"
+    assert box.kept() == ["new@1"] and not box.left()
 
 
 def test_uploads_together(box, sources):

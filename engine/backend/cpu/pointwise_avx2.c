@@ -2,6 +2,7 @@
 #include "pointwise.h"
 #include "elementwise_lanes.h"
 #include "rng_lanes.h"
+#include <cpuid.h>
 
 /* ---- dropout ---- */
 
@@ -86,7 +87,12 @@ void dn_dropout_run(dn_pool *pool, const dn_dropout_args *a)
 
 /* ---- 16 bits ---- */
 
-bool dn_cpu_has_f16c(void) { return __builtin_cpu_supports("f16c"); }
+/* clang 14 has no name for it in __builtin_cpu_supports. */
+bool dn_cpu_has_f16c(void)
+{
+    unsigned a, b, c = 0, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C) != 0;
+}
 
 /* n <= 8 numbers at a time. */
 static inline __m128i load16(const void *x, int n)

@@ -8,6 +8,7 @@
 #define DENOISED_ARCHIVE_H
 
 #include <denoised/error.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -18,6 +19,7 @@ enum { DN_ARCHIVE_ENTRIES_MAX = 4 << 20, DN_ARCHIVE_NAME_MAX = 1024, DN_ARCHIVE_
 typedef struct dn_archive_limits {
     uint64_t entry_bytes; /* of one file */
     uint64_t total_bytes; /* of all */
+    const _Atomic(bool) *stop; /* true: reading ends with DN_E_CANCELLED. NULL: never */
 } dn_archive_limits;
 
 typedef struct dn_archive_entry {

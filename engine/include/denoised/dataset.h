@@ -41,6 +41,7 @@ typedef struct dn_import_params {
     bool skip_broken; /* leave broken files out and report them; else the first one is the error */
     int threads;      /* that decode (2) */
     uint64_t total_max; /* bytes of the decoded store; DN_E_LIMIT beyond. 0: none */
+    const _Atomic(bool) *stop; /* true, from any thread: the import ends with an error. NULL: never */
 } dn_import_params;
 
 typedef struct dn_import_report {

@@ -18,6 +18,7 @@
     X(LIMIT, "limit", "over a named limit")                                                                            \
     X(MEMORY, "memory", "out of memory, or over the memory budget")                                                    \
     X(IO, "io", "reading or writing failed")                                                                           \
+    X(CANCELLED, "cancelled", "ended before it was done, as it was asked to")                                          \
     X(NON_FINITE, "non_finite", "the computation produced NaN or infinity")                                            \
     X(BACKEND, "backend", "the device failed")                                                                         \
     X(INTERNAL, "internal", "a bug in denoised")

@@ -8,6 +8,7 @@
 #include <denoised/image.h>
 #include <math.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -687,6 +688,37 @@ static void full_disk(void **state)
     dn_dataset_close(import_good(false));
 }
 
+/* Another thread asks for its end: whatever is being read, nothing stays. */
+static void cancelled(void **state)
+{
+    (void)state;
+    uint8_t values[4 * 64];
+    noise(values, sizeof values, 3);
+    blob array = npy_make("|u1", "(4, 8, 8)", values, sizeof values);
+    item items[] = { picture_item("a/0.png", 0), picture_item("b/1.png", 1) };
+    for (int kind = 0; kind < PACKINGS + 3; kind++) {
+        atomic_bool stop = true;
+        dn_import_params p = { .threads = 2, .stop = &stop };
+        dn_error err = { 0 };
+        if (kind < PACKINGS)
+            put_items((enum packing)kind, items, 2);
+        else if (kind == PACKINGS)
+            put_items(TAR, (item[]){ item_of("x.npy", array) }, 1);
+        else if (kind == PACKINGS + 1)
+            put(gzip_make(array.p, array.len));
+        else
+            file_write(dir, "upload", array.p, array.len);
+        int rc = dn_dataset_import(upload, set, &p, &report, &err);
+        assert_true(rc != 0 && err.message[0]);
+        assert_folder(dir, (const char *const[]){ "upload" }, 1);
+        stop = false;
+        assert_int_equal(dn_dataset_import(upload, set, &p, &report, &err), 0);
+        scratch_remove(set);
+    }
+    free_items(items, 2);
+    blob_free(&array);
+}
+
 int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
@@ -695,6 +727,7 @@ int main(void)
         T(bad_labels),        T(broken_files),     T(many_broken_files),  T(idx_files),
         T(lying_idx),         T(npy_types),        T(labelled_arrays),    T(bad_arrays),
         T(nothing_to_import), T(total_limit),      T(cut_uploads),        T(full_disk),
+        T(cancelled),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

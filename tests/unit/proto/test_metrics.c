@@ -117,7 +117,13 @@ static void test_format(void **state)
                                             "denoised_train_steps_total",
     "denoised_train_loss",
     "denoised_train_preempted_seconds_total",
-    "denoised_model_loaded" };
+    "denoised_model_loaded",
+    "denoised_store_commit_seconds",
+    "denoised_store_operations_total",
+    "denoised_store_failed_total",
+    "denoised_store_waiting",
+    "denoised_disk_free_bytes",
+    "denoised_disk_reserve_bytes" };
     dn_metrics *m = dn_metrics_new();
     regex_t comment, sample;
     fill(m);
