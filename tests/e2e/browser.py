@@ -8,7 +8,9 @@ import time
 
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
 
 WEB = os.environ["DENOISED_WEB"]
 FLAGS = ["--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-background-networking", "--no-first-run",
@@ -111,6 +113,23 @@ class Page:
 
     def quit(self):
         self.driver.quit()
+
+
+def press(page, *keys):
+    ActionChains(page.driver).send_keys(*keys).perform()
+
+
+def tab_to(page, test, *args, tabs=80):
+    """Press Tab until the focused element passes; every stop must show that it has the focus."""
+    for _ in range(tabs):
+        press(page, Keys.TAB)
+        seen = page.js("""const a = document.activeElement, chip = a.closest('.chip, .pick')?.querySelector('span');
+            const outline = (n) => { const s = getComputedStyle(n); return s.outlineStyle !== 'none' && parseFloat(s.outlineWidth) >= 2; };
+            return [a.id || a.textContent, a === document.body || outline(chip ?? a)]""")
+        assert seen[1], "the focus on %r cannot be seen" % seen[0]
+        if page.js("const a = document.activeElement; return " + test, *args):
+            return
+    raise AssertionError("Tab never comes to " + test)
 
 
 class Impostor(http.server.ThreadingHTTPServer):
