@@ -29,9 +29,10 @@ function planRows(plan, { properties }) {
 }
 
 export class Card {
-  // `planSchema` is the JobPlan of the OpenAPI document.
-  constructor(job, planSchema) {
-    Object.assign(this, { job, planSchema, id: job.id, steps: [], evals: [], lastId: null, urls: [], drawn: 0 });
+  // `schemas` are those of the OpenAPI document.
+  constructor(job, schemas) {
+    Object.assign(this, { job, schemas, id: job.id, steps: [], evals: [], lastId: null, urls: [] });
+    const { minimum: min, maximum: max } = schemas.JobPatch.properties.train_share;
     this.state = el('span', { class: 'job-state' });
     this.bar = el('progress', { max: 1, 'aria-label': 'Progress' });
     this.status = el('p', { class: 'status' });
@@ -41,8 +42,8 @@ export class Card {
     this.name = el('input', { type: 'text', spellcheck: 'false', autocapitalize: 'off' });
     this.form = el('form', { class: 'publish', novalidate: true, hidden: true, onsubmit: (e) => this.publish(e) },
       el('label', {}, 'Publish as model', this.name), el('button', { type: 'submit', class: 'primary' }, 'Publish'));
-    this.share = el('input', { type: 'range', min: 0, max: 1, step: 0.05, onchange: () => this.change({ train_share: Number(this.share.value) }),
-      oninput: () => this.tellShare() });
+    this.share = el('input', { type: 'range', min, max, step: 0.05, oninput: () => this.tellShare(),
+      onchange: () => this.change({ train_share: Number(this.share.value) }) });
     this.shareText = el('span');
     this.charts = { loss: new Chart('Loss', true), lr: new Chart('Learning rate'), grad_norm: new Chart('Gradient norm') };
     this.plan = el('dl', { class: 'plan' });
@@ -70,7 +71,7 @@ export class Card {
     if (document.activeElement !== this.share)
       this.share.value = job.train_share;
     this.tellShare();
-    this.plan.replaceChildren(...planRows(job.plan, this.planSchema));
+    this.plan.replaceChildren(...planRows(job.plan, this.schemas.JobPlan));
   }
 
   // A button that may not be pressed any more hands the focus on: Pause to Resume.
@@ -138,6 +139,7 @@ export class Card {
     const job = await this.ask('/publish', { method: 'POST', body: { as: this.name.value.trim() } });
     if (job) {
       show(this.form, false);
+      this.buttons.find((button) => button.dataset.action === 'publish').focus();
       announce(`Published as ${job.published}.`);
     }
   }

@@ -118,7 +118,11 @@ async function filesOf(entry) {
   }
 }
 
+const hasFiles = (e) => e.dataTransfer.types.includes('Files');
+
 async function onDrop(e) {
+  if (!hasFiles(e))
+    return;
   e.preventDefault();
   $('upload-drop').classList.remove('over');
   if (controller)
@@ -239,6 +243,8 @@ export function setUpDatasets() {
   $('upload-files').addEventListener('change', onPicked);
   $('upload-folder').addEventListener('change', onPicked);
   view.addEventListener('dragover', (e) => {
+    if (!hasFiles(e))
+      return;
     e.preventDefault();
     over(true);
   });

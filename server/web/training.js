@@ -21,7 +21,7 @@ function openForm(on) {
 // The keyboard goes on at what is shown, wherever on the screen that is.
 function choose(job) {
   card?.close();
-  card = new Card(job, schemas.JobPlan);
+  card = new Card(job, schemas);
   $('job').replaceChildren(card.node);
   card.follow();
   list.mark(job.id);
