@@ -3,7 +3,7 @@
 // The card follows the job's events; when the connection is lost it goes on after the last event that it saw.
 import { json, request } from './api.js';
 import { Chart } from './chart.js';
-import { announce, bytes, duration, el, keyed, setText, show, sleep } from './dom.js';
+import { announce, bytes, duration, el, keyed, setText, shortNumber, show, sleep } from './dom.js';
 import { events } from './sse.js';
 
 const DRAW_MS = 250;
@@ -20,12 +20,13 @@ const TITLES = { pause: 'Pause', resume: 'Resume', cancel: 'Cancel', checkpoints
 
 const pathOf = (id, rest = '') => `jobs/${encodeURIComponent(id)}${rest}`;
 
-// The plan in the words and units of its schema, the sum first.
+// The plan in the words and units of its schema: bytes first, their sum before all.
 function planRows(plan, { properties }) {
-  const row = ([key, schema]) => el('div', { title: schema.description }, el('dt', {}, key.replaceAll('_', ' ')),
-    el('dd', {}, schema['x-unit'] === 'bytes' ? bytes(plan[key]) : String(plan[key])));
-  const known = Object.entries(properties).filter(([key]) => plan?.[key] !== undefined);
-  return known.sort(([a], [b]) => (b === 'total') - (a === 'total')).map(row);
+  const isBytes = (schema) => schema['x-unit'] === 'bytes';
+  const valueOf = (key, schema) => (isBytes(schema) ? bytes(plan[key]) : shortNumber(plan[key]));
+  const rank = ([key, schema]) => (key === 'total' ? 0 : isBytes(schema) ? 1 : 2);
+  return Object.entries(properties).filter(([key]) => plan?.[key] !== undefined).sort((a, b) => rank(a) - rank(b)).map(([key, schema]) =>
+    el('div', { title: schema.description }, el('dt', {}, key.replaceAll('_', ' ')), el('dd', {}, valueOf(key, schema))));
 }
 
 export class Card {

@@ -44,7 +44,7 @@ export async function loadDatasets() {
 
 // ---- the list ----
 
-// Deleting is asked for twice: the second button stands where the first was not.
+// Deleting is asked for twice, and the first answer that offers itself is no.
 function makeItem(d) {
   const error = el('p', { class: 'error', role: 'alert', hidden: true });
   const ask = (on) => {
@@ -68,7 +68,7 @@ function makeItem(d) {
   const button = (text, onclick, props) => el('button', { type: 'button', class: 'small', onclick, ...props }, text);
   const first = button('Delete', () => ask(true), { 'aria-label': `Delete ${d.name}` });
   const keep = button('Keep', () => ask(false), { 'aria-label': `Keep ${d.name}` });
-  const sure = el('span', { class: 'sure', hidden: true }, button('Delete for good', remove, { class: 'small danger' }), keep);
+  const sure = el('span', { class: 'sure', hidden: true }, keep, button('Delete for good', remove, { class: 'small danger' }));
   return el('li', {}, el('span', { class: 'dataset-name' }, d.name), first, el('p', { class: 'hint' }), sure, error);
 }
 

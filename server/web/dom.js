@@ -57,6 +57,9 @@ export function keyed(list, items, keyOf, make, update) {
 
 export const plural = (n, word, many = `${word}s`) => `${Number(n).toLocaleString('en')} ${n === 1 ? word : many}`;
 
+// Three digits; what is no number as it is.
+export const shortNumber = (v) => (typeof v === 'number' ? String(Number(v.toPrecision(3))) : String(v ?? '-'));
+
 export function duration(ms) {
   if (ms < 950)
     return `${Math.max(1, Math.round(ms))} ms`;

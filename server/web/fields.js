@@ -27,9 +27,10 @@ export function wordOf(text) {
 
 const listOf = (text) => text.split(/[\s,[\]]+/).filter(Boolean).map(numberOf);
 
-function textOf(value, indent) {
-  return typeof value === 'object' ? JSON.stringify(value, null, indent) : String(value);
-}
+const textOf = (value) => (typeof value === 'object' ? JSON.stringify(value) : String(value));
+
+// An object with a key on each line.
+const linesOf = (value) => `{\n${Object.entries(value).map(([k, v]) => ` ${JSON.stringify(k)}: ${JSON.stringify(v)}`).join(',\n')}\n}`;
 
 // ---- kinds ----
 
@@ -49,7 +50,7 @@ export function textField(path, schema, look, parse, props = {}) {
   const initial = input.placeholder;
   return {
     path, input, content: [input], read,
-    write: (v) => { input.value = v === undefined ? '' : textOf(v, look.rows && 1); },
+    write: (v) => { input.value = v === undefined ? '' : look.rows && !Array.isArray(v) ? linesOf(v) : textOf(v); },
     setDefault: (v) => { input.placeholder = v === undefined ? initial : textOf(v); },
   };
 }

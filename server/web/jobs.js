@@ -53,7 +53,7 @@ export class JobList {
     const before = $('jobs').children.length;
     keyed($('jobs'), jobs, (j) => j.id, () => this.makeItem(), updateItem);
     this.mark(this.chosen);
-    setText($('jobs-text'), jobs.length ? `${plural(jobs.length, 'job')}${next ? ', the newest' : ''}` : 'No job yet.');
+    setText($('jobs-text'), jobs.length ? `${next ? 'The newest ' : ''}${plural(jobs.length, 'job')}` : 'No job yet.');
     show($('jobs-older'), next);
     if (this.focusNew)
       $('jobs').children[before]?.firstChild.focus();

@@ -7,7 +7,7 @@ import { makeForm } from './form.js';
 const COMMON = {
   dataset: { title: 'Dataset' },
   from: { title: 'Start from' },
-  model: { title: 'Config of the new network', rows: 8 },
+  model: { title: 'Config of the new network', rows: 10 },
   name: { title: 'Name' },
   steps: { title: 'Steps' },
   batch_size: { title: 'Batch size' },
@@ -19,7 +19,7 @@ const COMMON = {
   precision: { title: 'Precision' },
   'ema.decay': { title: 'EMA decay' },
   train_share: { title: 'Share while requests wait', slider: [0, 1, 0.05] },
-  'eval.fraction': { title: 'Held out' },
+  'eval.fraction': { title: 'Held-out share' },
   'eval.every_steps': { title: 'Evaluate every' },
   'preview.every_steps': { title: 'Preview every' },
   'preview.labels': { title: 'Preview labels', none: 'the null label' },
@@ -68,6 +68,7 @@ export function makeNewJob(spec, accepted) {
     form.byPath.get('objective.label_dropout').write(d.n_classes ? 0.1 : undefined); // else nothing is learned without a label
     form.byPath.get('preview.labels').write(d.n_classes ? 'all' : undefined);
     announce('The config is written.');
+    model.input.setSelectionRange(0, 0);
     model.input.focus();
   }
 

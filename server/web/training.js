@@ -13,10 +13,7 @@ let form = null;
 let card = null;
 let watching = false;
 
-function openForm(on) {
-  show($('new-job'), on);
-  $('new-open').setAttribute('aria-expanded', String(on));
-}
+const openForm = (on) => show($('new-job'), on);
 
 // The keyboard goes on at what is shown, wherever on the screen that is.
 function choose(job) {
@@ -72,9 +69,12 @@ export function makeTraining(spec) {
   $('tab-training').addEventListener('click', () => turn(true));
   $('tab-pictures').addEventListener('click', () => turn(false));
   $('new-open').addEventListener('click', () => {
-    openForm($('new-job').hidden);
-    if (!$('new-job').hidden)
-      form.focus();
+    openForm(true);
+    form.focus();
+  });
+  $('new-close').addEventListener('click', () => {
+    openForm(false);
+    $('new-open').focus();
   });
   return form;
 }

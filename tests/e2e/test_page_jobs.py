@@ -210,7 +210,7 @@ WRONG = [("name", "Not A Name", {"name": "Not A Name"}), ("steps", "0", {"steps"
 
 
 def test_refusals_of_a_job_are_at_their_field(page, box):
-    page.js("if (document.querySelector('#new-job').hidden) document.querySelector('#new-open').click()")
+    page.click("#new-open")
     fields = page.js("return [...document.querySelectorAll('#new-form [data-param]')].map((n) => n.dataset.param)")
     schemas = box.d.ask("GET", "/openapi.json").json()["components"]["schemas"]
     for name, schema in schemas["JobRequest"]["properties"].items():  # everything that the daemon takes
@@ -241,7 +241,7 @@ def test_refusals_of_a_job_are_at_their_field(page, box):
 
 
 def test_a_small_network_from_scratch_and_its_plan(page, box):
-    page.js("if (document.querySelector('#new-job').hidden) document.querySelector('#new-open').click()")
+    page.click("#new-open")
     page.click("#new-unet")
     config = json.loads(page.at("#j-model").get_attribute("value"))
     assert config["sample_size"] == 16 and config["in_channels"] == 3 and config["num_class_embeds"] == 4  # three classes and none
@@ -288,7 +288,7 @@ def test_uploads_and_what_they_report(page, box, tmp_path):
     page.at("#upload-skip").send_keys(Keys.SPACE)
     page.click("#upload-send")
     page.wait("return document.activeElement.id === 'upload-report'")
-    report = page.text("#upload-report").split("\n")
+    report = page.text("#upload-report").replace("\n\n", "\n").split("\n")
     assert report[0].startswith("some-pictures: 6 pictures · 8×8 · 2 classes") and report[1] == "Classes: a, b"
     assert report[2] == "1 file left out:" and report[3].startswith("b/torn.png: ")
     page.wait("return document.querySelector('.dataset-name').textContent === 'some-pictures'")
@@ -362,7 +362,7 @@ def test_datasets_are_deleted_unless_they_are_used(page, box):
         page.js("document.querySelector(`[aria-label='Delete ${arguments[0]}']`).focus()", name)
         press(page, Keys.ENTER)
         assert page.js("return document.activeElement.getAttribute('aria-label')") == "Keep " + name  # not at once
-        press(page, Keys.SHIFT, Keys.TAB, Keys.NULL, Keys.ENTER)
+        press(page, Keys.TAB, Keys.ENTER)
         if gone:
             page.wait("return ![...document.querySelectorAll('.dataset-name')].some((n) => n.textContent === arguments[0])", name)
             assert page.text("#live") == "spare is deleted."
@@ -379,18 +379,18 @@ def test_datasets_are_deleted_unless_they_are_used(page, box):
 
 
 def test_everything_of_the_view_has_a_name_and_fits(page, box):
-    page.js("if (document.querySelector('#new-job').hidden) document.querySelector('#new-open').click()")
+    page.click("#new-open")
     page.js("document.querySelectorAll('#training details').forEach((n) => { n.open = true; })")
     nodes = page.cdp("Accessibility.getFullAXTree")["nodes"]
     controls = [n for n in nodes if not n.get("ignored") and n["role"]["value"] in
-                ("button", "textbox", "combobox", "slider", "checkbox", "link", "progressbar", "region", "img", "group")]
+                ("button", "textbox", "combobox", "slider", "checkbox", "link", "progressbar", "region", "img")]
     assert len(controls) > 60
     assert [n["role"]["value"] for n in controls if not n.get("name", {}).get("value")] == []
     for width in (320, 390, 768, 1280):
         page.size(width, 700)
         wide = page.js("""return [...document.querySelectorAll('body *')].filter((n) => !n.closest('.hidden, .skip') && n.offsetParent &&
             n.getBoundingClientRect().right > innerWidth + 1).map((n) => n.outerHTML.slice(0, 80))""")
-        assert wide == [] and page.js("return document.documentElement.scrollWidth - innerWidth") == 0
+        assert wide == [] and page.js("return document.documentElement.scrollWidth <= innerWidth")
         small = page.js("""return [...document.querySelectorAll('button, select, summary, .pick, .check, input:not([type=checkbox])')].filter((n) =>
             n.offsetParent && n.getBoundingClientRect().height < 24).map((n) => n.outerHTML.slice(0, 80))""")
         assert small == []
