@@ -12,7 +12,7 @@ const COMMON = {
   steps: { title: 'Steps' },
   batch_size: { title: 'Batch size' },
   'optimizer.lr': { title: 'Learning rate' },
-  'lr_schedule.kind': { title: 'Schedule' },
+  'lr_schedule.kind': { title: 'Learning-rate schedule' },
   'lr_schedule.warmup_steps': { title: 'Warm-up' },
   'objective.prediction': { title: 'Prediction' },
   'objective.label_dropout': { title: 'Label dropout' },

@@ -15,13 +15,17 @@ let watching = false;
 
 const openForm = (on) => show($('new-job'), on);
 
-// The keyboard goes on at what is shown, wherever on the screen that is.
-function choose(job) {
+function look(job) {
   card?.close();
   card = new Card(job, schemas);
   $('job').replaceChildren(card.node);
   card.follow();
   list.mark(job.id);
+}
+
+// The keyboard goes on at what is shown, wherever on the screen that is.
+function choose(job) {
+  look(job);
   openForm(false);
   card.heading.focus();
 }
@@ -33,7 +37,11 @@ function accepted(job) {
 
 function onJobs(jobs) {
   loadDatasets(); // which of them are used
-  if (!jobs.length && !card)
+  if (card)
+    return;
+  if (jobs.length)
+    look(jobs[0]);
+  else
     openForm(true);
 }
 

@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("selenium")
 
 from boxes import Box  # noqa: E402
-from browser import Page, press, tab_to  # noqa: E402
+from browser import Page, check_contrast, press, tab_to  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
 from serving import make_models  # noqa: E402
 from test_datasets import idx, pictures, png, tar  # noqa: E402
@@ -76,6 +76,12 @@ def field(page, param, text):
                field.dispatchEvent(new Event('change', { bubbles: true }));""", param, text)
 
 
+def look_again(page):
+    """The view asks at once when it is opened, else every two seconds."""
+    page.click("#tab-pictures")
+    page.click("#tab-training")
+
+
 def job_of(page):
     """The id of the job that is shown, of the list's pressed button."""
     return page.js("return document.querySelector('#jobs [aria-pressed=true]').parentNode.dataset.key")
@@ -134,6 +140,7 @@ def test_older_jobs(page, box):
     for id in ids:
         assert d.ask("POST", "/jobs/%s/cancel" % id).status in (200, 202)
     newest = ids[::-1]
+    look_again(page)
     keys = "return [...document.querySelector('#jobs').children].map((i) => i.dataset.key)"
     page.wait("const keys = (() => { %s })(); return keys[0] === arguments[0] && keys.length === 20" % keys, newest[0])
     page.at("#jobs-older").send_keys(Keys.ENTER)
@@ -141,7 +148,8 @@ def test_older_jobs(page, box):
     assert page.js(keys)[:23] == newest
     assert page.js("return document.activeElement.parentNode.dataset.key") == newest[20]  # the first that it brought
     assert not page.at("#jobs-older").is_displayed() and page.text("#jobs-text") == "%d jobs" % (23 + had)
-    last = submit(d, name="newer", steps=1000000)  # and all of them are looked at again
+    last = submit(d, name="newer", steps=1000000)
+    look_again(page)  # at all of them
     page.wait("const keys = (() => { %s })(); return keys[0] === arguments[0] && keys.length === arguments[1]" % keys, last, 24 + had)
 
 
@@ -187,9 +195,10 @@ def test_a_job_from_the_keyboard_on_a_phone(page, box):
     wait_state(page, "paused")
     assert page.js("return document.activeElement.dataset.action") == "resume"  # the focus is handed on
     assert page.text("#live") == "dots: paused."
-    wait(d, id, "paused")
+    at = wait(d, id, "paused")["step"]
     press(page, Keys.ENTER)
     wait_state(page, "running")
+    wait(d, id, "running", step=at + 1)  # it is on its device again, where publishing finds it
     tab_to(page, "a.dataset.action === 'publish'")
     press(page, Keys.ENTER)
     page.wait("return document.activeElement.value === 'dots'")
@@ -356,6 +365,7 @@ def test_datasets_are_deleted_unless_they_are_used(page, box):
     d = box.d
     put_dataset(d, "spare", dots(9))
     id = submit(d, dataset="dots", steps=1000000)
+    look_again(page)
     page.wait("""return [...document.querySelectorAll('#datasets li')].some((l) => l.textContent.includes('spare')) &&
         [...document.querySelectorAll('#datasets .hint')].some((h) => h.textContent.endsWith('used by 1 job'))""")
     for name, gone in (("dots", False), ("spare", True)):
@@ -395,3 +405,4 @@ def test_everything_of_the_view_has_a_name_and_fits(page, box):
             n.offsetParent && n.getBoundingClientRect().height < 24).map((n) => n.outerHTML.slice(0, 80))""")
         assert small == []
     shoot(page, "form")
+    check_contrast(page, 150)
