@@ -44,12 +44,14 @@ async function refusal(response) {
 
 const unreachable = (message) => new ApiError(0, { message, code: 'unreachable', param: null });
 
-async function send(path, { method = 'GET', accept = 'application/json', body, signal, lastId }, token) {
+async function send(path, { method = 'GET', accept = 'application/json', body, signal, lastId, key }, token) {
   const headers = { Accept: accept };
   if (token !== null)
     headers.Authorization = `Bearer ${token}`;
   if (lastId)
     headers['Last-Event-ID'] = lastId;
+  if (key)
+    headers['Idempotency-Key'] = key;
   if (body !== undefined)
     headers['Content-Type'] = 'application/json';
   try {

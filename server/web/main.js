@@ -271,6 +271,8 @@ async function start() {
     $('make').disabled = false;
     banner(null);
     startWatching();
+    watchTraining(false); // it gave up if it was refused
+    watchTraining();
   } catch (e) {
     lost(e.status === 401 ? 'locked' : 'no connection');
     show($('unlock'), e.status === 401);

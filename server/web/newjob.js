@@ -43,6 +43,8 @@ function modelField(path, schema, look) {
   return { ...field, content: [...field.content, el('button', { type: 'button', class: 'small', id: 'new-unet' }, 'Write a small U-Net for the dataset')] };
 }
 
+const newKey = () => [...crypto.getRandomValues(new Uint32Array(4))].map((word) => word.toString(16)).join('-');
+
 // accepted(job) with the answer.
 export function makeNewJob(spec, accepted) {
   const choice = (path, _, look) => choiceField(path, look);
@@ -51,6 +53,8 @@ export function makeNewJob(spec, accepted) {
   const [dataset, from, model, name] = ['dataset', 'from', 'model', 'name'].map((path) => form.byPath.get(path));
   let datasets = new Map(); // by what the field says
   let suggested = '';
+
+  let key = newKey(); // of what is asked for: asked again after a lost answer it is the same job
 
   const applyFrom = () => show(model.node, !from.read());
 
@@ -63,6 +67,7 @@ export function makeNewJob(spec, accepted) {
   }
 
   function writeUnet() {
+    key = newKey();
     const d = datasets.get(dataset.read());
     model.write(smallUnet(d));
     form.byPath.get('objective.label_dropout').write(d.n_classes ? 0.1 : undefined); // else nothing is learned without a label
@@ -94,21 +99,26 @@ export function makeNewJob(spec, accepted) {
     form.clearErrors();
     setText($('new-text'), 'Planning …');
     $('new-submit').disabled = true;
+    let again = null;
     try {
-      const job = await json('jobs', { method: 'POST', body: form.read() });
+      const job = await json('jobs', { method: 'POST', body: form.read(), key });
       announce(`${job.name} is accepted, ${bytes(job.plan.total)} of memory planned.`);
       accepted(job);
     } catch (error) {
       if (!(error instanceof FieldError) && error.status === undefined)
         throw error;
       form.showError(error);
+      if (error.status === 0)
+        again = key;
     } finally {
+      key = again ?? newKey();
       setText($('new-text'), '');
       $('new-submit').disabled = false;
     }
   }
 
   $('new-form').addEventListener('submit', submit);
+  $('new-form').addEventListener('input', () => { key = newKey(); });
   $('new-unet').addEventListener('click', writeUnet);
   dataset.input.addEventListener('change', applyDataset);
   from.input.addEventListener('change', applyFrom);

@@ -351,6 +351,10 @@ def test_the_token(page, models, tmp_path):
         press(page, Keys.ESCAPE)
         page.wait("return !document.querySelector('#unlock').hidden")
         assert page.text("#pulse-text") == "locked" and not page.at("#make").is_enabled()
+        page.click("#tab-training")  # it asks too
+        page.wait("return document.querySelector('#token-dialog').open")
+        press(page, Keys.ESCAPE)
+        page.wait("return document.querySelector('#jobs-text').textContent.includes('TOKEN')")
         page.click("#unlock")
         page.wait("return document.querySelector('#token-dialog').open")
         press(page, "wrong", Keys.ENTER)
@@ -359,6 +363,8 @@ def test_the_token(page, models, tmp_path):
         page.wait("return !document.querySelector('#make').disabled")
         assert not page.at("#unlock").is_displayed()
         page.wait("return document.querySelector('#pulse-text').textContent === 'idle'")
+        page.wait("return document.querySelector('#jobs-text').textContent === 'No job yet.'")
+        page.click("#tab-pictures")
         page.write("steps", 3)
         page.click("#make")
         page.wait_run()
@@ -390,7 +396,12 @@ def test_a_hostile_server_is_inert_and_new_fields_appear(page, d):
               "requests": [request], "models": [card], "memory": {}}
     image = {"index": 0, "seed": evil, "content_type": "image/png", "b64": PNG}
     error = {"error": {"type": "x", "code": "x", "param": evil, "message": evil}}
-    server = Impostor(POLICY, {"/openapi.json": api, "/models": {"models": [card]}}, {
+    job = {"id": evil, "name": evil, "state": evil, "reason": evil, "dataset": evil, "device": evil, "step": 1, "steps": 2, "loss": 0.5,
+           "train_share": 0.2, "published": evil, "plan": {"total": 5, "numerics": evil, "micro_batch": evil}}
+    data = {"name": evil, "hash": evil, "images": evil, "bytes": 5, "channels": 1, "height_min": evil, "height_max": 8, "width_min": 8,
+            "width_max": 8, "n_classes": 2, "classes": [evil, "b"], "pinned_by": 1}
+    answers = {"/openapi.json": api, "/models": {"models": [card]}, "/jobs": {"jobs": [job], "next": None}, "/datasets": {"datasets": [data]}}
+    server = Impostor(POLICY, answers, {
         "/status": [("status", status)],
         "/generate": [("queued", {"id": evil, "seed": evil, "position": 1, "eta_ms": 5}), ("constructor", {"x": 1}),
                       ("preview", {"index": 0, "step": evil, "b64": PNG}), ("image", image), ("error", error)]})
@@ -404,6 +415,10 @@ def test_a_hostile_server_is_inert_and_new_fields_appear(page, d):
         body, = server.bodies
         assert body["sparkle"] == 5 and body["model"] == evil and body["stream"] is True
         assert page.text(".run .status") == evil and evil in page.text("#models") and evil in page.text(".device")
+        page.click("#tab-training")
+        page.click("#new-open")
+        page.wait("return document.querySelector('#j-dataset').value === arguments[0] && document.querySelector('#job .plan')", evil)
+        assert evil in page.text("#jobs") and evil in page.text("#job") and evil in page.text("#datasets") and evil in page.text("#j-from")
         assert page.js("return document.querySelectorAll('script:not([src]), img[onerror], img[src=x]').length") == 0
     finally:
         page.driver.get("about:blank")

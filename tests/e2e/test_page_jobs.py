@@ -92,7 +92,7 @@ def job_of(page):
 
 def test_a_job_is_watched_paused_resumed_and_published(page, box):
     d = box.d
-    id = submit(d, name="squares", steps=1000000, preview=PREVIEWS, eval={"fraction": 0.1, "every_steps": 20})
+    id = submit(d, name="squares", steps=1000000, preview=dict(PREVIEWS, every_steps=20), eval={"fraction": 0.1, "every_steps": 20})
     page.wait("return document.querySelector('#jobs .job-name')?.textContent === 'squares'")
     page.click("#jobs button")
     wait_state(page, "running")
@@ -100,6 +100,7 @@ def test_a_job_is_watched_paused_resumed_and_published(page, box):
     before = curve_steps(page)
     page.wait("return Number(/to (\\d+)$/.exec(document.querySelector('.chart').lastChild.lastChild.textContent)?.[1]) > arguments[0]", before)
     page.wait("return document.querySelector('.samples img')?.naturalWidth === 16", timeout=60)
+    page.wait("return document.querySelectorAll('.samples li').length > 5", timeout=60)  # more than a phone is wide
     assert page.text(".previews h3") == "Previews"
     shoot(page, "running")
 
@@ -269,6 +270,27 @@ def test_a_small_network_from_scratch_and_its_plan(page, box):
     parts = {k: float(plan[k].split()[0]) * {"B": 1, "KB": 1e3, "MB": 1e6}[plan[k].split()[1]] for k in ("weights", "moments", "arena", "total")}
     for key, value in parts.items():
         assert abs(value - info["plan"][key]) <= 0.06 * info["plan"][key], key
+
+
+def test_a_lost_answer_is_no_second_job(page, box):
+    page.click("#new-open")
+    field(page, "model", json.dumps(UNET))
+    field(page, "name", "once")
+    page.js("""const real = fetch;
+        window.fetch = async (path, options) => {
+            const answer = await real(path, options);
+            if (options?.method !== 'POST')
+                return answer;
+            window.fetch = real;
+            throw new TypeError('the connection was lost');
+        };""")
+    page.click("#new-submit")
+    page.wait("return document.querySelector('#new-error').textContent === 'The server does not answer.'")
+    page.click("#new-submit")
+    page.wait("return document.activeElement === document.querySelector('#job h3')")
+    assert page.text("#job h3") == "once"
+    jobs = box.d.ask("GET", "/jobs").json()["jobs"]
+    assert [j["name"] for j in jobs].count("once") == 1
 
 
 # ---- datasets ----
