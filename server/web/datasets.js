@@ -138,7 +138,7 @@ async function onDrop(e) {
 
 // ---- the upload ----
 
-let controller = null; // of the one under way
+let controller = null; // of the one under way; what is chosen stays as it is meanwhile
 
 function clearErrors() {
   for (const field of ['files', 'name']) {
@@ -157,7 +157,10 @@ function refuse(field, message) {
 function busy(on) {
   show($('upload-progress'), on);
   show($('upload-cancel'), on);
-  $('upload-send').disabled = on;
+  if (on && document.activeElement === $('upload-send'))
+    $('upload-text').focus();
+  for (const control of ['send', 'files', 'folder', 'skip'])
+    $(`upload-${control}`).disabled = on;
 }
 
 function progress(sent, total) {
@@ -185,35 +188,45 @@ function report(d, fresh) {
     ...(d.n_broken ? [el('p', {}, `${plural(d.n_broken, 'file')} left out:`),
       el('ul', { class: 'broken' }, ...broken.map((b) => el('li', {}, `${b.file}: ${b.why}`)), more > 0 ? el('li', {}, `and ${more} more`) : null)] : []));
   show($('upload-report'), true);
+  $('upload-report').focus();
   announce(head);
+}
+
+function done({ card, fresh }) {
+  choose([], '');
+  $('upload-name').value = '';
+  report(card, fresh);
+  loadDatasets();
+}
+
+function cancelled() {
+  announce('The upload is cancelled.');
+  $('upload-send').focus();
 }
 
 async function send(file) {
   const name = $('upload-name').value.trim();
   const query = $('upload-skip').checked ? '?skip_broken=true' : '';
+  let failed = null;
+  let stored = null;
   controller = new AbortController();
   busy(true);
   progress(0, file.size);
   try {
     const options = { file, signal: controller.signal, sent: (n) => progress(n, file.size) };
     const response = await request(`datasets/${encodeURIComponent(name)}${query}`, options);
-    const card = await response.json();
-    choose([], '');
-    $('upload-name').value = '';
-    report(card, response.status === 201);
-    $('upload-report').focus();
-    loadDatasets();
+    stored = { card: await response.json(), fresh: response.status === 201 };
   } catch (e) {
-    if (e.name === 'AbortError') {
-      announce('The upload is cancelled.');
-      $('upload-send').disabled = false;
-      $('upload-send').focus();
-    } else {
-      refuse(e.param === 'name' ? 'name' : 'files', e.message);
-    }
+    failed = e;
   }
   controller = null;
   busy(false);
+  if (stored)
+    done(stored);
+  else if (failed.name === 'AbortError')
+    cancelled();
+  else
+    refuse(failed.param === 'name' ? 'name' : 'files', failed.message);
 }
 
 function upload(e) {
@@ -228,7 +241,7 @@ function upload(e) {
     refuse('name', 'It needs a name.');
   } else {
     try {
-      send(chosen.length === 1 ? chosen[0].file : tarOf(chosen));
+      send(chosen.length === 1 && !chosen[0].path.includes('/') ? chosen[0].file : tarOf(chosen));
     } catch (error) {
       refuse('files', error.message);
     }

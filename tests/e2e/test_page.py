@@ -227,8 +227,8 @@ def test_who_shares_the_step_is_seen(ready, d):
     tag = ready.text(".run-head .tag")
     assert seen[0].count(tag) == 14 and len(seen[0]) == 26  # guidance is two rows
     assert "14 of request %s" % tag in seen[1] and seen[1].startswith("This step: ")
-    queue = ready.js("return [...document.querySelectorAll('#queue li')].map((l) => [l.children[0].textContent, l.children[1].textContent])")
-    assert sorted(who for _, who in queue) == ["someone", "you"] and [tag, "you"] in queue
+    ready.wait("""const queue = [...document.querySelectorAll('#queue li')].map((l) => l.children[0].textContent + l.children[1].textContent);
+        return queue.length === 2 && queue.includes(arguments[0] + 'you') && queue.some((q) => q.endsWith('someone'))""", tag)
     assert ready.js("return new Set([...document.querySelectorAll('.history rect')].map((r) => r.getAttribute('class'))).size") == 2
     d.ask("DELETE", "/requests/" + other)
     ready.click(".cancel")
