@@ -1,12 +1,10 @@
 // chart.js - a curve of numbers by step, as SVG. Its box is stretched, so what is read stands in HTML beside it.
-import { el, setText } from './dom.js';
+import { el, setText, shortNumber } from './dom.js';
 
 const WIDE = 600;
 const HIGH = 200;
 const EDGE = 10; // above and below, for the strokes
 const COLUMNS = 300;
-
-const number = (v) => (v === undefined ? '-' : String(Number(v.toPrecision(3))));
 
 function svg(tag, props, ...children) {
   const node = document.createElementNS('http://www.w3.org/2000/svg', tag);
@@ -76,9 +74,9 @@ export class Chart {
     this.raw.setAttribute('d', path(thin(good)));
     this.line.setAttribute('d', path(thin(smooth(good))));
     this.held.setAttribute('d', dots.map((p) => `M${at(p)}h.01`).join(''));
-    const heldText = dots.length ? `, held out ${number(dots.at(-1).value)}` : '';
-    setText(this.now, good.length ? `now ${number(good.at(-1).value)}${heldText}` : 'no step yet');
-    setText(this.low, all.length ? `${number(least)} to ${number(most)}${this.log ? ', log scale' : ''}` : '');
+    const heldText = dots.length ? `, held out ${shortNumber(dots.at(-1).value)}` : '';
+    setText(this.now, good.length ? `now ${shortNumber(good.at(-1).value)}${heldText}` : 'no step yet');
+    setText(this.low, all.length ? `${shortNumber(least)} to ${shortNumber(most)}${this.log ? ', log scale' : ''}` : '');
     setText(this.high, all.length ? `steps ${first} to ${last}` : '');
     this.svg.setAttribute('aria-label', `${this.title}: ${this.now.textContent}`);
   }

@@ -55,7 +55,10 @@ export function keyed(list, items, keyOf, make, update) {
     node.remove();
 }
 
-export const plural = (n, word) => `${n} ${word}${n === 1 ? '' : 's'}`;
+export const plural = (n, word, many = `${word}s`) => `${Number(n).toLocaleString('en')} ${n === 1 ? word : many}`;
+
+// Three digits; what is no number as it is.
+export const shortNumber = (v) => (typeof v === 'number' ? String(Number(v.toPrecision(3))) : String(v ?? '-'));
 
 export function duration(ms) {
   if (ms < 950)
@@ -68,5 +71,10 @@ export function bytes(n) {
   const k = n > 0 ? Math.min(Math.floor(Math.log10(n) / 3), units.length - 1) : 0;
   return `${Number((n / 1000 ** k).toPrecision(2))} ${units[k]}`;
 }
+
+export const sleep = (ms, signal) => new Promise((resolve) => {
+  const timer = setTimeout(resolve, ms);
+  signal.addEventListener('abort', () => { clearTimeout(timer); resolve(); }, { once: true });
+});
 
 export const calm = () => matchMedia('(prefers-reduced-motion: reduce)').matches;

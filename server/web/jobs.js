@@ -1,34 +1,88 @@
-// jobs.js - the Training view: the list of jobs, and the card of the chosen one with its curves and previews.
-//
-// Nothing is asked while the view or the page is hidden. The card follows the job's events; when the connection is lost it
-// goes on after the last event that it saw.
-import { json, request } from './api.js';
-import { Chart } from './chart.js';
-import { $, announce, bytes, duration, el, keyed, plural, setText, show } from './dom.js';
-import { events } from './sse.js';
+// jobs.js - the list of jobs, newest first, asked for again and again while it is looked at; "Older jobs" adds a page.
+import { json } from './api.js';
+import { $, el, keyed, plural, setText, show, sleep } from './dom.js';
 
 const LIST_MS = 2000;
-const DRAW_MS = 250;
-const POINTS_MAX = 8192; // as many as the server tells one who comes late
-const OVER = ['succeeded', 'failed', 'cancelled'];
-const MAY = { // by the job's state
-  pause: ['queued', 'running'],
-  resume: ['paused'],
-  cancel: ['queued', 'running', 'paused'],
-  checkpoints: ['running'],
-  publish: ['running', 'paused', 'succeeded', 'failed', 'cancelled'],
-};
-const TITLES = { pause: 'Pause', resume: 'Resume', cancel: 'Cancel', checkpoints: 'Save now', publish: 'Publish' };
-const PLAN = ['weights', 'gradients', 'moments', 'ema', 'arena', 'data', 'total'];
 
-let view = null; // AbortController of the list, while it is looked at
-let card = null;
+export class JobList {
+  // choose(job) when one is pressed; changed() when a job is new or its state is.
+  constructor(choose, changed) {
+    Object.assign(this, { choose, changed, pages: 1, chosen: null, states: null, looking: null });
+    $('jobs-older').addEventListener('click', () => this.older());
+  }
 
-const wait = (ms, signal) => new Promise((resolve) => {
-  const timer = setTimeout(resolve, ms);
-  signal.addEventListener('abort', () => { clearTimeout(timer); resolve(); }, { once: true });
-});
-const pathOf = (id, rest = '') => `jobs/${encodeURIComponent(id)}${rest}`;
+  // Begin, or ask at once.
+  look() {
+    this.stop();
+    this.states = null; // what hangs on them is looked at again too
+    this.looking = new AbortController();
+    this.ask(this.looking.signal);
+  }
+
+  stop() {
+    this.looking?.abort();
+    this.looking = null;
+  }
+
+  async ask(signal) {
+    for (; !signal.aborted; await sleep(LIST_MS, signal)) {
+      try {
+        this.draw(await this.read(signal));
+      } catch (e) {
+        if (signal.aborted)
+          return;
+        setText($('jobs-text'), e.message);
+        if (e.status === 401)
+          return;
+      }
+    }
+  }
+
+  // The pages that are shown, each after the last of the one before: { jobs, next }.
+  async read(signal) {
+    const all = { jobs: [], next: null };
+    for (let page = 0; page < this.pages && (page === 0 || all.next); page++) {
+      const { jobs, next } = await json(all.next ? `jobs?after=${encodeURIComponent(all.next)}` : 'jobs', { signal });
+      all.jobs.push(...jobs);
+      all.next = next;
+    }
+    return all;
+  }
+
+  draw({ jobs, next }) {
+    const before = $('jobs').children.length;
+    keyed($('jobs'), jobs, (j) => j.id, () => this.makeItem(), updateItem);
+    this.mark(this.chosen);
+    setText($('jobs-text'), jobs.length ? `${next ? 'The newest ' : ''}${plural(jobs.length, 'job')}` : 'No job yet.');
+    show($('jobs-older'), next);
+    if (this.focusNew)
+      $('jobs').children[before]?.firstChild.focus();
+    this.focusNew = false;
+    const states = jobs.map((j) => `${j.id} ${j.state}`).join();
+    if (states !== this.states)
+      this.changed(jobs);
+    this.states = states;
+  }
+
+  older() {
+    this.pages++;
+    this.focusNew = true; // the button may go: the keyboard goes on with what it brought
+    this.look();
+  }
+
+  mark(id) {
+    this.chosen = id;
+    for (const item of $('jobs').children)
+      item.firstChild.setAttribute('aria-pressed', String(item.dataset.key === id));
+  }
+
+  makeItem() {
+    const item = el('li');
+    item.append(el('button', { type: 'button', onclick: () => this.choose(item.job) }, el('span', { class: 'job-name' }),
+      el('span', { class: 'job-state' }), el('progress', { 'aria-label': 'Progress' }), el('span', { class: 'hint' })));
+    return item;
+  }
+}
 
 function words(j) {
   const parts = [`step ${j.step} of ${j.steps}`];
@@ -37,236 +91,6 @@ function words(j) {
   if (j.state === 'queued')
     parts.push(`${j.position} ahead`);
   return parts.join(' · ');
-}
-
-// ---- the card ----
-
-class Card {
-  constructor(job) {
-    Object.assign(this, { job, id: job.id, steps: [], evals: [], lastId: null, urls: [], drawn: 0 });
-    this.state = el('span', { class: 'job-state' });
-    this.bar = el('progress', { max: 1, 'aria-label': 'Progress' });
-    this.status = el('p', { class: 'status' });
-    this.error = el('p', { class: 'error', role: 'alert', hidden: true });
-    this.buttons = Object.keys(TITLES).map((action) => el('button', { type: 'button', class: 'small', 'data-action': action,
-      onclick: () => (action === 'publish' ? this.askName() : this.act(action)) }, TITLES[action]));
-    this.name = el('input', { type: 'text', spellcheck: 'false', autocapitalize: 'off' });
-    this.form = el('form', { class: 'publish', novalidate: true, hidden: true, onsubmit: (e) => this.publish(e) },
-      el('label', {}, 'Publish as model', this.name), el('button', { type: 'submit', class: 'primary' }, 'Publish'));
-    this.share = el('input', { type: 'range', min: 0, max: 1, step: 0.05, onchange: () => this.change({ train_share: Number(this.share.value) }),
-      oninput: () => this.tellShare() });
-    this.shareText = el('span');
-    this.charts = { loss: new Chart('Loss', true), lr: new Chart('Learning rate'), grad_norm: new Chart('Gradient norm') };
-    this.plan = el('dl', { class: 'plan' });
-    this.samples = el('ul', { class: 'samples', tabindex: 0, 'aria-label': 'Previews, newest first' });
-    this.node = el('article', { class: 'run' },
-      el('div', { class: 'run-head' }, el('h3', {}, job.name), this.state), this.bar, this.status,
-      el('div', { class: 'actions' }, ...this.buttons), this.form, this.error,
-      el('label', { class: 'share' }, this.shareText, this.share), el('div', { class: 'charts' }, ...Object.values(this.charts).map((c) => c.node)),
-      this.samples, el('h3', {}, 'Memory'), this.plan);
-    this.update(job);
-    this.draw();
-  }
-
-  update(job) {
-    if (job.state !== this.job.state)
-      announce(`${job.name}: ${job.state}.`);
-    this.job = job;
-    this.node.dataset.state = job.state;
-    setText(this.state, job.state);
-    this.progress(job);
-    for (const button of this.buttons)
-      button.disabled = !MAY[button.dataset.action].includes(job.state);
-    this.share.disabled = OVER.includes(job.state);
-    if (document.activeElement !== this.share)
-      this.share.value = job.train_share;
-    this.tellShare();
-    this.plan.replaceChildren(...PLAN.filter((key) => job.plan?.[key] !== undefined).map((key) =>
-      el('div', {}, el('dt', {}, key), el('dd', {}, bytes(job.plan[key])))));
-  }
-
-  progress({ step, steps, images_per_s: rate, eta_s: eta }) {
-    const { job } = this;
-    this.bar.max = steps;
-    this.bar.value = step;
-    const parts = [`Step ${step} of ${steps}`];
-    if (rate !== undefined)
-      parts.push(`${rate.toPrecision(3)} images/s`);
-    if (job.state === 'running' && eta !== undefined)
-      parts.push(`${duration(eta * 1000)} left`);
-    parts.push(job.dataset.split('@')[0], job.device);
-    if (job.published)
-      parts.push(`published as ${job.published}`);
-    setText(this.status, [...parts, job.error?.message ?? job.reason].filter(Boolean).join(' · '));
-  }
-
-  tellShare() {
-    setText(this.shareText, `Share of the device while requests wait: ${Math.round(this.share.value * 100)} %`);
-  }
-
-  // ---- what the user does ----
-
-  async ask(path, options) {
-    show(this.error, false);
-    try {
-      const job = await json(pathOf(this.id, path), options);
-      this.update({ ...job, state: this.job.state }); // the state is told by events, in their order; an answer may come after them
-      return job;
-    } catch (e) {
-      setText(this.error, e.message);
-      show(this.error, true);
-      return null;
-    }
-  }
-
-  act(action) {
-    return this.ask(`/${action}`, { method: 'POST' });
-  }
-
-  async change(body) {
-    if (!(await this.ask('', { method: 'PATCH', body })))
-      this.update(this.job);
-  }
-
-  askName() {
-    show(this.form, this.form.hidden);
-    if (!this.form.hidden) {
-      this.name.value ||= this.job.name;
-      this.name.focus();
-    }
-  }
-
-  async publish(e) {
-    e.preventDefault();
-    const job = await this.ask('/publish', { method: 'POST', body: { as: this.name.value.trim() } });
-    if (job) {
-      show(this.form, false);
-      announce(`Published as ${job.published}.`);
-    }
-  }
-
-  // ---- what the job tells ----
-
-  on(event, data) {
-    if (event === 'state') {
-      this.update(data);
-    } else if (event === 'step') {
-      this.steps.push(data);
-      this.progress(data);
-    } else if (event === 'eval') {
-      this.evals.push(data);
-    } else if (event === 'resumed') {
-      this.steps = this.steps.filter((p) => p.step <= data.step);
-      this.evals = this.evals.filter((p) => p.step <= data.step);
-      this.loadSamples();
-    } else if (event === 'preview') {
-      this.loadSamples();
-    }
-    if (this.steps.length > 2 * POINTS_MAX)
-      this.steps = this.steps.slice(-POINTS_MAX);
-    this.timer ??= setTimeout(() => this.draw(), DRAW_MS);
-  }
-
-  draw() {
-    this.timer = undefined;
-    for (const [key, chart] of Object.entries(this.charts))
-      chart.draw(this.steps.map((p) => ({ step: p.step, value: p[key] })), key === 'loss' ? this.evals.map((p) => ({ step: p.step, value: p.loss })) : []);
-  }
-
-  // Until the job is over, or the card is closed.
-  async follow() {
-    this.controller = new AbortController();
-    const { signal } = this.controller;
-    this.loadSamples();
-    for (let ms = 500; !signal.aborted; ms = Math.min(ms * 2, 15000)) {
-      try {
-        const response = await request(pathOf(this.id, '/events'), { accept: 'text/event-stream', signal, lastId: this.lastId });
-        for await (const { event, data, id } of events(response)) {
-          ms = 500;
-          this.lastId = id ?? this.lastId;
-          this.on(event, data);
-        }
-        if (OVER.includes(this.job.state))
-          return;
-      } catch (e) {
-        if (signal.aborted || e.status === 401 || e.status === 404)
-          return;
-      }
-      await wait(ms, signal);
-    }
-  }
-
-  // ---- previews ----
-
-  // One at a time: what comes while it loads is looked at when it is done.
-  async loadSamples() {
-    this.stale = true;
-    if (this.loading)
-      return;
-    this.loading = true;
-    while (this.stale && !this.controller.signal.aborted) {
-      this.stale = false;
-      try {
-        await this.showSamples((await json(pathOf(this.id, '/samples'), { signal: this.controller.signal })).samples);
-      } catch {
-        break; // the next preview, or the next look, asks again
-      }
-    }
-    this.loading = false;
-  }
-
-  async showSamples(samples) {
-    const steps = [...new Set(samples.map((s) => s.step))].slice(0, 12);
-    const columns = steps.map((step) => ({ step, samples: samples.filter((s) => s.step === step).slice(0, 10) }));
-    const make = () => el('li', {}, el('span', { class: 'hint' }));
-    keyed(this.samples, columns, (c) => c.step, make, (node, c) => setText(node.firstChild, `step ${c.step}`));
-    for (const [i, column] of columns.entries())
-      for (const sample of column.samples)
-        await this.showSample(this.samples.children[i], sample);
-  }
-
-  async showSample(column, { url, sha256, label, step }) {
-    const key = `${url} ${sha256}`;
-    if ([...column.querySelectorAll('img')].some((image) => image.dataset.key === key))
-      return;
-    const response = await request(url.replace(/^\//, ''), { accept: 'image/png', signal: this.controller.signal });
-    const src = URL.createObjectURL(await response.blob());
-    this.urls.push(src);
-    column.append(el('img', { src, alt: `${label ?? 'Preview'}, step ${step}`, title: label, 'data-key': key }));
-  }
-
-  stop() {
-    this.controller?.abort();
-  }
-
-  close() {
-    this.stop();
-    clearTimeout(this.timer);
-    this.urls.forEach((url) => URL.revokeObjectURL(url));
-    this.node.remove();
-  }
-}
-
-// ---- the list ----
-
-function choose(job) {
-  card?.close();
-  card = new Card(job);
-  $('job').replaceChildren(card.node);
-  card.follow();
-  markChosen();
-}
-
-function markChosen() {
-  for (const item of $('jobs').children)
-    item.firstChild.setAttribute('aria-pressed', String(item.dataset.key === card?.id));
-}
-
-function makeItem() {
-  const item = el('li');
-  item.append(el('button', { type: 'button', onclick: () => choose(item.job) }, el('span', { class: 'job-name' }),
-    el('span', { class: 'job-state' }), el('progress', { 'aria-label': 'Progress' }), el('span', { class: 'hint' })));
-  return item;
 }
 
 function updateItem(item, job) {
@@ -278,51 +102,4 @@ function updateItem(item, job) {
   bar.max = job.steps;
   bar.value = job.step;
   setText(note, words(job));
-}
-
-async function list(signal) {
-  while (!signal.aborted) {
-    try {
-      const { jobs } = await json('jobs', { signal });
-      keyed($('jobs'), jobs, (j) => j.id, makeItem, updateItem);
-      markChosen();
-      setText($('jobs-text'), jobs.length ? plural(jobs.length, 'job') : 'No job yet: POST /jobs begins one.');
-      if (!jobs.length)
-        return; // looked at again when the view is opened
-    } catch (e) {
-      if (signal.aborted)
-        return;
-      setText($('jobs-text'), e.message);
-      if (e.status === 401)
-        return;
-    }
-    await wait(LIST_MS, signal);
-  }
-}
-
-// Begin or end asking, by what can be seen.
-export function watchJobs(on = !document.hidden && !$('training').hidden) {
-  if (on === Boolean(view))
-    return;
-  view?.abort();
-  view = on ? new AbortController() : null;
-  if (on) {
-    list(view.signal);
-    card?.follow();
-  } else {
-    card?.stop();
-  }
-}
-
-function turn(training) {
-  show($('training'), training);
-  show($('making'), !training);
-  $('tab-training').setAttribute('aria-pressed', String(training));
-  $('tab-pictures').setAttribute('aria-pressed', String(!training));
-  watchJobs();
-}
-
-export function setUpJobs() {
-  $('tab-training').addEventListener('click', () => turn(true));
-  $('tab-pictures').addEventListener('click', () => turn(false));
 }

@@ -1,14 +1,16 @@
-// main.js - joins the parts: form to request, request to pictures, /status to the board.
+// main.js - joins the parts: form to request, request to pictures, /status to the board, the Training view beside them.
 import { ApiError, hasToken, json, onUnauthorized, request } from './api.js';
+import { makeAsk } from './ask.js';
 import { drawStatus, lost } from './board.js';
 import { $, announce, setText, show } from './dom.js';
-import { FieldError, makeForm } from './form.js';
-import { setUpJobs, watchJobs } from './jobs.js';
+import { FieldError } from './fields.js';
 import { events } from './sse.js';
+import { makeTraining, watchTraining } from './training.js';
 import { Run, addRun, drawNoise, drawRecent, isMine, removeRun, runningRuns } from './view.js';
 
 const RUNS_MAX = 3; // streams at once: a browser opens six connections to a server, two are /status and a job's events
 let form = null;
+let training = null;
 
 // ---- token ----
 
@@ -50,7 +52,9 @@ let states = ''; // of the models, as last seen
 let watching = null;
 
 async function loadModels() {
-  form.setModels((await json('models')).models);
+  const { models } = await json('models');
+  form.setModels(models);
+  training.setModels(models);
 }
 
 function onStatus(status) {
@@ -107,7 +111,7 @@ function startWatching() {
 }
 
 document.addEventListener('visibilitychange', () => {
-  watchJobs();
+  watchTraining();
   if (document.hidden)
     watching?.abort();
   else if (form && $('unlock').hidden)
@@ -117,7 +121,7 @@ document.addEventListener('visibilitychange', () => {
 // A page that is left may be kept by the browser, with its connections open: the server shall know that nobody looks.
 addEventListener('pagehide', () => {
   watching?.abort();
-  watchJobs(false);
+  watchTraining(false);
   runningRuns().forEach((run) => run.controller.abort());
 });
 
@@ -252,13 +256,23 @@ $('form').addEventListener('keydown', (e) => {
 $('form').addEventListener('input', () => show($('curl-text'), false));
 $('curl').addEventListener('click', copyCurl);
 
+async function build() {
+  if (form)
+    return;
+  const spec = await json('openapi.json');
+  form = makeAsk(spec, { common: $('common'), rest: $('rest'), error: $('form-error') });
+  training = makeTraining(spec);
+}
+
 async function start() {
   try {
-    form ??= makeForm(await json('openapi.json'), $('common'), $('rest'), $('form-error'));
+    await build();
     await loadModels();
     $('make').disabled = false;
     banner(null);
     startWatching();
+    watchTraining(false); // it gave up if it was refused
+    watchTraining();
   } catch (e) {
     lost(e.status === 401 ? 'locked' : 'no connection');
     show($('unlock'), e.status === 401);
@@ -271,5 +285,4 @@ async function start() {
 
 drawNoise($('noise'), 20260);
 drawRecent(reuse);
-setUpJobs();
 start();

@@ -8,7 +8,9 @@ import time
 
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
 
 WEB = os.environ["DENOISED_WEB"]
 FLAGS = ["--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-background-networking", "--no-first-run",
@@ -111,6 +113,47 @@ class Page:
 
     def quit(self):
         self.driver.quit()
+
+
+def press(page, *keys):
+    ActionChains(page.driver).send_keys(*keys).perform()
+
+
+def tab_to(page, test, *args, tabs=80):
+    """Press Tab until the focused element passes; every stop must show that it has the focus."""
+    for _ in range(tabs):
+        press(page, Keys.TAB)
+        seen = page.js("""const a = document.activeElement, chip = a.closest('.chip, .pick')?.querySelector('span');
+            const outline = (n) => { const s = getComputedStyle(n); return s.outlineStyle !== 'none' && parseFloat(s.outlineWidth) >= 2; };
+            return [a.id || a.textContent, a === document.body || outline(chip ?? a)]""")
+        assert seen[1], "the focus on %r cannot be seen" % seen[0]
+        if page.js("const a = document.activeElement; return " + test, *args):
+            return
+    raise AssertionError("Tab never comes to " + test)
+
+
+def luminance(colour):
+    parts = [int(c) / 255 for c in re.findall(r"\d+", colour)[:3]]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def check_contrast(page, least):
+    """WCAG AA: 4.5 between a text and the nearest background behind it, for more texts than `least`, in both themes."""
+    for scheme in ("light", "dark"):
+        page.media(prefers_color_scheme=scheme)
+        pairs = page.js("""
+            const behind = (n) => { for (; n; n = n.parentElement) { const b = getComputedStyle(n).backgroundColor;
+                                    if (!/, 0\\)$|transparent/.test(b)) return b; } };
+            return [...document.querySelectorAll('label, legend, p, h1, h2, h3, button, a, summary, span, pre, input, select')]
+                .filter((n) => n.offsetParent && !n.closest('.hidden, .skip, .pulse > .dot') && (n.textContent.trim() || n.value))
+                .map((n) => [n.outerHTML.slice(0, 60), getComputedStyle(n).color, behind(n)])""")
+        assert len(pairs) > least
+        for what, front, back in pairs:
+            a, b = sorted([luminance(front), luminance(back)])
+            assert (b + 0.05) / (a + 0.05) >= 4.5, (scheme, what, front, back)
+        ground = luminance(page.js("return getComputedStyle(document.documentElement).backgroundColor"))
+        assert (ground < 0.2) == (scheme == "dark")
 
 
 class Impostor(http.server.ThreadingHTTPServer):

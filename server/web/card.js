@@ -1,0 +1,249 @@
+// card.js - one job: its state, what can be done with it, curves, previews, the memory it was planned with.
+//
+// The card follows the job's events; when the connection is lost it goes on after the last event that it saw.
+import { json, request } from './api.js';
+import { Chart } from './chart.js';
+import { announce, bytes, duration, el, keyed, setText, shortNumber, show, sleep } from './dom.js';
+import { events } from './sse.js';
+
+const DRAW_MS = 250;
+const POINTS_MAX = 8192; // as many as the server tells one who comes late
+const OVER = ['succeeded', 'failed', 'cancelled'];
+const MAY = { // by the job's state
+  pause: ['queued', 'running'],
+  resume: ['paused'],
+  cancel: ['queued', 'running', 'paused'],
+  checkpoints: ['running'],
+  publish: ['running', 'paused', 'succeeded', 'failed', 'cancelled'],
+};
+const TITLES = { pause: 'Pause', resume: 'Resume', cancel: 'Cancel', checkpoints: 'Save now', publish: 'Publish' };
+
+const pathOf = (id, rest = '') => `jobs/${encodeURIComponent(id)}${rest}`;
+
+// The plan in the words and units of its schema: bytes first, their sum before all.
+function planRows(plan, { properties }) {
+  const isBytes = (schema) => schema['x-unit'] === 'bytes';
+  const valueOf = (key, schema) => (isBytes(schema) ? bytes(plan[key]) : shortNumber(plan[key]));
+  const rank = ([key, schema]) => (key === 'total' ? 0 : isBytes(schema) ? 1 : 2);
+  return Object.entries(properties).filter(([key]) => plan?.[key] !== undefined).sort((a, b) => rank(a) - rank(b)).map(([key, schema]) =>
+    el('div', { title: schema.description }, el('dt', {}, key.replaceAll('_', ' ')), el('dd', {}, valueOf(key, schema))));
+}
+
+export class Card {
+  // `schemas` are those of the OpenAPI document.
+  constructor(job, schemas) {
+    Object.assign(this, { job, schemas, id: job.id, steps: [], evals: [], lastId: null, urls: [] });
+    const { minimum: min, maximum: max } = schemas.JobPatch.properties.train_share;
+    this.state = el('span', { class: 'job-state' });
+    this.bar = el('progress', { max: 1, 'aria-label': 'Progress' });
+    this.status = el('p', { class: 'status' });
+    this.error = el('p', { class: 'error', role: 'alert', hidden: true });
+    this.buttons = Object.keys(TITLES).map((action) => el('button', { type: 'button', class: 'small', 'data-action': action,
+      onclick: () => (action === 'publish' ? this.askName() : this.act(action)) }, TITLES[action]));
+    this.name = el('input', { type: 'text', spellcheck: 'false', autocapitalize: 'off' });
+    this.form = el('form', { class: 'publish', novalidate: true, hidden: true, onsubmit: (e) => this.publish(e) },
+      el('label', {}, 'Publish as model', this.name), el('button', { type: 'submit', class: 'primary' }, 'Publish'));
+    this.share = el('input', { type: 'range', min, max, step: 0.05, oninput: () => this.tellShare(),
+      onchange: () => this.change({ train_share: Number(this.share.value) }) });
+    this.shareText = el('span');
+    this.charts = { loss: new Chart('Loss', true), lr: new Chart('Learning rate'), grad_norm: new Chart('Gradient norm') };
+    this.plan = el('dl', { class: 'plan' });
+    this.samples = el('ul', { class: 'samples', tabindex: 0, 'aria-label': 'Previews, newest first' });
+    this.previews = el('section', { class: 'previews', 'aria-label': 'Previews', hidden: true }, el('h3', {}, 'Previews'), this.samples);
+    this.heading = el('h3', { tabindex: -1 }, job.name);
+    this.node = el('article', { class: 'run' },
+      el('div', { class: 'run-head' }, this.heading, this.state), this.bar, this.status,
+      el('div', { class: 'actions' }, ...this.buttons), this.form, this.error,
+      el('label', { class: 'share' }, this.shareText, this.share), el('div', { class: 'charts' }, ...Object.values(this.charts).map((c) => c.node)),
+      this.previews, el('h3', {}, 'Memory plan'), this.plan);
+    this.update(job);
+    this.draw();
+  }
+
+  update(job) {
+    if (job.state !== this.job.state)
+      announce(`${job.name}: ${job.state}.`);
+    this.job = job;
+    this.node.dataset.state = job.state;
+    setText(this.state, job.state);
+    this.progress(job);
+    this.allow(job.state);
+    this.share.disabled = OVER.includes(job.state);
+    if (document.activeElement !== this.share)
+      this.share.value = job.train_share;
+    this.tellShare();
+    this.plan.replaceChildren(...planRows(job.plan, this.schemas.JobPlan));
+  }
+
+  // A button that may not be pressed any more hands the focus on: Pause to Resume.
+  allow(state) {
+    const held = this.buttons.find((button) => button === document.activeElement);
+    for (const button of this.buttons)
+      button.disabled = !MAY[button.dataset.action].includes(state);
+    if (held?.disabled)
+      this.buttons.find((button) => !button.disabled)?.focus();
+  }
+
+  progress({ step, steps, images_per_s: rate, eta_s: eta }) {
+    const { job } = this;
+    this.bar.max = steps;
+    this.bar.value = step;
+    const parts = [`Step ${step} of ${steps}`];
+    if (rate !== undefined)
+      parts.push(`${rate.toPrecision(3)} images/s`);
+    if (job.state === 'running' && eta !== undefined)
+      parts.push(`${duration(eta * 1000)} left`);
+    parts.push(job.dataset.split('@')[0], job.device);
+    if (job.published)
+      parts.push(`published as ${job.published}`);
+    setText(this.status, [...parts, job.error?.message ?? job.reason].filter(Boolean).join(' · '));
+  }
+
+  tellShare() {
+    setText(this.shareText, `Share of the device while requests wait: ${Math.round(this.share.value * 100)} %`);
+  }
+
+  // ---- what the user does ----
+
+  async ask(path, options) {
+    show(this.error, false);
+    try {
+      const job = await json(pathOf(this.id, path), options);
+      this.update({ ...job, state: this.job.state }); // the state is told by events, in their order; an answer may come after them
+      return job;
+    } catch (e) {
+      setText(this.error, e.message);
+      show(this.error, true);
+      return null;
+    }
+  }
+
+  act(action) {
+    return this.ask(`/${action}`, { method: 'POST' });
+  }
+
+  async change(body) {
+    if (!(await this.ask('', { method: 'PATCH', body })))
+      this.update(this.job);
+  }
+
+  askName() {
+    show(this.form, this.form.hidden);
+    if (!this.form.hidden) {
+      this.name.value ||= this.job.name;
+      this.name.focus();
+    }
+  }
+
+  async publish(e) {
+    e.preventDefault();
+    const job = await this.ask('/publish', { method: 'POST', body: { as: this.name.value.trim() } });
+    if (job) {
+      show(this.form, false);
+      this.buttons.find((button) => button.dataset.action === 'publish').focus();
+      announce(`Published as ${job.published}.`);
+    }
+  }
+
+  // ---- what the job tells ----
+
+  on(event, data) {
+    if (event === 'state') {
+      this.update(data);
+    } else if (event === 'step') {
+      this.steps.push(data);
+      this.progress(data);
+    } else if (event === 'eval') {
+      this.evals.push(data);
+    } else if (event === 'resumed') {
+      this.steps = this.steps.filter((p) => p.step <= data.step);
+      this.evals = this.evals.filter((p) => p.step <= data.step);
+      this.loadSamples();
+    } else if (event === 'preview') {
+      this.loadSamples();
+    }
+    if (this.steps.length > 2 * POINTS_MAX)
+      this.steps = this.steps.slice(-POINTS_MAX);
+    this.timer ??= setTimeout(() => this.draw(), DRAW_MS);
+  }
+
+  draw() {
+    this.timer = undefined;
+    for (const [key, chart] of Object.entries(this.charts))
+      chart.draw(this.steps.map((p) => ({ step: p.step, value: p[key] })), key === 'loss' ? this.evals.map((p) => ({ step: p.step, value: p.loss })) : []);
+  }
+
+  // Until the job is over, or the card is closed.
+  async follow() {
+    this.controller = new AbortController();
+    const { signal } = this.controller;
+    this.loadSamples();
+    for (let ms = 500; !signal.aborted; ms = Math.min(ms * 2, 15000)) {
+      try {
+        const response = await request(pathOf(this.id, '/events'), { accept: 'text/event-stream', signal, lastId: this.lastId });
+        for await (const { event, data, id } of events(response)) {
+          ms = 500;
+          this.lastId = id ?? this.lastId;
+          this.on(event, data);
+        }
+        if (OVER.includes(this.job.state))
+          return;
+      } catch (e) {
+        if (signal.aborted || e.status === 401 || e.status === 404)
+          return;
+      }
+      await sleep(ms, signal);
+    }
+  }
+
+  // ---- previews ----
+
+  // One at a time: what comes while it loads is looked at when it is done.
+  async loadSamples() {
+    this.stale = true;
+    if (this.loading)
+      return;
+    this.loading = true;
+    while (this.stale && !this.controller.signal.aborted) {
+      this.stale = false;
+      try {
+        await this.showSamples((await json(pathOf(this.id, '/samples'), { signal: this.controller.signal })).samples);
+      } catch {
+        break; // the next preview, or the next look, asks again
+      }
+    }
+    this.loading = false;
+  }
+
+  async showSamples(samples) {
+    const steps = [...new Set(samples.map((s) => s.step))].slice(0, 12);
+    const columns = steps.map((step) => ({ step, samples: samples.filter((s) => s.step === step).slice(0, 10) }));
+    const make = () => el('li', {}, el('span', { class: 'hint' }));
+    show(this.previews, columns.length);
+    keyed(this.samples, columns, (c) => c.step, make, (node, c) => setText(node.firstChild, `step ${c.step}`));
+    for (const [i, column] of columns.entries())
+      for (const sample of column.samples)
+        await this.showSample(this.samples.children[i], sample);
+  }
+
+  async showSample(column, { url, sha256, label, step }) {
+    const key = `${url} ${sha256}`;
+    if ([...column.querySelectorAll('img')].some((image) => image.dataset.key === key))
+      return;
+    const response = await request(url.replace(/^\//, ''), { accept: 'image/png', signal: this.controller.signal });
+    const src = URL.createObjectURL(await response.blob());
+    this.urls.push(src);
+    column.append(el('img', { src, alt: `${label ?? 'Preview'}, step ${step}`, title: label, 'data-key': key }));
+  }
+
+  stop() {
+    this.controller?.abort();
+  }
+
+  close() {
+    this.stop();
+    clearTimeout(this.timer);
+    this.urls.forEach((url) => URL.revokeObjectURL(url));
+    this.node.remove();
+  }
+}
