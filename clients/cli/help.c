@@ -76,8 +76,11 @@ static void put_query(FILE *out, const dn_fields *t)
     for (int i = 0; t && i < t->n; i++) {
         const dn_field *f = &t->v[i];
         const char *value = f->type == DN_T_BOOL ? "" : f->type == DN_T_INT ? " N" : " VALUE";
-        snprintf(left, sizeof left, "    --%s%s", f->name, value);
-        int n = snprintf(text, sizeof text, "%s", f->help);
+        int at = snprintf(left, sizeof left, "    --");
+        for (const char *name = f->name; *name; name++) /* as options.c reads it */
+            left[at++] = *name == '_' ? '-' : *name;
+        snprintf(left + at, sizeof left - at, "%s", value);
+        int n = snprintf(text, sizeof text, "%s", f->help ? f->help : "");
         for (int k = 0; f->choices && f->choices[k] && n < (int)sizeof text; k++)
             n += snprintf(text + n, sizeof text - n, "%s%s", k ? " | " : " ", f->choices[k]);
         if (f->def && f->type != DN_T_BOOL && n < (int)sizeof text)
@@ -98,8 +101,8 @@ static void put_exits(FILE *out)
 
 static void put_command(FILE *out, const dn_command *c)
 {
-    fprintf(out, "Usage: denoise %s%s%s [FLAGS]\n\n%s\n", c->name, c->operand ? " " : "", c->operand ? c->operand : "",
-            c->summary);
+    fprintf(out, "Usage: denoise %s%s%s [FLAGS]\n\n%s\n", c->name, c->operands ? " " : "",
+            c->operands ? c->operands : "", c->summary);
     if (c->text) {
         fputc('\n', out);
         put_wrapped(out, c->text, 0, 0);
@@ -108,10 +111,10 @@ static void put_command(FILE *out, const dn_command *c)
     put_options(out, c->id, false);
     put_query(out, c->query);
     put_options(out, c->id, true);
-    if (c->id == DN_GENERATE_C) {
+    if (c->request) {
         dn_buf b;
         dn_buf_init(&b, 64 << 10);
-        dn_cli_help(&b);
+        dn_cli_help(c->request, &b);
         fprintf(out, "\nThe request:\n%s", b.data ? b.data : "");
         dn_buf_fini(&b);
     }
@@ -121,9 +124,9 @@ static void put_command(FILE *out, const dn_command *c)
 static void put_overview(FILE *out)
 {
     char left[80];
-    fputs("denoise - pictures from a denoised daemon\n\nUsage: denoise COMMAND [FLAGS]\n\nCommands:\n", out);
+    fputs("denoise - pictures from a denoised daemon, and its training\n\nUsage: denoise COMMAND [FLAGS]\n\nCommands:\n", out);
     for (const dn_command *c = dn_commands; c->name; c++) {
-        snprintf(left, sizeof left, "%s%s%s", c->name, c->operand ? " " : "", c->operand ? c->operand : "");
+        snprintf(left, sizeof left, "%s%s%s", c->name, c->operands ? " " : "", c->operands ? c->operands : "");
         put_entry(out, left, c->summary);
     }
     fputs("\nEverywhere:\n", out);

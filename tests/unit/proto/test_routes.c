@@ -151,7 +151,7 @@ static json_t *flags(const char *text, int expected_code, const char **rest)
     json_t *request = json_object();
     dn_http_error e = { 0 };
     int i = 0, used = 0;
-    for (; i < argc && (used = dn_cli_flag(request, argc - i, argv + i, &e)) > 0;)
+    for (; i < argc && (used = dn_cli_flag(&dn_generate_fields, request, argc - i, argv + i, &e)) > 0;)
         i += used;
     if (e.id != expected_code)
         fail_msg("%s: code %d: %s", text, e.id, e.message);
@@ -227,7 +227,7 @@ static void test_cli_refusals(void **state)
     for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
         json_t *request = json_object();
         char *argv[] = { (char *)others[i], "value" };
-        assert_int_equal(dn_cli_flag(request, 2, argv, NULL), 0);
+        assert_int_equal(dn_cli_flag(&dn_generate_fields, request, 2, argv, NULL), 0);
         assert_int_equal(json_object_size(request), 0);
         json_decref(request);
     }
@@ -250,7 +250,7 @@ static void test_cli_help(void **state)
     (void)state;
     dn_buf b;
     dn_buf_init(&b, 1 << 16);
-    dn_cli_help(&b);
+    dn_cli_help(&dn_generate_fields, &b);
     assert_false(b.failed);
     check_help(&dn_generate_fields, b.data);
     assert_non_null(strstr(b.data, "-n, --n N"));
