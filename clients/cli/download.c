@@ -67,12 +67,12 @@ int dn_download_begin(dn_download *d, const char *path)
         d->fd = dup(STDOUT_FILENO);
         return d->fd < 0 ? complain(d) : 0;
     }
-    int rc = 0;
+    int rc = 0; /* nothing has been asked yet: a bad -o is a bad command line */
     if (stat(d->path, &st) || S_ISREG(st.st_mode))
         rc = open_beside(d);
     else if ((d->fd = open(d->path, O_WRONLY | O_CLOEXEC)) < 0)
         rc = complain(d);
-    return rc ? dn_download_end(d, rc) : 0;
+    return rc ? dn_download_end(d, DN_EXIT_USAGE) : 0;
 }
 
 int dn_download_end(dn_download *d, int rc)
