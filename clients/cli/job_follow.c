@@ -16,9 +16,8 @@
 enum {
     TRIES_MAX = 10, /* in a row that bring nothing */
     PREVIEW_MAX = 64 << 20,
-    REDRAW_MS = 50,
     TAIL_COLUMNS = 68,
-    STEADY_MS = 10000 /* a connection that lasts so long was none that was refused */
+    STEADY_S = 10 /* a connection that lasts so long was none that was refused */
 };
 static const char events_type[] = "text/event-stream";
 static const double pause_first_s = 0.2, pause_max_s = 30;
@@ -34,21 +33,14 @@ typedef struct follower {
     char last_event[DN_SSE_NAME_MAX + 1];
     char state[16]; /* the last that was told */
     bool heard, done;
-    int exit;
+    int exit;         /* when done */
+    json_t *last;     /* the job as it ended; NULL: it goes on, or it was not understood */
     long skipped;
     double loss, eval_loss; /* NAN: none yet */
-    int64_t shown_ms;
-    char preview[128];        /* the path of a picture to be fetched; "": none */
-    char seed_label[64];      /* of the one that is shown at every step; "": not chosen yet */
+    char preview[128];   /* the path of a picture to be fetched; "": none */
+    char seed_label[64]; /* of the one that is shown at every step; "": not chosen yet */
     long preview_step;
 } follower;
-
-static int64_t now_ms(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return t.tv_sec * 1000LL + t.tv_nsec / 1000000;
-}
 
 static int broken(follower *f, const char *event)
 {
@@ -92,9 +84,8 @@ static double number_or_nan(const json_t *data, const char *key)
 static void draw(follower *f, long step, long steps, double eta_s)
 {
     char tail[200], line[200], spark[DN_SPARK_BYTES], loss[24], time[24], rate[40] = "";
-    if (f->progress.tty && step < steps && now_ms() - f->shown_ms < REDRAW_MS)
+    if (step < steps && !dn_progress_due(&f->progress))
         return;
-    f->shown_ms = now_ms();
     dn_spark_text(&f->losses, spark, f->progress.utf8);
     dn_text_time(time, eta_s);
     loss_text(loss, f->loss);
@@ -180,17 +171,19 @@ static void succeeded(follower *f, const json_t *job)
     double s = dn_json_number(job, "finished_at") - dn_json_number(job, "started_at");
     if (f->skipped)
         snprintf(skipped, sizeof skipped, ", %ld skipped as not finite", f->skipped);
-    say(f, "trained: %.0f steps%s in %s, loss %s, evaluation %s; `denoise jobs publish %s NAME` makes a model of it\n",
+    say(f,
+        "trained: %.0f steps%s in %s, loss %s, evaluation %s; `denoise jobs publish %s NAME` makes a model of it\n",
         dn_json_number(job, "steps"), skipped, dn_text_time(time, s), loss_text(loss, number_or_nan(job, "loss")),
         loss_text(eval, number_or_nan(job, "eval_loss")), f->id);
 }
 
-static void is_over(follower *f, const json_t *job)
+/* After the last preview. */
+static void say_end(follower *f)
 {
+    const json_t *job = f->last;
     const json_t *error = json_object_get(job, "error");
     const char *reason = dn_json_text(job, "reason");
     bool good = !strcmp(f->state, "succeeded"), cancelled = !strcmp(f->state, "cancelled");
-    f->done = true;
     f->exit = good ? DN_EXIT_OK : cancelled ? DN_EXIT_REFUSED : DN_EXIT_SERVER;
     dn_progress_clear(&f->progress);
     if (good)
@@ -211,7 +204,8 @@ static int on_state(follower *f, const json_t *job)
     snprintf(f->state, sizeof f->state, "%s", state);
     for (int i = 0; i < 3; i++)
         if (!strcmp(state, over[i])) {
-            is_over(f, job);
+            f->last = json_incref((json_t *)job);
+            f->done = true;
             return 1;
         }
     if (news && !strcmp(state, "queued"))
@@ -276,9 +270,11 @@ static int hear(follower *f, dn_transfer *t)
     *t = (dn_transfer){ .method = "GET", .path = f->path, .accept = events_type, .sse = &f->sse,
                         .header = *f->last_event ? f->resume : NULL, .between = fetch_preview, .between_arg = f };
     int rc = dn_client_run(f->client, t, NULL);
-    if (rc != DN_EXIT_INTERRUPTED)
+    if (!rc)
         fetch_preview(f);
     dn_progress_clear(&f->progress);
+    if (f->last)
+        say_end(f);
     return rc;
 }
 
@@ -295,10 +291,10 @@ static int follow(follower *f)
     double pause = pause_first_s;
     for (int tries = 1;; tries++) {
         dn_transfer t;
-        int64_t begun = now_ms();
+        time_t begun = time(NULL);
         snprintf(before, sizeof before, "%s", f->last_event);
         int rc = hear(f, &t);
-        if (strcmp(before, f->last_event) || now_ms() - begun > STEADY_MS) {
+        if (strcmp(before, f->last_event) || time(NULL) - begun > STEADY_S) {
             tries = 1;
             pause = pause_first_s;
         }
@@ -332,6 +328,7 @@ int dn_job_follow(dn_client *c, const dn_args *args, const char *id, bool heard)
     rc = follow(&f);
     if (rc == DN_EXIT_INTERRUPTED)
         dn_complain("it goes on without you: `denoise jobs follow %s`, `denoise jobs cancel %s`", id, id);
+    json_decref(f.last);
     dn_sse_fini(&f.sse);
     dn_output_fini(&f.output);
     return rc;

@@ -5,9 +5,10 @@
 #include <langinfo.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <time.h>
 #include <unistd.h>
 
-enum { BAR_MIN = 10, BAR_MAX = 40, TAIL_MAX = 120 };
+enum { BAR_MIN = 10, BAR_MAX = 40, TAIL_MAX = 120, REDRAW_MS = 50 };
 
 static int terminal_columns(int fd)
 {
@@ -71,6 +72,15 @@ static void put_columns(FILE *out, const char *text, int columns)
     }
 }
 
+static int64_t now_ms(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec * 1000LL + t.tv_nsec / 1000000;
+}
+
+bool dn_progress_due(const dn_progress *p) { return !p->tty || now_ms() - p->drawn_ms >= REDRAW_MS; }
+
 void dn_progress_show(dn_progress *p, double part, const char *tail, const char *line)
 {
     if (p->silent)
@@ -82,6 +92,7 @@ void dn_progress_show(dn_progress *p, double part, const char *tail, const char 
         put_bar(p, part);
         put_columns(p->out, tail, p->columns - 1 - p->width);
         p->shown = true;
+        p->drawn_ms = now_ms();
     } else if (tenth > p->said) {
         fprintf(p->out, "%s\n", line);
     }

@@ -5,25 +5,13 @@
 #include <fcntl.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
-
-enum { REDRAW_MS = 50 };
-
-static int64_t now_ms(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return t.tv_sec * 1000LL + t.tv_nsec / 1000000;
-}
 
 static void show(dn_upload *u, bool over)
 {
     char tail[80], line[80], sent[24], all[24];
-    int64_t now = now_ms();
-    if (!over && now - u->shown_ms < REDRAW_MS)
+    if (!over && !dn_progress_due(&u->progress))
         return;
-    u->shown_ms = now;
     dn_text_bytes(sent, (double)u->sent);
     dn_text_bytes(all, (double)u->bytes);
     if (over)

@@ -13,7 +13,6 @@ typedef struct dn_upload {
     bool is_tar;
     dn_tar tar;
     int64_t bytes, sent; /* of the files, not of what is between them; bytes 0: not known */
-    int64_t shown_ms;
     dn_progress progress;
 } dn_upload;
 
