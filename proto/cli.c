@@ -7,7 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { SPELLING_MAX = 64 };
+enum { SPELLING_MAX = 64, HELP_LEFT = 32 };
 
 /* Flags that say a whole value, each of one table. */
 static const struct {
@@ -140,9 +140,12 @@ static bool add_help(void *arg, const struct hit *h, const char *flag)
         snprintf(brief, sizeof brief, "-%c, ", f->short_flag);
     const char *value = f->type == DN_T_BOOL ? "" : f->type == DN_T_INT ? " N" : " VALUE";
     snprintf(left, sizeof left, "%s--%s%s", brief, flag, value);
-    dn_buf_printf(b, "  %-32s %s", left, f->help);
+    dn_buf_printf(b, "  %-*s ", HELP_LEFT, left);
+    if (strlen(left) > HELP_LEFT)
+        dn_buf_printf(b, "\n%*s", HELP_LEFT + 3, "");
+    dn_buf_puts(b, f->help);
     if (f->choices) {
-        dn_buf_puts(b, "\n                                     ");
+        dn_buf_printf(b, "\n%*s", HELP_LEFT + 5, "");
         for (int i = 0; f->choices[i]; i++)
             dn_buf_printf(b, "%s%s", i ? " | " : "", f->choices[i]);
     }
@@ -160,6 +163,6 @@ void dn_cli_help(const dn_fields *t, dn_buf *b)
         if (shorthands[i].of != t)
             continue;
         snprintf(left, sizeof left, "    --%s", shorthands[i].flag);
-        dn_buf_printf(b, "  %-32s %s\n", left, shorthands[i].help);
+        dn_buf_printf(b, "  %-*s %s\n", HELP_LEFT, left, shorthands[i].help);
     }
 }

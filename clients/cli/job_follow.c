@@ -3,7 +3,6 @@
  * Previews come as events that name a picture, which is fetched between two pieces of the stream. A connection that ends
  * before the job does is made again behind the last event, after a pause that grows. */
 #include "job_follow.h"
-#include "output.h"
 #include "progress.h"
 #include "spark.h"
 
@@ -24,7 +23,7 @@ static const double pause_first_s = 0.2, pause_max_s = 30;
 
 typedef struct follower {
     dn_client *client;
-    dn_output_to output;
+    dn_output_to *output;
     dn_progress progress;
     dn_sse sse;
     dn_spark losses;
@@ -62,7 +61,7 @@ static void __attribute__((format(printf, 2, 3))) say(follower *f, const char *f
     va_end(ap);
     dn_progress_clear(&f->progress);
     dn_text_put(stderr, line);
-    f->output.preview_lines = 0; /* the picture above stays */
+    f->output->preview_lines = 0; /* the picture above stays */
 }
 
 /* "0.0312"; "-" of what is no number. */
@@ -149,7 +148,7 @@ static int on_preview(follower *f, const json_t *data)
     if (strcmp(f->seed_label, seed_label))
         return 0;
     f->preview_step = step;
-    if (f->output.how == DN_SHOW_NEVER)
+    if (f->output->how == DN_SHOW_NEVER)
         say(f, "previews after step %ld\n", step);
     else
         snprintf(f->preview, sizeof f->preview, "%s", url);
@@ -253,7 +252,7 @@ static void fetch_preview(void *arg)
     int rc = dn_client_run(f->client, &t, NULL);
     dn_progress_clear(&f->progress);
     bool came = !rc && t.status == 200 && t.answer.data; /* else it was cut back, or the connection is gone */
-    if (came && !dn_output_preview(&f->output, 0, t.answer.data, t.answer.len))
+    if (came && !dn_output_preview(f->output, 0, t.answer.data, t.answer.len))
         say(f, "the preview after step %ld cannot be shown\n", f->preview_step);
     dn_transfer_fini(&t);
 }
@@ -317,19 +316,15 @@ static int follow(follower *f)
     }
 }
 
-int dn_job_follow(dn_client *c, const dn_args *args, const char *id, bool heard)
+int dn_job_follow(dn_client *c, dn_output_to *output, const char *id, bool heard)
 {
-    follower f = { .client = c, .id = id, .heard = heard, .loss = NAN, .eval_loss = NAN };
-    int rc = dn_output_init_shown(&f.output, args);
-    if (rc)
-        return rc;
-    dn_progress_init(&f.progress, stderr, args->value[DN_OPT_QUIET]);
+    follower f = { .client = c, .output = output, .id = id, .heard = heard, .loss = NAN, .eval_loss = NAN };
+    dn_progress_init(&f.progress, stderr, output->silent);
     dn_progress_reserve(&f.progress, TAIL_COLUMNS);
-    rc = follow(&f);
+    int rc = follow(&f);
     if (rc == DN_EXIT_INTERRUPTED)
         dn_complain("it goes on without you: `denoise jobs follow %s`, `denoise jobs cancel %s`", id, id);
     json_decref(f.last);
     dn_sse_fini(&f.sse);
-    dn_output_fini(&f.output);
     return rc;
 }

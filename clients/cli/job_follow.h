@@ -2,11 +2,13 @@
 #ifndef DN_CLI_JOB_FOLLOW_H
 #define DN_CLI_JOB_FOLLOW_H
 
+#include "output.h"
 #include "http.h"
 
-/* Follow the job `id` to its end. `heard`: the daemon has just spoken of it, so that it is worth to wait for it. Returns
+/* Follow the job `id` to its end; previews go to `output`. `heard`: the daemon has just spoken of it, so that it is worth
+ * to wait for it. Returns
  * what became of it: DN_EXIT_OK (succeeded), _REFUSED (cancelled, or no such job), _SERVER (failed), _UNREACHABLE,
  * _INTERRUPTED (it goes on); all but the first after a complaint. */
-int dn_job_follow(dn_client *c, const dn_args *args, const char *id, bool heard);
+int dn_job_follow(dn_client *c, dn_output_to *output, const char *id, bool heard);
 
 #endif

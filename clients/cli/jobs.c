@@ -72,14 +72,18 @@ int dn_run_job(dn_args *args)
 int dn_run_job_follow(dn_args *args)
 {
     dn_client client;
+    dn_output_to output;
     int rc = dn_id_check(args->operand[0]);
+    if (!rc)
+        rc = dn_output_init_shown(&output, args);
     if (!rc)
         rc = dn_client_init(&client, args);
     if (rc)
         return rc;
     dn_interrupt_catch();
-    rc = dn_job_follow(&client, args, args->operand[0], false);
+    rc = dn_job_follow(&client, &output, args->operand[0], false);
     dn_client_fini(&client);
+    dn_output_fini(&output);
     return rc;
 }
 

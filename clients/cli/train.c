@@ -171,7 +171,7 @@ static int say_job(const dn_args *args, const json_t *job)
     return 0;
 }
 
-static int submit(dn_client *c, const dn_args *args, const json_t *request)
+static int submit(dn_client *c, const dn_args *args, dn_output_to *output, const json_t *request)
 {
     json_t *job = NULL;
     char *body = json_dumps(request, JSON_COMPACT);
@@ -185,12 +185,12 @@ static int submit(dn_client *c, const dn_args *args, const json_t *request)
     if (!rc)
         rc = say_job(args, job);
     if (!rc && args->value[DN_OPT_FOLLOW])
-        rc = dn_job_follow(c, args, dn_json_text(job, "id"), true);
+        rc = dn_job_follow(c, output, dn_json_text(job, "id"), true);
     json_decref(job);
     return rc;
 }
 
-static int run(const dn_args *args, json_t *request)
+static int run(const dn_args *args, dn_output_to *output, json_t *request)
 {
     char name[DN_NAME_LEN_MAX + 1];
     const char *path = path_of(args);
@@ -208,7 +208,7 @@ static int run(const dn_args *args, json_t *request)
         if (path)
             rc = send_dataset(&client, args, name, &u, request);
         if (!rc)
-            rc = submit(&client, args, request);
+            rc = submit(&client, args, output, request);
         dn_client_fini(&client);
     }
     if (path)
@@ -218,10 +218,18 @@ static int run(const dn_args *args, json_t *request)
 
 int dn_run_train(dn_args *args)
 {
+    dn_output_to output;
     json_t *request = NULL;
-    int rc = make_request(&request, args);
+    if (args->value[DN_OPT_SHOW] && !args->value[DN_OPT_FOLLOW]) {
+        dn_complain("--show is for --follow");
+        return DN_EXIT_USAGE;
+    }
+    int rc = dn_output_init_shown(&output, args);
     if (!rc)
-        rc = run(args, request);
+        rc = make_request(&request, args);
+    if (!rc)
+        rc = run(args, &output, request);
+    dn_output_fini(&output);
     json_decref(request);
     return rc;
 }

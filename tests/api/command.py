@@ -62,6 +62,16 @@ def end(process, sig=None):
     return Done(process.returncode, out, err.decode())
 
 
+def heard(process, text):
+    """Waits for a line with this text on standard error."""
+    said = b""
+    while text not in said:
+        line = process.stderr.readline()
+        said += line
+        assert line, said
+    return said
+
+
 def on_terminal(url, *args, columns=80, rows=24, until=None, **env):
     """(exit code, everything that a terminal of this size got); when `until` is there, Ctrl-C is pressed."""
     pid, fd = pty.fork()
@@ -129,6 +139,8 @@ class Liar:
                 parts(client)
                 client.close()
                 return
+            if b"100-continue" in head:
+                client.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
             length = re.search(rb"content-length: (\d+)", head, re.I)
             while length and len(body) < int(length.group(1)):
                 body += client.recv(65536)

@@ -9,7 +9,7 @@ import struct
 
 import pytest
 
-from command import (DENOISE, PNG, begin, denoise, end, environment, kitty_pictures, lie, on_terminal, plain, refusal, stream,
+from command import (DENOISE, PNG, begin, denoise, end, environment, heard, kitty_pictures, lie, on_terminal, plain, refusal, stream,
                      url_of)
 from serving import Serving, decoded, floats, npy_read, png_read, st_read
 
@@ -195,8 +195,7 @@ def test_ctrl_c_cancels(d, url, tmp_path):
     for more in ([], ["--on-disconnect", "continue"]):
         before = {r["id"] for r in d.ask("GET", "/requests").json()["requests"]}
         process = begin(url, "generate", *LONG, *more, "-o", str(tmp_path / "a.png"))
-        while b"step" not in process.stderr.readline():
-            pass
+        heard(process, b"step")
         done = end(process, signal.SIGINT).failed(130, "cancelled ")
         id = re.search(r"cancelled (\w{32})", done.err).group(1)
         assert id not in before and os.listdir(tmp_path) == []
@@ -208,8 +207,7 @@ def test_ctrl_c_cancels(d, url, tmp_path):
 
 def test_another_cancels_it(d, url, tmp_path):
     process = begin(url, "generate", *LONG, "-o", str(tmp_path / "a.png"))
-    while b"step" not in process.stderr.readline():
-        pass
+    heard(process, b"step")
     listed = denoise(url, "requests", "--state", "running").ok().out.decode().split("\n")
     id = listed[1].split()[0]
     assert listed[0].split()[:2] == ["ID", "STATE"] and listed[1].split()[1:4] == ["running", "tiny@1", "64"]
@@ -239,13 +237,11 @@ def test_async_and_wait(d, url, tmp_path):
 def test_wait_can_be_left_and_ends_with_the_request(d, url):
     id = denoise(url, "generate", "--async", *LONG, "-q").ok().out.decode().strip()
     process = begin(url, "wait", id, "-o", "/dev/null")
-    while b"step" not in process.stderr.readline():
-        pass
+    heard(process, b"step")
     end(process, signal.SIGINT).failed(130, "it goes on without you")
     assert d.info(id)["state"] == "running"
     process = begin(url, "wait", id, "-o", "/dev/null")
-    while b"step" not in process.stderr.readline():
-        pass
+    heard(process, b"step")
     denoise(url, "cancel", id).ok()
     end(process).failed(3, "cancelled")
     denoise(url, "wait", id, "-o", "/dev/null").failed(3, "cancelled")
@@ -355,8 +351,7 @@ def test_bar_and_picture_on_a_terminal(d, url):
 
 def test_who_shares_the_batches(d, url):
     other = begin(url, "generate", *LONG, "-o", "/dev/null")
-    while b"step" not in other.stderr.readline():
-        pass
+    heard(other, b"step")
     code, out = on_terminal(url, "generate", *LONG, "-o", "/dev/null", TERM="xterm", until=rb"\d+ rows of 2 requests")
     end(other, signal.SIGINT)
     assert code == 130, out

@@ -16,8 +16,10 @@ import zipfile
 import pytest
 
 from boxes import Box
-from command import DENOISE, PNG, begin, denoise, end, environment, kitty_pictures, lie, on_terminal, plain, refusal, stream, url_of
-from serving import BINARY, GOLDEN, PATIENCE, SANITIZED, Serving, copy_model, npy_read, st_write
+from command import (DENOISE, PNG, begin, denoise, end, environment, heard, kitty_pictures, lie, on_terminal, plain, refusal, stream,
+                     url_of)
+from conftest import Daemon
+from serving import BINARY, GOLDEN, PATIENCE, SANITIZED, copy_model, npy_read, st_write
 from test_jobs import JOB, SIDE, STEPS, UNET, dots
 
 HALF = STEPS // 2
@@ -178,23 +180,19 @@ def test_every_field_of_a_job_has_a_flag(d):
 def test_ctrl_c_leaves_it_and_others_change_it(d, url, files, dataset):
     process = begin(url, "train", str(files / "job.json"), "--dataset", "dots", *LONG, "--follow")
     id = process.stdout.readline().decode().strip()
-    while b"step " not in process.stderr.readline():
-        pass
+    heard(process, b"step ")
     end(process, signal.SIGINT).failed(130, "it goes on without you: `denoise jobs follow %s`" % id)
     assert job(d, id)["state"] == "running"
     listed = denoise(url, "jobs", "--state", "running").ok().out.decode().split("\n")
     assert listed[0].split()[:4] == ["ID", "STATE", "NAME", "DATASET"] and listed[1].split()[:4] == [id, "running", "t", "dots"]
     follower = begin(url, "jobs", "follow", id)
-    while b"step " not in follower.stderr.readline():
-        pass
+    heard(follower, b"step ")
     done = denoise(url, "jobs", "set", id, "--train-share", "0.5", "--priority", "high").ok()
     assert re.fullmatch(rb"%s is running at step \d+ of 10000000, share 0.5, priority high\n" % id.encode(), done.out)
     denoise(url, "jobs", "save", id).ok()
     denoise(url, "jobs", "pause", id).ok()
-    while b"paused; `denoise jobs resume %s` goes on" % id.encode() not in follower.stderr.readline():
-        pass
+    heard(follower, b"; `denoise jobs resume %s` goes on" % id.encode())
     wait(d, id, "paused")
-    denoise(url, "jobs", "pause", id).failed(3, "conflict")
     denoise(url, "jobs", "resume", id).ok()
     wait(d, id, "running")
     denoise(url, "jobs", "set", id, "--train-share", "7").failed(3, "train_share")
@@ -229,7 +227,7 @@ def test_bar_curve_and_previews_on_a_terminal(url, files, dataset):
 
 def test_a_daemon_that_dies_is_waited_for(models, files, tmp_path):
     args = ["--listen", "unix:%s/s" % tmp_path, "--models", models, "--load", "none", "--state", str(tmp_path / "state")]
-    daemon = Serving(BINARY, args).started()
+    daemon = Daemon(BINARY, args).started()
     url = url_of(daemon)
     denoise(url, "datasets", "push", "dots", str(files / "dots"), "-q").ok()
     process = begin(url, "train", str(files / "job.json"), "--dataset", "dots", *LONG, "--checkpoint-every-steps", "2", "-f")
@@ -239,7 +237,7 @@ def test_a_daemon_that_dies_is_waited_for(models, files, tmp_path):
         assert time.monotonic() < give_up
         time.sleep(0.02)
     daemon.stop(want=-signal.SIGKILL, sig=signal.SIGKILL)
-    daemon = Serving(BINARY, args).started()
+    daemon = Daemon(BINARY, args).started()
     try:
         wait(daemon, id, "running", 1)
         denoise(url, "jobs", "cancel", id).ok()
@@ -266,7 +264,7 @@ def test_what_can_be_pushed(d, url, files, dataset, tmp_path):
     with zipfile.ZipFile(zipped, "w") as z:
         for folder in ("blue", "green", "red"):
             for name in os.listdir(files / "dots" / folder):
-                z.write(files / "dots" / folder / name, folder + "/" + name)
+                z.writestr(folder + "/" + name, (files / "dots" / folder / name).read_bytes())
     (tmp_path / "dots.zip").write_bytes(zipped.getvalue())
     (tmp_path / "dots.tar").write_bytes(dots())
     (tmp_path / "a.npy").write_bytes(npy((3, 8, 8), pixels(192)))
@@ -345,7 +343,6 @@ def test_what_is_not_sent(tmp_path, kind, text):
     (["datasets", "push", "x"], "PATH... is missing"),
     (["datasets", "push", "x/y", "."], "a name matches"),
     (["datasets", "push", "x", "/nonexistent"], "/nonexistent: No such file"),
-    (["datasets", "push", "x", "/dev/null"], "it is empty"),
     (["datasets", "push", "x", "/etc/hostname", "/etc/hostname"], "two files have this name"),
     (["datasets", "push", "x", "/etc/hostname", "/etc"], "a folder must be the only one"),
     (["datasets", "push", "x", "/etc/hostname", "--skip-broken=perhaps"], "must be true or false"),
@@ -364,7 +361,8 @@ def test_what_is_not_sent(tmp_path, kind, text):
     (["train", "--dataset", "x", "--skip-broken"], "with a slash"),
     (["train", "--dataset", "/", ], "--dataset-name is needed"),
     (["train", "--dataset", "./x", "--dataset-name", "X"], "a name matches"),
-    (["train", "--show", "ascii"], "--show must be"),
+    (["train", "--show", "ascii", "-f"], "--show must be"),
+    (["train", "--show", "never"], "--show is for --follow"),
 ])
 def test_usage(tmp_path, args, text):
     """Nothing is asked: the address leads nowhere, which would be another exit status."""
@@ -557,8 +555,7 @@ def test_an_upload_can_be_left(lie, big):
         time.sleep(2)
 
     process = begin(lie(answer).url, "datasets", "push", "x", str(big))
-    while b"sent" not in process.stderr.readline():
-        pass
+    heard(process, b"sent")
     end(process, signal.SIGINT).failed(130, "nothing was stored")
 
 
