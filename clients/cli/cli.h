@@ -83,7 +83,7 @@ enum { DN_OPERANDS_MAX = 16, DN_QUERY_MAX = 4096 };
 struct dn_args;
 typedef struct dn_command {
     const char *name;     /* "load", or "jobs pause" */
-    const char *operands; /* "NAME", "ID NAME"; "[NAME]" may be left out, "PATH..." repeated, the last one only; NULL: none */
+    const char *operands; /* "ID NAME"; the last one may be "[NAME]" (left out) or "PATH..." (repeated); NULL: none */
     int id;
     const dn_fields *query;   /* flags that become the query string; NULL: none */
     const dn_fields *request; /* flags that become the JSON request; NULL: none */
@@ -126,7 +126,7 @@ bool dn_json_true(const struct json_t *object, const char *key);
 
 /* input.c: what the user named. Each returns 0 or a dn_exit after a complaint.
  *
- * A JSON object of at most `max` bytes from a file ("-": standard input); `label` comes before its name in complaints. */
+ * A JSON object of at most `max` bytes from a file ("-": standard input); complaints begin with `label`. */
 int dn_json_read(struct json_t **out, const char *path, const char *label, size_t max);
 int dn_id_check(const char *id);
 enum dn_name_kind { DN_NAME, DN_NAME_OR_VERSION, DN_NAME_VERSION }; /* of a model or a dataset: NAME, NAME@VERSION */

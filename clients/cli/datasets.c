@@ -25,7 +25,9 @@ static void size_text(char out[CELL], const json_t *d)
 
 static void print_list(const json_t *list)
 {
-    static const char *const names[] = { "NAME", "HASH", "IMAGES", "SIZE", "CLASSES", "BYTES", "JOBS", "CREATED", NULL };
+    static const char *const names[] = {
+        "NAME", "HASH", "IMAGES", "SIZE", "CLASSES", "BYTES", "JOBS", "CREATED", NULL
+    };
     dn_columns t;
     size_t i;
     json_t *d;
@@ -120,7 +122,8 @@ int dn_dataset_send(char out[DN_DATASET_ID_MAX], dn_client *c, const dn_args *ar
 {
     char path[sizeof "/datasets/?" + DN_NAME_LEN_MAX + DN_QUERY_MAX];
     json_t *d = NULL;
-    snprintf(path, sizeof path, "/datasets/%s%s%s", name, args->query.len ? "?" : "", args->query.len ? args->query.data : "");
+    snprintf(path, sizeof path, "/datasets/%s%s%s", name, args->query.len ? "?" : "",
+             args->query.len ? args->query.data : "");
     int rc = dn_upload_put(u, c, path, &d);
     const char *hash = dn_json_text(d, "hash");
     if (!rc && (!dn_id_is_plain(hash) || strcmp(dn_json_text(d, "name"), name))) {

@@ -16,8 +16,8 @@ typedef struct dn_download {
 
 /* `path` NULL or "-": standard output. Returns 0, or a dn_exit after a complaint. */
 int dn_download_begin(dn_download *d, const char *path);
-/* The transfer's end: `rc` is what it became. With 0 the file appears, else nothing of it stays. Returns rc, or a dn_exit
- * after a complaint. */
+/* The transfer's end: `rc` is what it became. With 0 the file appears, else nothing of it stays. Returns rc, or a
+ * dn_exit after a complaint. */
 int dn_download_end(dn_download *d, int rc);
 
 /* A whole command: what is at `path` (with % for `name`) goes to -o. Returns a dn_exit. */

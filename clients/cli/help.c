@@ -124,7 +124,8 @@ static void put_command(FILE *out, const dn_command *c)
 static void put_overview(FILE *out)
 {
     char left[80];
-    fputs("denoise - pictures from a denoised daemon, and its training\n\nUsage: denoise COMMAND [FLAGS]\n\nCommands:\n", out);
+    fputs("denoise - pictures from a denoised daemon, and its training\n\nUsage: denoise COMMAND [FLAGS]\n", out);
+    fputs("\nCommands:\n", out);
     for (const dn_command *c = dn_commands; c->name; c++) {
         snprintf(left, sizeof left, "%s%s%s", c->name, c->operands ? " " : "", c->operands ? c->operands : "");
         put_entry(out, left, c->summary);

@@ -20,6 +20,8 @@ enum {
     SILENCE_MAX_S = 300, /* of a stream; the daemon pings every 15 s, but not while it loads a model */
     POLL_MS = 200,       /* how late an interrupt may be noticed */
     RETRY_AFTER_MAX_S = 3600,
+    PAUSE_FIRST_MS = 200,
+    PAUSE_MAX_S = 30,
     REFUSAL_MAX = 64 << 10,
     URL_MAX = 2048
 };
@@ -49,6 +51,14 @@ void dn_pause(double seconds)
 {
     for (; seconds > 0 && !interrupted; seconds -= POLL_MS / 1e3)
         poll(NULL, 0, seconds < POLL_MS / 1e3 ? (int)(seconds * 1e3) : POLL_MS);
+}
+
+void dn_pause_again(int n)
+{
+    double seconds = PAUSE_FIRST_MS / 1e3;
+    while (--n && seconds < PAUSE_MAX_S)
+        seconds *= 2;
+    dn_pause(seconds < PAUSE_MAX_S ? seconds : PAUSE_MAX_S);
 }
 
 /* ---- the client ------------------------------------------------------------------------------------------------ */

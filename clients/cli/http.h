@@ -42,14 +42,14 @@ typedef struct dn_taker {
 
 typedef struct dn_transfer {
     /* what is asked */
-    const char *method, *path; /* path with its query */
-    const char *body;          /* JSON; NULL: none */
-    const dn_giver *giver;     /* or a PUT's body; NULL: none */
-    const dn_taker *taker;     /* takes the body of a 2xx, which must say where it ends; NULL: it goes to `answer` */
-    const char *accept;        /* NULL: anything */
-    const char *header;        /* one more, "Name: value"; NULL: none */
-    size_t max;                /* of the answer's body; 0: DN_ANSWER_MAX */
-    dn_sse *sse;               /* takes the body of a 200 that is an event stream; NULL: nothing does */
+    const char *method, *path;  /* path with its query */
+    const char *body;           /* JSON; NULL: none */
+    const dn_giver *giver;      /* or a PUT's body; NULL: none */
+    const dn_taker *taker;      /* takes the body of a 2xx, which must say where it ends; NULL: it goes to `answer` */
+    const char *accept;         /* NULL: anything */
+    const char *header;         /* one more, "Name: value"; NULL: none */
+    size_t max;                 /* of the answer's body; 0: DN_ANSWER_MAX */
+    dn_sse *sse;                /* takes the body of a 200 that is an event stream; NULL: nothing does */
     void (*between)(void *arg); /* called now and then while it runs, and may run other transfers; NULL: nothing is */
     void *between_arg;
 
@@ -68,8 +68,8 @@ typedef struct dn_transfer {
     CURLcode result;
     long os_errno;
     bool finished;
-    bool framed; /* the answer says where it ends */
-    bool failed; /* by giver or taker */
+    bool framed;     /* the answer says where it ends */
+    bool failed;     /* by giver or taker */
     const char *why; /* the answer was given up; NULL: it was not */
 } dn_transfer;
 
@@ -99,8 +99,8 @@ int dn_error_complain(const struct json_t *error, int status);
  * complaints, --raw. *out is only set on success. Returns 0 or a dn_exit. */
 int dn_ask(const dn_args *args, const char *method, const char *path, const struct json_t *body, struct json_t **out);
 /* The same with a path like "/models/%/load", in which % stands for `name`, escaped. */
-int dn_ask_about(const dn_args *args, const char *method, const char *path, const char *name,
-                 const struct json_t *body, struct json_t **out);
+int dn_ask_about(const dn_args *args, const char *method, const char *path, const char *name, const struct json_t *body,
+                 struct json_t **out);
 /* Such a path, malloc'ed; NULL after a complaint. */
 char *dn_path_about(const char *path, const char *name);
 
@@ -111,5 +111,7 @@ bool dn_interrupted(void);
 void dn_interrupt_forget(void);
 /* Returns early when interrupted. */
 void dn_pause(double seconds);
+/* Before the n-th try again, n from 1: twice as long each time. */
+void dn_pause_again(int n);
 
 #endif

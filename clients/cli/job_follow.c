@@ -1,7 +1,7 @@
 /* job_follow.c - see job_follow.h.
  *
- * Previews come as events that name a picture, which is fetched between two pieces of the stream. A connection that ends
- * before the job does is made again behind the last event, after a pause that grows. */
+ * Previews come as events that name a picture, which is fetched between two pieces of the stream. A connection that
+ * ends before the job does is made again behind the last event, after a pause that grows. */
 #include "job_follow.h"
 #include "progress.h"
 #include "spark.h"
@@ -19,7 +19,6 @@ enum {
     STEADY_S = 10 /* a connection that lasts so long was none that was refused */
 };
 static const char events_type[] = "text/event-stream";
-static const double pause_first_s = 0.2, pause_max_s = 30;
 
 typedef struct follower {
     dn_client *client;
@@ -32,12 +31,12 @@ typedef struct follower {
     char last_event[DN_SSE_NAME_MAX + 1];
     char state[16]; /* the last that was told */
     bool heard, done;
-    int exit;         /* when done */
-    json_t *last;     /* the job as it ended; NULL: it goes on, or it was not understood */
+    int exit;     /* when done */
+    json_t *last; /* the job as it ended; NULL: it goes on, or it was not understood */
     long skipped;
     double loss, eval_loss; /* NAN: none yet */
-    char preview[128];   /* the path of a picture to be fetched; "": none */
-    char seed_label[64]; /* of the one that is shown at every step; "": not chosen yet */
+    char preview[128];      /* the path of a picture to be fetched; "": none */
+    char seed_label[64];    /* of the one that is shown at every step; "": not chosen yet */
     long preview_step;
 } follower;
 
@@ -170,8 +169,7 @@ static void succeeded(follower *f, const json_t *job)
     double s = dn_json_number(job, "finished_at") - dn_json_number(job, "started_at");
     if (f->skipped)
         snprintf(skipped, sizeof skipped, ", %ld skipped as not finite", f->skipped);
-    say(f,
-        "trained: %.0f steps%s in %s, loss %s, evaluation %s; `denoise jobs publish %s NAME` makes a model of it\n",
+    say(f, "trained: %.0f steps%s in %s, loss %s, evaluation %s; `denoise jobs publish %s NAME` makes a model of it\n",
         dn_json_number(job, "steps"), skipped, dn_text_time(time, s), loss_text(loss, number_or_nan(job, "loss")),
         loss_text(eval, number_or_nan(job, "eval_loss")), f->id);
 }
@@ -217,8 +215,11 @@ static int on_state(follower *f, const json_t *job)
 static const struct {
     const char *name;
     int (*fn)(follower *f, const json_t *data); /* not 0: stop */
-} handlers[] = { { "step", on_step },       { "eval", on_eval },   { "preview", on_preview },
-                 { "resumed", on_resumed }, { "state", on_state } };
+} handlers[] = { { "step", on_step },
+                 { "eval", on_eval },
+                 { "preview", on_preview },
+                 { "resumed", on_resumed },
+                 { "state", on_state } };
 
 static int on_event(void *arg, const char *name, const char *id, const char *text, size_t len)
 {
@@ -266,8 +267,13 @@ static int hear(follower *f, dn_transfer *t)
     snprintf(f->resume, sizeof f->resume, "Last-Event-ID: %s", f->last_event);
     dn_sse_fini(&f->sse); /* a stream that was cut off may have left half an event */
     dn_sse_init(&f->sse, DN_STATUS_EVENT_MAX, on_event, f);
-    *t = (dn_transfer){ .method = "GET", .path = f->path, .accept = events_type, .sse = &f->sse,
-                        .header = *f->last_event ? f->resume : NULL, .between = fetch_preview, .between_arg = f };
+    *t = (dn_transfer){ .method = "GET",
+                        .path = f->path,
+                        .accept = events_type,
+                        .sse = &f->sse,
+                        .header = *f->last_event ? f->resume : NULL,
+                        .between = fetch_preview,
+                        .between_arg = f };
     int rc = dn_client_run(f->client, t, NULL);
     if (!rc)
         fetch_preview(f);
@@ -287,16 +293,13 @@ static bool is_cut(const follower *f, const dn_transfer *t, int rc)
 static int follow(follower *f)
 {
     char before[sizeof f->last_event];
-    double pause = pause_first_s;
     for (int tries = 1;; tries++) {
         dn_transfer t;
         time_t begun = time(NULL);
         snprintf(before, sizeof before, "%s", f->last_event);
         int rc = hear(f, &t);
-        if (strcmp(before, f->last_event) || time(NULL) - begun > STEADY_S) {
+        if (strcmp(before, f->last_event) || time(NULL) - begun > STEADY_S)
             tries = 1;
-            pause = pause_first_s;
-        }
         bool again = is_cut(f, &t, rc) && tries < TRIES_MAX;
         if (f->done)
             rc = f->exit;
@@ -309,10 +312,9 @@ static int follow(follower *f)
         }
         if (!again)
             return rc;
-        dn_pause(pause);
+        dn_pause_again(tries);
         if (dn_interrupted())
             return DN_EXIT_INTERRUPTED;
-        pause = fmin(2 * pause, pause_max_s);
     }
 }
 

@@ -30,8 +30,8 @@ static void print_list(const json_t *list)
             dn_text_time(left, json_number_value(eta));
         else
             left[0] = 0;
-        dn_columns_add(&t, (const char *const[]){ dn_json_text(j, "id"), dn_json_text(j, "state"), dn_json_text(j, "name"),
-                                                  data, step, loss, left,
+        dn_columns_add(&t, (const char *const[]){ dn_json_text(j, "id"), dn_json_text(j, "state"),
+                                                  dn_json_text(j, "name"), data, step, loss, left,
                                                   dn_text_date(created, dn_json_number(j, "created_at")) });
     }
     dn_columns_print(&t, 0, stdout);

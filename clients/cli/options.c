@@ -1,7 +1,7 @@
 /* options.c - the command line into dn_args.
  *
- * Three tables give the flags: dn_options, and proto's of the command's query and request. A command's name may have two
- * words, which stand together: the longer name wins, and after "--" every word is an operand. */
+ * Three tables give the flags: dn_options, and proto's of the command's query and request. A command's name may have
+ * two words, which stand together: the longer name wins, and after "--" every word is an operand. */
 #include "cli.h"
 
 #include <jansson.h>

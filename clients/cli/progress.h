@@ -13,7 +13,7 @@ typedef struct dn_progress {
     int width;   /* of the bar, the same whatever stands behind it */
     bool shown;  /* the bar stands on the current line */
     int64_t drawn_ms;
-    int said;    /* plain: tenths of the run that were said */
+    int said;            /* plain: tenths of the run that were said */
     long rows, requests; /* of the last batch that this request was in; 0: not known */
 } dn_progress;
 

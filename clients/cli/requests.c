@@ -36,9 +36,9 @@ void dn_requests_print(const json_t *list, int indent, FILE *out)
         snprintf(n, sizeof n, "%.0f", dn_json_number(r, "n"));
         step_text(step, r);
         left_text(left, r);
-        dn_columns_add(&t, (const char *const[]){ dn_json_text(r, "id"), dn_json_text(r, "state"),
-                                                  dn_json_text(r, "model"), n, step, left,
-                                                  dn_text_date(created, dn_json_number(r, "created_at")) });
+        dn_columns_add(&t,
+                       (const char *const[]){ dn_json_text(r, "id"), dn_json_text(r, "state"), dn_json_text(r, "model"),
+                                              n, step, left, dn_text_date(created, dn_json_number(r, "created_at")) });
     }
     dn_columns_print(&t, indent, out);
     dn_columns_fini(&t);

@@ -56,7 +56,9 @@ void dn_spark_text(const dn_spark *s, char out[DN_SPARK_BYTES], bool utf8)
     char *at = out;
     for (int i = 0; i <= last; i++) {
         int level = s->count[i] && high > low ? (int)lround(7 * (v[i] - low) / (high - low)) : 0;
-        const char *text = !s->count[i] ? " " : utf8 ? (const char[4]){ '\xe2', '\x96', (char)(0x81 + level), 0 } : NULL;
+        const char *text = !s->count[i] ? " "
+                           : utf8       ? (const char[4]){ '\xe2', '\x96', (char)(0x81 + level), 0 }
+                                        : NULL;
         if (text)
             at = stpcpy(at, text);
         else

@@ -30,8 +30,8 @@ typedef struct dn_tar {
     char why[160];
 } dn_tar;
 
-/* A folder (its files are named from it), or files (named by their last part). Returns 0, or a dn_exit after a complaint.
- * Call dn_tar_fini in every case. */
+/* A folder (its files are named from it), or files (named by their last part). Returns 0, or a dn_exit after a
+ * complaint. Call dn_tar_fini in every case. */
 int dn_tar_init(dn_tar *t, const char *const *path, int n);
 void dn_tar_fini(dn_tar *t);
 /* The next bytes of the tar: their number, 0 at the end, -1 with at_fault and why. */

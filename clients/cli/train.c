@@ -1,4 +1,4 @@
-/* train.c - `denoise train`: a dataset is sent if a folder is given, a job is submitted, and followed if one wants to. */
+/* train.c - `denoise train`: a dataset is sent if one is here, a job is submitted, and followed if one wants to. */
 #include "datasets.h"
 #include "job.h"
 #include "job_follow.h"
@@ -11,7 +11,7 @@
 #include <sys/random.h>
 #include <unistd.h>
 
-enum { TRIES_MAX = 5, KEY_BYTES = 16 };
+enum { TRIES_MAX = 8, KEY_BYTES = 16 };
 
 /* ---- the request ------------------------------------------------------------------------------------------------ */
 
@@ -79,7 +79,8 @@ static int check_upload(char name[DN_NAME_LEN_MAX + 1], const dn_args *args, con
 {
     const char *given = args->value[DN_OPT_DATASET_NAME];
     if (!path && (given || args->query.len)) {
-        dn_complain("%s is for a --dataset that is sent: a path with a slash", given ? "--dataset-name" : "--skip-broken");
+        dn_complain("%s is for a --dataset that is sent: a path with a slash",
+                    given ? "--dataset-name" : "--skip-broken");
         return DN_EXIT_USAGE;
     }
     if (!path)
@@ -133,7 +134,7 @@ static int post(dn_client *c, const char *body, json_t **job)
         dn_transfer_fini(&t);
         if (!again)
             return rc;
-        dn_pause(tries < 2 ? 0.2 : tries);
+        dn_pause_again(tries);
         if (dn_interrupted())
             return DN_EXIT_INTERRUPTED;
     }
@@ -149,8 +150,9 @@ static void say_plan(const json_t *job)
     fprintf(stderr, "memory: %s", dn_text_bytes(bytes, dn_json_number(plan, "total")));
     for (int i = 0; i < 6; i++)
         fprintf(stderr, "%s %s %s", i ? "," : ":", parts[i], dn_text_bytes(bytes, dn_json_number(plan, parts[i])));
-    fprintf(stderr, "\n%ld rows a pass, %ld blocks computed twice, %.4g GFLOP a step\n", dn_json_count(plan, "micro_batch"),
-            dn_json_count(plan, "recomputed_blocks"), dn_json_number(plan, "gflop_per_step"));
+    fprintf(stderr, "\n%ld rows a pass, %ld blocks computed twice, %.4g GFLOP a step\n",
+            dn_json_count(plan, "micro_batch"), dn_json_count(plan, "recomputed_blocks"),
+            dn_json_number(plan, "gflop_per_step"));
 }
 
 /* The id alone goes to standard output. */

@@ -16,8 +16,8 @@ typedef struct dn_upload {
     dn_progress progress;
 } dn_upload;
 
-/* `path` "-" is standard input. Returns 0, or a dn_exit after a complaint; nothing has been asked yet. Call dn_upload_fini
- * in every case. */
+/* `path` "-" is standard input. Returns 0, or a dn_exit after a complaint; nothing has been asked yet. Call
+ * dn_upload_fini in every case. */
 int dn_upload_init(dn_upload *u, const char *const *path, int n, bool silent);
 void dn_upload_fini(dn_upload *u);
 /* PUT it to `path`, with a bar. *out (the answer's object) is only set on success. Returns 0 or a dn_exit. */

@@ -21,8 +21,10 @@ static void say_versions(const json_t *model, const char *name)
         live = dn_json_true(v, "live") ? n : live;
     }
     printf("%s@%" JSON_INTEGER_FORMAT "\n", name, newest);
-    if (newest != live)
-        fprintf(stderr, "%s@%" JSON_INTEGER_FORMAT " stays live; `denoise models alias %s@%" JSON_INTEGER_FORMAT "` changes it\n",
+    if (live && newest != live)
+        fprintf(stderr,
+                "%s@%" JSON_INTEGER_FORMAT " stays live; `denoise models alias %s@%" JSON_INTEGER_FORMAT
+                "` changes it\n",
                 name, live, name, newest);
 }
 

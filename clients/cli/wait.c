@@ -27,7 +27,7 @@ static int follow(dn_follow *f, const char *id)
         dn_transfer_fini(&t);
         if (f->done || !again)
             return rc;
-        dn_pause(1);
+        dn_pause_again(tries + 1);
     }
 }
 
