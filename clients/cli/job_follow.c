@@ -34,9 +34,9 @@ typedef struct follower {
     int exit;     /* when done */
     json_t *last; /* the job as it ended; NULL: it goes on, or it was not understood */
     long skipped;
-    double loss, eval_loss; /* NAN: none yet */
-    char preview[128];      /* the path of a picture to be fetched; "": none */
-    char seed_label[64];    /* of the one that is shown at every step; "": not chosen yet */
+    double loss;         /* NAN: none yet */
+    char preview[128];   /* the path of a picture to be fetched; "": none */
+    char seed_label[64]; /* of the one that is shown at every step; "": not chosen yet */
     long preview_step;
 } follower;
 
@@ -88,9 +88,9 @@ static void draw(follower *f, long step, long steps, double eta_s)
     dn_text_time(time, eta_s);
     loss_text(loss, f->loss);
     if (eta_s > 0) /* the daemon's own measure, whatever is replayed here */
-        snprintf(rate, sizeof rate, ", %.3g step/s", (double)(steps - step) / eta_s);
-    snprintf(tail, sizeof tail, " %ld/%ld  loss %s %s%s  %s left", step, steps, loss, spark, rate, time);
-    snprintf(line, sizeof line, "step %ld of %ld, loss %s%s, %s left", step, steps, loss, rate, time);
+        snprintf(rate, sizeof rate, "%.3g step/s, ", (double)(steps - step) / eta_s);
+    snprintf(tail, sizeof tail, " %ld/%ld  loss %s %s  %s%s left", step, steps, loss, spark, rate, time);
+    snprintf(line, sizeof line, "step %ld of %ld, loss %s, %s%s left", step, steps, loss, rate, time);
     dn_progress_show(&f->progress, (double)step / (double)steps, tail, line);
 }
 
@@ -112,7 +112,6 @@ static int on_eval(follower *f, const json_t *data)
     char loss[24], bucket[24], all[200] = "";
     size_t i, n = 0;
     json_t *v;
-    f->eval_loss = number_or_nan(data, "loss");
     json_array_foreach(json_object_get(data, "buckets"), i, v)
     {
         if (n < sizeof all - 24)
@@ -120,7 +119,7 @@ static int on_eval(follower *f, const json_t *data)
                                   loss_text(bucket, json_is_number(v) ? json_number_value(v) : NAN));
     }
     say(f, "evaluation after step %ld: loss %s; by timestep%s\n", dn_json_count(data, "step"),
-        loss_text(loss, f->eval_loss), n ? all : " -");
+        loss_text(loss, number_or_nan(data, "loss")), n ? all : " -");
     return 0;
 }
 
@@ -165,13 +164,16 @@ static int on_resumed(follower *f, const json_t *data)
 
 static void succeeded(follower *f, const json_t *job)
 {
-    char loss[24], eval[24], time[24], skipped[48] = "";
+    char loss[24], number[24], time[24], skipped[48] = "", eval[48] = "";
     double s = dn_json_number(job, "finished_at") - dn_json_number(job, "started_at");
+    double eval_loss = number_or_nan(job, "eval_loss");
     if (f->skipped)
         snprintf(skipped, sizeof skipped, ", %ld skipped as not finite", f->skipped);
-    say(f, "trained: %.0f steps%s in %s, loss %s, evaluation %s; `denoise jobs publish %s NAME` makes a model of it\n",
-        dn_json_number(job, "steps"), skipped, dn_text_time(time, s), loss_text(loss, number_or_nan(job, "loss")),
-        loss_text(eval, number_or_nan(job, "eval_loss")), f->id);
+    if (isfinite(eval_loss))
+        snprintf(eval, sizeof eval, ", evaluation %s", loss_text(number, eval_loss));
+    say(f, "trained: %ld steps%s in %s, loss %s%s; `denoise jobs publish %s NAME` makes a model of it\n",
+        dn_json_count(job, "steps"), skipped, dn_text_time(time, s), loss_text(loss, number_or_nan(job, "loss")), eval,
+        f->id);
 }
 
 /* After the last preview. */
@@ -320,7 +322,7 @@ static int follow(follower *f)
 
 int dn_job_follow(dn_client *c, dn_output_to *output, const char *id, bool heard)
 {
-    follower f = { .client = c, .output = output, .id = id, .heard = heard, .loss = NAN, .eval_loss = NAN };
+    follower f = { .client = c, .output = output, .id = id, .heard = heard, .loss = NAN };
     dn_progress_init(&f.progress, stderr, output->silent);
     dn_progress_reserve(&f.progress, TAIL_COLUMNS);
     int rc = follow(&f);

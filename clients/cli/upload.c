@@ -86,6 +86,7 @@ int dn_upload_init(dn_upload *u, const char *const *path, int n, bool silent)
     struct stat st;
     *u = (dn_upload){ .path = path[0], .fd = -1, .giver = { give, u, -1, "application/octet-stream" } };
     dn_progress_init(&u->progress, stderr, silent);
+    u->progress.said = 0; /* "sent 0 B" is no news */
     if (n == 1 && (!strcmp(path[0], "-") || stat(path[0], &st) || !S_ISDIR(st.st_mode)))
         return open_file(u);
     u->is_tar = true;
