@@ -4,8 +4,8 @@
 
 /* clang-format off */
 static const char push_text[] =
-    "PATH is a folder (sent as a tar that is made on the way; links and devices in it are refused), or one file as it is, or several files, or - "
-    "for standard input. What comes half is not kept.";
+    "PATH is a folder (sent as a tar that is made on the way, without what is hidden; links and devices in it are refused), or one file as it "
+    "is, or several files, or - for standard input. What comes half is not kept.";
 static const char publish_text[] =
     "The moving average of the weights becomes the next version of the model NAME, and its live one; the job goes on.";
 

@@ -157,8 +157,6 @@ int dn_run_dataset_push(dn_args *args)
     }
     if (!rc)
         printf("%s\n", id);
-    if (rc == DN_EXIT_INTERRUPTED)
-        dn_complain("interrupted; nothing was stored");
     dn_upload_fini(&u);
     return rc;
 }

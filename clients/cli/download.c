@@ -8,10 +8,21 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-static int complain(const dn_download *d)
+static int complain(dn_download *d)
 {
+    dn_progress_clear(&d->progress);
     dn_complain("%s: %s", d->path ? d->path : "standard output", strerror(errno));
     return DN_EXIT_FAILED;
+}
+
+static void show(dn_download *d)
+{
+    char tail[80], done[24], all[24];
+    int64_t length = d->transfer ? d->transfer->length : 0;
+    if (!d->path || length <= 0 || !d->progress.tty || !dn_progress_due(&d->progress))
+        return;
+    snprintf(tail, sizeof tail, " %s of %s", dn_text_bytes(done, (double)d->bytes), dn_text_bytes(all, (double)length));
+    dn_progress_show(&d->progress, (double)d->bytes / (double)length, tail, "");
 }
 
 static int take(void *arg, const char *bytes, size_t n)
@@ -30,6 +41,7 @@ static int take(void *arg, const char *bytes, size_t n)
         n -= (size_t)k;
         d->bytes += k;
     }
+    show(d);
     return 0;
 }
 
@@ -63,6 +75,7 @@ int dn_download_begin(dn_download *d, const char *path)
     struct stat st;
     *d = (dn_download){ .path = path && strcmp(path, "-") ? path : NULL, .fd = -1 };
     d->taker = (dn_taker){ take, d };
+    dn_progress_init(&d->progress, stderr, false);
     if (!d->path) {
         d->fd = dup(STDOUT_FILENO);
         return d->fd < 0 ? complain(d) : 0;
@@ -96,8 +109,13 @@ static int fetch(dn_download *d, const dn_args *args, const char *path)
     int rc = dn_client_init(&client, args);
     if (rc)
         return rc;
+    if (!args->value[DN_OPT_QUIET])
+        d->transfer = &t;
     dn_interrupt_catch();
-    rc = dn_client_ask(&client, &t);
+    rc = dn_client_run(&client, &t, NULL);
+    dn_progress_clear(&d->progress);
+    rc = dn_client_complain(&client, &t, rc);
+    d->transfer = NULL;
     dn_transfer_fini(&t);
     dn_client_fini(&client);
     return rc;

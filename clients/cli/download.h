@@ -4,6 +4,7 @@
 #define DN_CLI_DOWNLOAD_H
 
 #include "http.h"
+#include "progress.h"
 
 typedef struct dn_download {
     dn_taker taker; /* for a transfer */
@@ -12,6 +13,8 @@ typedef struct dn_download {
     char *beside;
     int fd;
     int64_t bytes;
+    const dn_transfer *transfer; /* that it is for, which says how long it is; NULL: there is no bar */
+    dn_progress progress;
 } dn_download;
 
 /* `path` NULL or "-": standard output. Returns 0, or a dn_exit after a complaint. */

@@ -166,10 +166,12 @@ static size_t on_header(char *line, size_t size, size_t n, void *arg)
     char value[80];
     if (header_value(line, size * n, "Content-Type", value, sizeof value))
         snprintf(t->content_type, sizeof t->content_type, "%.*s", (int)strcspn(value, "; "), value);
-    else if (header_value(line, size * n, "Content-Length", value, sizeof value) ||
-             header_value(line, size * n, "Transfer-Encoding", value, sizeof value))
+    else if (header_value(line, size * n, "Transfer-Encoding", value, sizeof value))
         t->framed = true;
-    else if (header_value(line, size * n, "Retry-After", value, sizeof value)) {
+    else if (header_value(line, size * n, "Content-Length", value, sizeof value)) {
+        t->framed = true;
+        t->length = strtoll(value, NULL, 10);
+    } else if (header_value(line, size * n, "Retry-After", value, sizeof value)) {
         char *end;
         long s = strtol(value, &end, 10);
         t->retry_after_s = end == value || *end || s < 0 ? -1 : s < RETRY_AFTER_MAX_S ? s : RETRY_AFTER_MAX_S;
@@ -279,6 +281,7 @@ static int start(dn_client *c, dn_transfer *t)
     char *url = NULL;
     t->status = 0;
     t->retry_after_s = -1;
+    t->length = -1;
     t->finished = t->framed = t->failed = false;
     t->why = NULL;
     t->result = CURLE_OUT_OF_MEMORY;

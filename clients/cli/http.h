@@ -58,6 +58,7 @@ typedef struct dn_transfer {
     char content_type[80]; /* without parameters */
     long retry_after_s;    /* -1: not said */
     dn_buf answer;         /* what went to no parser */
+    int64_t length;        /* of the body, as the answer says; -1: not said */
     bool stopped;          /* by the parser's function */
     bool sent;             /* some of it has left: the daemon may have done it */
 

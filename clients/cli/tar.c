@@ -76,7 +76,7 @@ static int walk(dn_tar *t, const char *folder, size_t base, int depth)
     if (!dir)
         return complain(folder, depth < DEPTH_MAX ? strerror(errno) : "too deep a folder");
     for (struct dirent *e; !rc && (errno = 0, e = readdir(dir));) {
-        if (!strcmp(e->d_name, ".") || !strcmp(e->d_name, ".."))
+        if (e->d_name[0] == '.') /* hidden, and . and .. */
             continue;
         rc = asprintf(&path, "%s/%s", folder, e->d_name) < 0 ? no_memory() : visit(t, path, base, depth);
     }

@@ -1,8 +1,8 @@
 /* tar.h - files and folders as a tar that is made while it is read.
  *
  * Folders are walked first, so that what cannot be sent is found before anything is asked: links, devices, pipes are
- * refused by name. Names are sorted, owners and times left out: the same files give the same bytes. A file that changes
- * its size meanwhile ends it. */
+ * refused by name; what is hidden (.git, .DS_Store) stays here. Names are sorted, owners and times left out: the same
+ * files give the same bytes. A file that changes its size meanwhile ends it. */
 #ifndef DN_CLI_TAR_H
 #define DN_CLI_TAR_H
 

@@ -103,7 +103,7 @@ static int send_dataset(dn_client *c, const dn_args *args, const char *name, dn_
     if (!rc && json_object_set_new(request, "dataset", json_string(id)))
         rc = DN_EXIT_FAILED;
     if (rc == DN_EXIT_INTERRUPTED)
-        dn_complain("interrupted; no job was submitted");
+        dn_complain("no job was submitted");
     return rc;
 }
 

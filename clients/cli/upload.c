@@ -7,21 +7,21 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-static void show(dn_upload *u, bool over)
+static void show(dn_upload *u)
 {
     char tail[80], line[80], sent[24], all[24];
-    if (!over && !dn_progress_due(&u->progress))
+    if (!u->over && !dn_progress_due(&u->progress))
         return;
     dn_text_bytes(sent, (double)u->sent);
     dn_text_bytes(all, (double)u->bytes);
-    if (over)
+    if (u->over)
         snprintf(tail, sizeof tail, " %s sent, the daemon reads it", sent);
     else if (u->bytes)
         snprintf(tail, sizeof tail, " %s of %s", sent, all);
     else
         snprintf(tail, sizeof tail, " %s", sent);
     snprintf(line, sizeof line, "sent %s", sent);
-    dn_progress_show(&u->progress, over ? 1 : u->bytes ? (double)u->sent / (double)u->bytes : 0, tail, line);
+    dn_progress_show(&u->progress, u->over ? 1 : u->bytes ? (double)u->sent / (double)u->bytes : 0, tail, line);
 }
 
 static ssize_t failed(dn_upload *u, const char *path, const char *why)
@@ -58,8 +58,9 @@ static ssize_t give(void *arg, char *out, size_t n)
 {
     dn_upload *u = arg;
     ssize_t given = u->is_tar ? give_tar(u, out, n) : give_file(u, out, n);
+    u->over = !given || (given > 0 && u->sent == u->giver.size);
     if (given >= 0)
-        show(u, !given || u->sent == u->giver.size);
+        show(u);
     return given;
 }
 
@@ -111,6 +112,8 @@ int dn_upload_put(dn_upload *u, dn_client *c, const char *path, struct json_t **
     int rc = dn_client_run(c, &t, NULL);
     dn_progress_clear(&u->progress);
     rc = dn_client_complain(c, &t, rc);
+    if (rc == DN_EXIT_INTERRUPTED)
+        dn_complain(u->over ? "interrupted; the daemon has all of it and goes on" : "interrupted; nothing is stored");
     if (!rc)
         rc = dn_client_parse(&t, out);
     dn_transfer_fini(&t);

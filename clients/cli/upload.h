@@ -12,6 +12,7 @@ typedef struct dn_upload {
     int fd;           /* a file, or standard input; -1: the tar */
     bool is_tar;
     dn_tar tar;
+    bool over;           /* all of it has been given */
     int64_t bytes, sent; /* of the files, not of what is between them; bytes 0: not known */
     dn_progress progress;
 } dn_upload;

@@ -48,8 +48,6 @@ int dn_run_model_push(dn_args *args)
     }
     if (!rc)
         say_versions(m, args->operand[0]);
-    if (rc == DN_EXIT_INTERRUPTED)
-        dn_complain("interrupted; what had come whole is kept");
     dn_upload_fini(&u);
     json_decref(m);
     return rc;

@@ -559,13 +559,15 @@ def test_an_upload_can_be_left(lie, big):
 
     process = begin(lie(answer).url, "datasets", "push", "x", str(big))
     heard(process, b"sent")
-    end(process, signal.SIGINT).failed(130, "nothing was stored")
+    end(process, signal.SIGINT).failed(130, "nothing is stored")
 
 
 def test_a_body_in_chunks_is_the_folder(lie, tmp_path):
     """Sorted, without owner and time: the same bytes each time."""
     os.makedirs(tmp_path / "b" / "c")
-    for name, data in (("b/c/2", b"two"), ("a", b""), ("b/1", b"x" * 100000)):
+    os.makedirs(tmp_path / ".git")
+    os.symlink("x", tmp_path / ".git" / "link")
+    for name, data in (("b/c/2", b"two"), ("a", b""), ("b/1", b"x" * 100000), ("b/.hidden", b"h")):
         (tmp_path / name).write_bytes(data)
     got = []
 
@@ -587,6 +589,17 @@ def test_a_body_in_chunks_is_the_folder(lie, tmp_path):
     with tarfile.open(fileobj=io.BytesIO(got[0])) as tar:
         assert tar.getnames() == ["a", "b/1", "b/c/2"] and {(m.uid, m.mtime, m.mode) for m in tar} == {(0, 0, 0o644)}
         assert tar.extractfile("b/1").read() == b"x" * 100000 and tar.extractfile("b/c/2").read() == b"two"
+
+
+def test_bars_of_files_on_a_terminal(lie, tmp_path):
+    (tmp_path / "a.npy").write_bytes(bytes(5000))
+    url = lie(plain(201, {"name": "x", "hash": "ab"})).url
+    code, out = on_terminal(url, "datasets", "push", "x", str(tmp_path / "a.npy"), TERM="xterm")
+    assert code == 0 and "\r\x1b[K" + 30 * "\u2588" + " 5.0 kB sent, the daemon reads it" in out.decode(), out
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n"
+    code, out = on_terminal(lie([head + bytes(500), 0.2, bytes(500)]).url, "models", "pull", "x", "-o", str(tmp_path / "b"), TERM="xterm")
+    assert code == 0 and "\r\x1b[K" + 15 * "\u2588" + 15 * "\u2591" + " 500 B of 1.0 kB" in out.decode(), out
+    assert (tmp_path / "b").read_bytes() == bytes(1000)
 
 
 LONG_BODY = b"HTTP/1.1 200 OK\r\nContent-Type: application/zstd\r\n%s\r\n" + b"x" * 100000
