@@ -226,10 +226,15 @@ def test_bar_curve_and_previews_on_a_terminal(url, files, dataset):
 
 
 def test_a_daemon_that_dies_is_waited_for(models, files, tmp_path):
-    args = ["--listen", "unix:%s/s" % tmp_path, "--models", models, "--load", "none", "--state", str(tmp_path / "state")]
+    args = ["--listen", "unix:%s/s" % tmp_path, "--models", models, "--load", "none", "--state", str(tmp_path / "state"),
+            "--upload-bytes", "1MiB"]
     daemon = Daemon(BINARY, args).started()
     url = url_of(daemon)
     denoise(url, "datasets", "push", "dots", str(files / "dots"), "-q").ok()
+    os.mkdir(tmp_path / "large")
+    (tmp_path / "large" / "a.npy").write_bytes(bytes(8 << 20))
+    denoise(url, "datasets", "push", "large", str(tmp_path / "large")).failed(3, "larger than 1048576 bytes")  # while it is sent
+    denoise(url, "datasets", "push", "large", str(tmp_path / "large" / "a.npy")).failed(3, "can have 1048576 bytes")  # before
     process = begin(url, "train", str(files / "job.json"), "--dataset", "dots", *LONG, "--checkpoint-every-steps", "2", "-f")
     id = process.stdout.readline().decode().strip()
     give_up = time.monotonic() + PATIENCE
