@@ -180,6 +180,9 @@ static size_t on_header(char *line, size_t size, size_t n, void *arg)
 }
 
 static const char too_large[] = "the answer is larger than it can be";
+static const char no_file[] = "the answer is no file, or does not say where it ends";
+
+static bool is_file(const dn_transfer *t, long status) { return status == 200 && t->framed; }
 
 static size_t on_body(char *bytes, size_t size, size_t n, void *arg)
 {
@@ -196,11 +199,9 @@ static size_t on_body(char *bytes, size_t size, size_t n, void *arg)
         return rc ? 0 : n;
     }
     if (t->taker && status / 100 == 2) {
-        if (t->framed)
-            t->failed = t->taker->take(t->taker->arg, bytes, n);
-        else
-            t->why = "the answer does not say where it ends";
-        return t->failed || !t->framed ? 0 : n;
+        t->why = is_file(t, status) ? NULL : no_file;
+        t->failed = !t->why && t->taker->take(t->taker->arg, bytes, n);
+        return t->why || t->failed ? 0 : n;
     }
     dn_buf_add(&t->answer, bytes, n);
     t->why = t->answer.failed ? too_large : NULL;
@@ -332,6 +333,10 @@ static int outcome(dn_transfer *t)
                                             CURLE_GOT_NOTHING,          CURLE_PARTIAL_FILE };
     if (t->failed)
         return DN_EXIT_FAILED;
+    if (t->result == CURLE_OK && t->taker && t->status / 100 == 2 && !is_file(t, t->status)) {
+        snprintf(t->error, sizeof t->error, "%s", no_file); /* an empty one */
+        return DN_EXIT_SERVER;
+    }
     if (t->result == CURLE_OK || t->stopped)
         return 0;
     if (t->giver && t->status >= 400) /* refused while it was sent: how the connection ended does not matter */

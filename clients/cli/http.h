@@ -45,7 +45,7 @@ typedef struct dn_transfer {
     const char *method, *path;  /* path with its query */
     const char *body;           /* JSON; NULL: none */
     const dn_giver *giver;      /* or a PUT's body; NULL: none */
-    const dn_taker *taker;      /* takes the body of a 2xx, which must say where it ends; NULL: it goes to `answer` */
+    const dn_taker *taker;      /* takes the body of a 200, which must say where it ends; NULL: it goes to `answer` */
     const char *accept;         /* NULL: anything */
     const char *header;         /* one more, "Name: value"; NULL: none */
     size_t max;                 /* of the answer's body; 0: DN_ANSWER_MAX */

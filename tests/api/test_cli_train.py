@@ -612,6 +612,8 @@ DOWNLOADS = {
     "cut short": (LONG_BODY % b"Content-Length: 200000\r\n", 4),
     "chunks cut short": (cut(LONG_BODY % b""), 4),
     "an end that nobody announced": (LONG_BODY % b"", 5),
+    "an end after nothing": (b"HTTP/1.1 200 OK\r\n\r\n", 5),
+    "accepted": (plain(202, b"x" * 100), 5),
     "not found": (plain(404, refusal("model_not_found")), 3),
     "nothing": (b"", 4),
 }
