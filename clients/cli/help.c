@@ -80,7 +80,7 @@ static void put_query(FILE *out, const dn_fields *t)
         for (const char *name = f->name; *name; name++) /* as options.c reads it */
             left[at++] = *name == '_' ? '-' : *name;
         snprintf(left + at, sizeof left - at, "%s", value);
-        int n = snprintf(text, sizeof text, "%s", f->help ? f->help : "");
+        int n = snprintf(text, sizeof text, "%s", f->help);
         for (int k = 0; f->choices && f->choices[k] && n < (int)sizeof text; k++)
             n += snprintf(text + n, sizeof text - n, "%s%s", k ? " | " : " ", f->choices[k]);
         if (f->def && f->type != DN_T_BOOL && n < (int)sizeof text)
@@ -99,6 +99,23 @@ static void put_exits(FILE *out)
     }
 }
 
+/* All commands, or those whose names go on after this one's. */
+static void put_commands(FILE *out, const char *title, const dn_command *above)
+{
+    char left[80];
+    size_t n = above ? strlen(above->name) : 0;
+    bool any = false;
+    for (const dn_command *c = dn_commands; c->name; c++) {
+        if (above && (strncmp(c->name, above->name, n) || c->name[n] != ' '))
+            continue;
+        if (!any)
+            fputs(title, out);
+        any = true;
+        snprintf(left, sizeof left, "%s%s%s", c->name, c->operands ? " " : "", c->operands ? c->operands : "");
+        put_entry(out, left, c->summary);
+    }
+}
+
 static void put_command(FILE *out, const dn_command *c)
 {
     fprintf(out, "Usage: denoise %s%s%s [FLAGS]\n\n%s\n", c->name, c->operands ? " " : "",
@@ -107,6 +124,7 @@ static void put_command(FILE *out, const dn_command *c)
         fputc('\n', out);
         put_wrapped(out, c->text, 0, 0);
     }
+    put_commands(out, "\nFurther commands:\n", c);
     fputs("\nFlags:\n", out);
     put_options(out, c->id, false);
     put_query(out, c->query);
@@ -123,13 +141,8 @@ static void put_command(FILE *out, const dn_command *c)
 
 static void put_overview(FILE *out)
 {
-    char left[80];
     fputs("denoise - pictures from a denoised daemon, and its training\n\nUsage: denoise COMMAND [FLAGS]\n", out);
-    fputs("\nCommands:\n", out);
-    for (const dn_command *c = dn_commands; c->name; c++) {
-        snprintf(left, sizeof left, "%s%s%s", c->name, c->operands ? " " : "", c->operands ? c->operands : "");
-        put_entry(out, left, c->summary);
-    }
+    put_commands(out, "\nCommands:\n", NULL);
     fputs("\nEverywhere:\n", out);
     put_options(out, 0, true);
     fputs("\nEnvironment:\n", out);

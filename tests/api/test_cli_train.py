@@ -380,7 +380,9 @@ def test_help_has_every_command():
     names = re.findall(r"^  ([a-z]+(?: [a-z]+)?)\b", text.split("Commands:")[1].split("Everywhere:")[0], re.M)
     assert len(names) > 25 and {"train", "jobs", "jobs follow", "datasets push", "models pull"} <= set(names)
     for name in names:
-        assert denoise("", *name.split(), "-h").ok().out.decode().startswith("Usage: denoise %s" % name)
+        told = denoise("", *name.split(), "-h").ok().out.decode()
+        assert told.startswith("Usage: denoise %s" % name) and "(null)" not in told
+        assert all("\n  " + longer in told for longer in names if longer.startswith(name + " "))
 
 
 # ---- servers that lie ----
