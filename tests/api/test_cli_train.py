@@ -1,12 +1,10 @@
 """`denoise` for training: datasets, jobs and model versions, against the real daemon and against servers that lie."""
-import base64
 import gzip
 import io
 import json
 import os
 import re
 import signal
-import socket
 import struct
 import subprocess
 import tarfile
@@ -19,7 +17,7 @@ from boxes import Box
 from command import (DENOISE, PNG, begin, denoise, end, environment, heard, kitty_pictures, lie, on_terminal, plain, refusal, stream,
                      url_of)
 from conftest import Daemon
-from serving import BINARY, GOLDEN, PATIENCE, SANITIZED, copy_model, npy_read, st_write
+from serving import BINARY, PATIENCE, copy_model, st_write
 from test_jobs import JOB, SIDE, STEPS, UNET, dots
 
 HALF = STEPS // 2
@@ -81,7 +79,7 @@ def wait(d, id, state, step=0):
 
 
 def test_from_a_folder_to_a_model(d, url, files, dataset, tmp_path):
-    previews = ["--preview-every-steps", str(HALF), "--preview-labels", "all", "--preview-seeds", "5", "--preview-steps", "3"]
+    previews = ["--preview-every-steps", str(HALF), "--preview-labels", "all", "--preview-seeds", "5", "--preview-steps", "1"]
     id, err = train(url, files, "--dataset", "./dots/", "--dataset-name", "shoes", "--follow", *previews, cwd=files)
     info = job(d, id)
     assert info["state"] == "succeeded" and info["step"] == STEPS
@@ -218,10 +216,11 @@ def test_pages(d, url, files, dataset):
 
 
 def test_bar_curve_and_previews_on_a_terminal(url, files, dataset):
-    args = ["train", str(files / "job.json"), "--dataset", "dots", "-f", "--preview-every-steps", str(HALF), "--preview-steps", "2"]
+    args = ["train", str(files / "job.json"), "--dataset", "dots", "-f", "--steps", "16", "--batch-size", "4", "--eval-fraction", "0",
+            "--preview-every-steps", "8", "--preview-steps", "1"]
     code, out = on_terminal(url, *args, columns=100, TERM="xterm-kitty")
     assert code == 0 and len(kitty_pictures(out)) >= 1 and all(p[:4] == b"\x89PNG" for p in kitty_pictures(out)), out
-    bar = "\r\x1b\\[K[\u2588\u2591]{32} \\d+/%d  loss [0-9.]+ [\u2581-\u2588]{1,12}  ([0-9.e+]+ step/s, )?.* left" % STEPS
+    bar = "\r\x1b\\[K[\u2588\u2591]{32} \\d+/16  loss [0-9.]+ [\u2581-\u2588]{1,12}  ([0-9.e+]+ step/s, )?.* left"
     assert re.search(bar, out.decode()), out.decode()
 
 
@@ -424,9 +423,8 @@ def test_a_stream_that_breaks_is_taken_up_again(lie):
 def test_who_is_not_heard_of_is_not_waited_for(lie):
     for answer, code in ((b"", 4), (plain(404, refusal("not_found")), 3), (plain(200, {}), 5), (stream(), 5), (b"SSH-2.0\r\n", 5)):
         liar = lie(answer)
-        begun = time.monotonic()
         denoise(liar.url, "jobs", "follow", "abc").failed(code)
-        assert len(liar.asked) <= 2 and time.monotonic() - begun < 20
+        assert len(liar.asked) == 1
     liar = lie(stream(steps(1)), plain(404, refusal("not_found", "no job abc")))
     denoise(liar.url, "jobs", "follow", "abc").failed(3, "no job abc")
     patient = begin(lie(stream(steps(1)), b"").url, "jobs", "follow", "abc")
