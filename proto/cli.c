@@ -1,4 +1,4 @@
-/* cli.c - the command line's flags for POST /generate, from its table.
+/* cli.c - the command line's flags for a request, from its table.
  *
  * A field is spelled by its dotted name with dashes (--deadline-ms, --output-layout) or by its `flag`. */
 #include "json.h"
@@ -7,13 +7,14 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { SPELLING_MAX = 64 };
+enum { SPELLING_MAX = 64, HELP_LEFT = 32 };
 
-/* Flags that say a whole value. */
+/* Flags that say a whole value, each of one table. */
 static const struct {
+    const dn_fields *of;
     const char *flag, *object, *key, *value, *help;
 } shorthands[] = {
-    { "grid", "output", "layout", "grid", "the same as --layout grid" },
+    { &dn_generate_fields, "grid", "output", "layout", "grid", "the same as --layout grid" },
 };
 
 struct hit {
@@ -86,17 +87,17 @@ static int set_value(json_t *request, const char *const *object, int depth, cons
     return json_object_set_new(request, key, value) ? dn_http_fail(err, DN_H_MEMORY, key, NULL) : 0;
 }
 
-static int set_shorthand(json_t *request, const char *name, dn_http_error *err)
+static int set_shorthand(const dn_fields *t, json_t *request, const char *name, dn_http_error *err)
 {
     for (size_t i = 0; i < sizeof shorthands / sizeof *shorthands; i++)
-        if (!strcmp(name, shorthands[i].flag)) {
+        if (shorthands[i].of == t && !strcmp(name, shorthands[i].flag)) {
             const char *object[] = { shorthands[i].object };
             return set_value(request, object, 1, shorthands[i].key, json_string(shorthands[i].value), err) ? -1 : 1;
         }
     return 0;
 }
 
-int dn_cli_flag(json_t *request, int argc, char *const *argv, dn_http_error *err)
+int dn_cli_flag(const dn_fields *t, json_t *request, int argc, char *const *argv, dn_http_error *err)
 {
     const char *arg = argc > 0 ? argv[0] : "";
     if (arg[0] != '-' || !arg[1])
@@ -107,11 +108,11 @@ int dn_cli_flag(json_t *request, int argc, char *const *argv, dn_http_error *err
     struct search s = { .name = arg + 1 + is_long, .is_short = !is_long };
     s.len = strcspn(s.name, "=");
     if (is_long && !s.name[s.len]) {
-        int used = set_shorthand(request, s.name, err);
+        int used = set_shorthand(t, request, s.name, err);
         if (used)
             return used;
     }
-    if (!visit(&dn_generate_fields, (struct hit){ 0 }, "", is_wanted, &s))
+    if (!visit(t, (struct hit){ 0 }, "", is_wanted, &s))
         return 0;
     const dn_field *f = s.found.field;
     const char *text = is_long && s.name[s.len] ? s.name + s.len + 1 : NULL;
@@ -139,9 +140,12 @@ static bool add_help(void *arg, const struct hit *h, const char *flag)
         snprintf(brief, sizeof brief, "-%c, ", f->short_flag);
     const char *value = f->type == DN_T_BOOL ? "" : f->type == DN_T_INT ? " N" : " VALUE";
     snprintf(left, sizeof left, "%s--%s%s", brief, flag, value);
-    dn_buf_printf(b, "  %-32s %s", left, f->help);
+    dn_buf_printf(b, "  %-*s ", HELP_LEFT, left);
+    if (strlen(left) > HELP_LEFT)
+        dn_buf_printf(b, "\n%*s", HELP_LEFT + 3, "");
+    dn_buf_puts(b, f->help);
     if (f->choices) {
-        dn_buf_puts(b, "\n                                     ");
+        dn_buf_printf(b, "\n%*s", HELP_LEFT + 5, "");
         for (int i = 0; f->choices[i]; i++)
             dn_buf_printf(b, "%s%s", i ? " | " : "", f->choices[i]);
     }
@@ -151,12 +155,14 @@ static bool add_help(void *arg, const struct hit *h, const char *flag)
     return false;
 }
 
-void dn_cli_help(dn_buf *b)
+void dn_cli_help(const dn_fields *t, dn_buf *b)
 {
-    visit(&dn_generate_fields, (struct hit){ 0 }, "", add_help, b);
+    visit(t, (struct hit){ 0 }, "", add_help, b);
     for (size_t i = 0; i < sizeof shorthands / sizeof *shorthands; i++) {
         char left[SPELLING_MAX];
+        if (shorthands[i].of != t)
+            continue;
         snprintf(left, sizeof left, "    --%s", shorthands[i].flag);
-        dn_buf_printf(b, "  %-32s %s\n", left, shorthands[i].help);
+        dn_buf_printf(b, "  %-*s %s\n", HELP_LEFT, left, shorthands[i].help);
     }
 }

@@ -113,8 +113,8 @@ typedef struct dn_fields {
  * unspecified. */
 int dn_fields_parse(const dn_fields *t, void *out, dn_arena *a, const struct json_t *json, dn_http_error *err);
 /* One value as people write it on a command line, in a variable, in an INI file or in a query string -> JSON. Lists are
- * separated by commas. NULL with *err (param: the field's name) when it is not of the field's type; ranges are
- * dn_fields_parse's to check. */
+ * separated by commas; in one of objects a word is an object's first member. NULL with *err (param: the field's name)
+ * when it is not of the field's type; ranges are dn_fields_parse's to check. */
 struct json_t *dn_field_from_text(const dn_field *f, const char *text, dn_http_error *err);
 /* One field of `out` from JSON, its bit set: the same checks as dn_fields_parse. */
 int dn_field_set(const dn_fields *t, int field, void *out, dn_arena *a, const struct json_t *json, dn_http_error *err);

@@ -184,13 +184,31 @@ static json_t *from_labels(const dn_field *f, const char *text, dn_http_error *e
     return strchr(text, ',') ? from_list(f, text, from_label, err) : from_label(f, text, err);
 }
 
+/* Words set the first member of each object: flip,crop is [{"kind":"flip"},{"kind":"crop"}]. */
+static json_t *from_word(const dn_field *f, const char *text, dn_http_error *err)
+{
+    const dn_field *first = &f->sub->v[0];
+    json_t *v = dn_field_from_text(first, text, err), *object = v ? json_pack("{s:o}", first->name, v) : NULL;
+    if (v && !object)
+        dn_http_fail(err, DN_H_MEMORY, f->name, NULL);
+    return object;
+}
+
+static json_t *from_objects(const dn_field *f, const char *text, dn_http_error *err)
+{
+    if (*text != '[')
+        return from_list(f, text, from_word, err);
+    json_t *v = json_loads(text, JSON_REJECT_DUPLICATES, NULL);
+    return v ? v : fail(f, text, "words, or a JSON list of objects", err);
+}
+
 json_t *dn_field_from_text(const dn_field *f, const char *text, dn_http_error *err)
 {
     static item_fn *const readers[DN_T_COUNT] = {
         [DN_T_BOOL] = from_bool,     [DN_T_INT] = from_number,   [DN_T_NUM] = from_number,   [DN_T_STR] = from_string,
         [DN_T_ENUM] = from_string,   [DN_T_NAME] = from_string,  [DN_T_PAIR] = from_numbers, [DN_T_NUMS] = from_numbers,
         [DN_T_LABELS] = from_labels, [DN_T_STRS] = from_strings, [DN_T_JSON] = from_object,  [DN_T_SIZE] = from_size,
-        [DN_T_TIME] = from_time,
+        [DN_T_TIME] = from_time,     [DN_T_LIST] = from_objects,
     };
     assert(readers[f->type]);
     return readers[f->type](f, text, err);

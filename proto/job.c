@@ -249,7 +249,7 @@ const dn_fields dn_job_list_fields = TABLE("JobList", "A page of jobs.", job_lis
 #define AT(member) .offset = offsetof(dn_jobs_query, member)
 static const dn_field jobs_query_v[] = {
     [DN_JOBS_STATE] = { "state", DN_T_ENUM, AT(state), .choices = dn_job_states, .help = "Only these." },
-    [DN_JOBS_LIMIT] = { "limit", DN_T_INT, AT(limit), .min = 1, .max = 50, .def = "20" },
+    [DN_JOBS_LIMIT] = { "limit", DN_T_INT, AT(limit), .min = 1, .max = 50, .def = "20", .help = "Most of them." },
     [DN_JOBS_AFTER] = { "after", DN_T_STR, AT(after), .min = 1, .max = 64, .help = "Older than this one." },
 };
 #undef AT

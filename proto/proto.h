@@ -491,11 +491,11 @@ void dn_openapi_write(dn_buf *b, const char *version);
 
 /* ---- the CLI ---------------------------------------------------------------------------------------------------- */
 
-/* Map one flag of the command line ("--steps", "-n", "--guidance-cfg-scale", "--label=sandal") into the JSON request.
- * Returns how many of argv[0], argv[1] were used (1 or 2), 0 when it is no flag of /generate, -1 with *err on a bad
- * value. */
-int dn_cli_flag(struct json_t *request, int argc, char *const *argv, dn_http_error *err);
+/* Map one flag of the command line ("--steps", "-n", "--optimizer-lr", "--label=sandal") into the JSON request that the
+ * table describes. Returns how many of argv[0], argv[1] were used (1 or 2), 0 when it is no flag of the table, -1 with
+ * *err on a bad value. */
+int dn_cli_flag(const dn_fields *t, struct json_t *request, int argc, char *const *argv, dn_http_error *err);
 /* The help text of those flags, one or more lines each. */
-void dn_cli_help(dn_buf *b);
+void dn_cli_help(const dn_fields *t, dn_buf *b);
 
 #endif

@@ -3,18 +3,22 @@
 
 #include <jansson.h>
 #include <stdlib.h>
+#include <string.h>
 
 enum { PATH_BYTES_MAX = 4096 };
 
-int dn_ask(const dn_args *args, const char *method, const char *path, json_t **out)
+int dn_ask(const dn_args *args, const char *method, const char *path, const json_t *body, json_t **out)
 {
     dn_client client;
-    char *full;
-    if (asprintf(&full, "%s%s%s", path, args->query.len ? "?" : "", args->query.len ? args->query.data : "") < 0)
+    char *full, *text = body ? json_dumps(body, JSON_COMPACT) : NULL;
+    if ((body && !text) ||
+        asprintf(&full, "%s%s%s", path, args->query.len ? "?" : "", args->query.len ? args->query.data : "") < 0) {
+        free(text);
         return DN_EXIT_FAILED;
+    }
     int rc = dn_client_init(&client, args);
     if (!rc) {
-        dn_transfer t = { .method = method, .path = full };
+        dn_transfer t = { .method = method, .path = full, .body = text };
         dn_interrupt_catch();
         rc = dn_client_json(&client, &t, out);
         if (!rc && args->value[DN_OPT_RAW]) {
@@ -25,13 +29,13 @@ int dn_ask(const dn_args *args, const char *method, const char *path, json_t **o
         dn_client_fini(&client);
     }
     free(full);
+    free(text);
     return rc;
 }
 
-int dn_ask_about(const dn_args *args, const char *method, const char *path, const char *name, json_t **out)
+char *dn_path_about(const char *path, const char *name)
 {
     char *escaped = curl_easy_escape(NULL, name, 0);
-    int rc = DN_EXIT_FAILED;
     dn_buf b;
     dn_buf_init(&b, PATH_BYTES_MAX);
     for (const char *s = path; escaped && *s; s++) {
@@ -40,11 +44,19 @@ int dn_ask_about(const dn_args *args, const char *method, const char *path, cons
         else
             dn_buf_add(&b, s, 1);
     }
-    if (escaped && !b.failed)
-        rc = dn_ask(args, method, b.data, out);
-    else
+    char *out = escaped ? dn_buf_take(&b, &(size_t){ 0 }) : NULL;
+    if (!out)
         dn_complain("\"%.40s...\" is too long for a name", name);
     dn_buf_fini(&b);
     curl_free(escaped);
+    return out;
+}
+
+int dn_ask_about(const dn_args *args, const char *method, const char *path, const char *name, const json_t *body,
+                 json_t **out)
+{
+    char *full = dn_path_about(path, name);
+    int rc = full ? dn_ask(args, method, full, body, out) : DN_EXIT_FAILED;
+    free(full);
     return rc;
 }

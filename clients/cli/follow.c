@@ -7,20 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-bool dn_id_is_plain(const char *id)
-{
-    static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_";
-    return *id && strlen(id) <= DN_ID_MAX && !id[strspn(id, plain)];
-}
-
-int dn_id_check(const char *id)
-{
-    if (dn_id_is_plain(id))
-        return 0;
-    dn_complain("\"%.100s\" cannot be the id of a request", id);
-    return DN_EXIT_USAGE;
-}
-
 static int broken(dn_follow *f, const char *event)
 {
     dn_progress_clear(&f->progress);

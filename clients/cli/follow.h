@@ -6,8 +6,6 @@
 #include "output.h"
 #include "progress.h"
 
-enum { DN_ID_MAX = 80 };
-
 typedef struct dn_follow {
     dn_client *client;
     dn_output_to *output;
@@ -27,9 +25,5 @@ int dn_follow_run(dn_follow *f, dn_transfer *t);
 /* "seed 7, model ..., 20 steps": what is needed to have it again, and where the time went. `done` is the event's data
  * or a request's object. */
 void dn_follow_summary(const dn_follow *f, const struct json_t *done);
-/* May `id` be put into a path? */
-bool dn_id_is_plain(const char *id);
-/* The same of what the user gave: 0, or DN_EXIT_USAGE after a complaint. */
-int dn_id_check(const char *id);
 
 #endif

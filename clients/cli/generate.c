@@ -1,7 +1,6 @@
 /* generate.c - `denoise generate`: a request from flags and JSON, followed to its results. */
 #include "follow.h"
 
-#include <errno.h>
 #include <inttypes.h>
 #include <jansson.h>
 #include <stdlib.h>
@@ -9,46 +8,12 @@
 
 /* ---- the request ------------------------------------------------------------------------------------------------ */
 
-static int read_all(dn_buf *b, const char *path)
-{
-    char block[4096];
-    bool in_stdin = !strcmp(path, "-");
-    FILE *f = in_stdin ? stdin : fopen(path, "re");
-    if (!f) {
-        dn_complain("--json: %s: %s", path, strerror(errno));
-        return DN_EXIT_USAGE;
-    }
-    for (size_t n; !b->failed && (n = fread(block, 1, sizeof block, f)) > 0;)
-        dn_buf_add(b, block, n);
-    int rc = 0;
-    if (ferror(f) || b->failed) {
-        dn_complain("--json: %s: %s", path, b->failed ? "larger than a request may be" : strerror(errno));
-        rc = DN_EXIT_USAGE;
-    }
-    if (!in_stdin)
-        fclose(f);
-    return rc;
-}
-
-static int read_json(json_t **out, const char *path)
-{
-    dn_buf b;
-    dn_http_error err = { 0 };
-    dn_buf_init(&b, DN_GENERATE_BODY_MAX);
-    int rc = read_all(&b, path);
-    if (!rc && !(*out = dn_json_parse(b.data ? b.data : "", b.len, &err))) {
-        dn_complain("--json: %s: %s%s%s", path, err.message, *err.param ? ", at " : "", err.param);
-        rc = DN_EXIT_USAGE;
-    }
-    dn_buf_fini(&b);
-    return rc;
-}
-
 /* The flags laid over the file. */
 static int make_request(json_t **out, const dn_args *args, bool stream)
 {
     json_t *under = NULL;
-    int rc = args->value[DN_OPT_JSON] ? read_json(&under, args->value[DN_OPT_JSON]) : 0;
+    const char *path = args->value[DN_OPT_JSON];
+    int rc = path ? dn_json_read(&under, path, "--json: ", DN_GENERATE_BODY_MAX) : 0;
     if (rc)
         return rc;
     json_t *request = dn_generate_merge(under, args->request);

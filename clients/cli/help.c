@@ -76,7 +76,10 @@ static void put_query(FILE *out, const dn_fields *t)
     for (int i = 0; t && i < t->n; i++) {
         const dn_field *f = &t->v[i];
         const char *value = f->type == DN_T_BOOL ? "" : f->type == DN_T_INT ? " N" : " VALUE";
-        snprintf(left, sizeof left, "    --%s%s", f->name, value);
+        int at = snprintf(left, sizeof left, "    --");
+        for (const char *name = f->name; *name; name++) /* as options.c reads it */
+            left[at++] = *name == '_' ? '-' : *name;
+        snprintf(left + at, sizeof left - at, "%s", value);
         int n = snprintf(text, sizeof text, "%s", f->help);
         for (int k = 0; f->choices && f->choices[k] && n < (int)sizeof text; k++)
             n += snprintf(text + n, sizeof text - n, "%s%s", k ? " | " : " ", f->choices[k]);
@@ -96,22 +99,40 @@ static void put_exits(FILE *out)
     }
 }
 
+/* All commands, or those whose names go on after this one's. */
+static void put_commands(FILE *out, const char *title, const dn_command *above)
+{
+    char left[80];
+    size_t n = above ? strlen(above->name) : 0;
+    bool any = false;
+    for (const dn_command *c = dn_commands; c->name; c++) {
+        if (above && (strncmp(c->name, above->name, n) || c->name[n] != ' '))
+            continue;
+        if (!any)
+            fputs(title, out);
+        any = true;
+        snprintf(left, sizeof left, "%s%s%s", c->name, c->operands ? " " : "", c->operands ? c->operands : "");
+        put_entry(out, left, c->summary);
+    }
+}
+
 static void put_command(FILE *out, const dn_command *c)
 {
-    fprintf(out, "Usage: denoise %s%s%s [FLAGS]\n\n%s\n", c->name, c->operand ? " " : "", c->operand ? c->operand : "",
-            c->summary);
+    fprintf(out, "Usage: denoise %s%s%s [FLAGS]\n\n%s\n", c->name, c->operands ? " " : "",
+            c->operands ? c->operands : "", c->summary);
     if (c->text) {
         fputc('\n', out);
         put_wrapped(out, c->text, 0, 0);
     }
+    put_commands(out, "\nFurther commands:\n", c);
     fputs("\nFlags:\n", out);
     put_options(out, c->id, false);
     put_query(out, c->query);
     put_options(out, c->id, true);
-    if (c->id == DN_GENERATE_C) {
+    if (c->request) {
         dn_buf b;
         dn_buf_init(&b, 64 << 10);
-        dn_cli_help(&b);
+        dn_cli_help(c->request, &b);
         fprintf(out, "\nThe request:\n%s", b.data ? b.data : "");
         dn_buf_fini(&b);
     }
@@ -120,12 +141,8 @@ static void put_command(FILE *out, const dn_command *c)
 
 static void put_overview(FILE *out)
 {
-    char left[80];
-    fputs("denoise - pictures from a denoised daemon\n\nUsage: denoise COMMAND [FLAGS]\n\nCommands:\n", out);
-    for (const dn_command *c = dn_commands; c->name; c++) {
-        snprintf(left, sizeof left, "%s%s%s", c->name, c->operand ? " " : "", c->operand ? c->operand : "");
-        put_entry(out, left, c->summary);
-    }
+    fputs("denoise - pictures from a denoised daemon, and its training\n\nUsage: denoise COMMAND [FLAGS]\n", out);
+    put_commands(out, "\nCommands:\n", NULL);
     fputs("\nEverywhere:\n", out);
     put_options(out, 0, true);
     fputs("\nEnvironment:\n", out);

@@ -20,6 +20,8 @@ enum {
     SILENCE_MAX_S = 300, /* of a stream; the daemon pings every 15 s, but not while it loads a model */
     POLL_MS = 200,       /* how late an interrupt may be noticed */
     RETRY_AFTER_MAX_S = 3600,
+    PAUSE_FIRST_MS = 200,
+    PAUSE_MAX_S = 30,
     REFUSAL_MAX = 64 << 10,
     URL_MAX = 2048
 };
@@ -49,6 +51,14 @@ void dn_pause(double seconds)
 {
     for (; seconds > 0 && !interrupted; seconds -= POLL_MS / 1e3)
         poll(NULL, 0, seconds < POLL_MS / 1e3 ? (int)(seconds * 1e3) : POLL_MS);
+}
+
+void dn_pause_again(int n)
+{
+    double seconds = PAUSE_FIRST_MS / 1e3;
+    while (--n && seconds < PAUSE_MAX_S)
+        seconds *= 2;
+    dn_pause(seconds < PAUSE_MAX_S ? seconds : PAUSE_MAX_S);
 }
 
 /* ---- the client ------------------------------------------------------------------------------------------------ */
@@ -156,13 +166,23 @@ static size_t on_header(char *line, size_t size, size_t n, void *arg)
     char value[80];
     if (header_value(line, size * n, "Content-Type", value, sizeof value))
         snprintf(t->content_type, sizeof t->content_type, "%.*s", (int)strcspn(value, "; "), value);
-    else if (header_value(line, size * n, "Retry-After", value, sizeof value)) {
+    else if (header_value(line, size * n, "Transfer-Encoding", value, sizeof value))
+        t->framed = true;
+    else if (header_value(line, size * n, "Content-Length", value, sizeof value)) {
+        t->framed = true;
+        t->length = strtoll(value, NULL, 10);
+    } else if (header_value(line, size * n, "Retry-After", value, sizeof value)) {
         char *end;
         long s = strtol(value, &end, 10);
         t->retry_after_s = end == value || *end || s < 0 ? -1 : s < RETRY_AFTER_MAX_S ? s : RETRY_AFTER_MAX_S;
     }
     return size * n;
 }
+
+static const char too_large[] = "the answer is larger than it can be";
+static const char no_file[] = "the answer is no file, or does not say where it ends";
+
+static bool is_file(const dn_transfer *t, long status) { return status == 200 && t->framed; }
 
 static size_t on_body(char *bytes, size_t size, size_t n, void *arg)
 {
@@ -175,10 +195,25 @@ static size_t on_body(char *bytes, size_t size, size_t n, void *arg)
     if (t->sse && status == 200 && !strcmp(t->content_type, "text/event-stream")) {
         int rc = dn_sse_feed(t->sse, bytes, n);
         t->stopped = rc && rc != DN_SSE_OVERFLOW;
+        t->why = rc == DN_SSE_OVERFLOW ? too_large : NULL;
         return rc ? 0 : n;
     }
+    if (t->taker && status / 100 == 2) {
+        t->why = is_file(t, status) ? NULL : no_file;
+        t->failed = !t->why && t->taker->take(t->taker->arg, bytes, n);
+        return t->why || t->failed ? 0 : n;
+    }
     dn_buf_add(&t->answer, bytes, n);
+    t->why = t->answer.failed ? too_large : NULL;
     return t->answer.failed ? 0 : n;
+}
+
+static size_t on_send(char *out, size_t size, size_t n, void *arg)
+{
+    dn_transfer *t = arg;
+    ssize_t given = t->giver->give(t->giver->arg, out, size * n);
+    t->failed = given < 0;
+    return t->failed ? CURL_READFUNC_ABORT : (size_t)given;
 }
 
 static void add_header(dn_transfer *t, const char *header)
@@ -190,10 +225,11 @@ static void add_header(dn_transfer *t, const char *header)
 
 static void set_headers(dn_client *c, dn_transfer *t)
 {
-    char accept[100];
+    char accept[100], type[100];
     snprintf(accept, sizeof accept, "Accept: %s", t->accept ? t->accept : "*/*");
     add_header(t, accept);
-    add_header(t, t->body ? "Content-Type: application/json" : "Content-Type:");
+    snprintf(type, sizeof type, "Content-Type: %s", t->giver ? t->giver->type : t->body ? "application/json" : "");
+    add_header(t, type);
     if (t->header)
         add_header(t, t->header);
     if (c->auth)
@@ -203,12 +239,17 @@ static void set_headers(dn_client *c, dn_transfer *t)
 
 static void set_method(dn_transfer *t)
 {
-    if (!strcmp(t->method, "POST")) {
+    if (t->giver) {
+        curl_easy_setopt(t->easy, CURLOPT_UPLOAD, 1L);
+        curl_easy_setopt(t->easy, CURLOPT_READFUNCTION, on_send);
+        curl_easy_setopt(t->easy, CURLOPT_READDATA, t);
+        curl_easy_setopt(t->easy, CURLOPT_INFILESIZE_LARGE, (curl_off_t)t->giver->size); /* -1: chunks */
+    } else if (t->body || !strcmp(t->method, "POST")) {
         curl_easy_setopt(t->easy, CURLOPT_POSTFIELDS, t->body ? t->body : "");
         curl_easy_setopt(t->easy, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)(t->body ? strlen(t->body) : 0));
-    } else if (strcmp(t->method, "GET")) {
-        curl_easy_setopt(t->easy, CURLOPT_CUSTOMREQUEST, t->method);
     }
+    if (strcmp(t->method, "GET"))
+        curl_easy_setopt(t->easy, CURLOPT_CUSTOMREQUEST, t->method);
 }
 
 static void set_options(dn_client *c, dn_transfer *t)
@@ -241,7 +282,9 @@ static int start(dn_client *c, dn_transfer *t)
     char *url = NULL;
     t->status = 0;
     t->retry_after_s = -1;
-    t->finished = false;
+    t->length = -1;
+    t->finished = t->framed = t->failed = false;
+    t->why = NULL;
     t->result = CURLE_OUT_OF_MEMORY;
     dn_buf_init(&t->answer, t->max ? t->max : DN_ANSWER_MAX);
     if (!(t->easy = curl_easy_init()) || asprintf(&url, "%s%s", c->url, t->path) < 0)
@@ -260,6 +303,9 @@ static void detach(dn_client *c, dn_transfer *t)
         return;
     curl_easy_getinfo(t->easy, CURLINFO_RESPONSE_CODE, &t->status);
     curl_easy_getinfo(t->easy, CURLINFO_OS_ERRNO, &t->os_errno);
+    long bytes = 0;
+    curl_easy_getinfo(t->easy, CURLINFO_REQUEST_SIZE, &bytes);
+    t->sent = bytes > 0;
     curl_multi_remove_handle(c->multi, t->easy);
     curl_easy_cleanup(t->easy);
     t->easy = NULL;
@@ -285,14 +331,20 @@ static int outcome(dn_transfer *t)
                                             CURLE_COULDNT_CONNECT,      CURLE_OPERATION_TIMEDOUT,
                                             CURLE_SEND_ERROR,           CURLE_RECV_ERROR,
                                             CURLE_GOT_NOTHING,          CURLE_PARTIAL_FILE };
+    if (t->failed)
+        return DN_EXIT_FAILED;
+    if (t->result == CURLE_OK && t->taker && t->status / 100 == 2 && !is_file(t, t->status)) {
+        snprintf(t->error, sizeof t->error, "%s", no_file); /* an empty one */
+        return DN_EXIT_SERVER;
+    }
     if (t->result == CURLE_OK || t->stopped)
+        return 0;
+    if (t->giver && t->status >= 400) /* refused while it was sent: how the connection ended does not matter */
         return 0;
     if (t->result == CURLE_COULDNT_CONNECT && t->os_errno)
         snprintf(t->error, sizeof t->error, "%s", strerror((int)t->os_errno));
-    if (!t->error[0])
-        snprintf(t->error, sizeof t->error, "%s", curl_easy_strerror(t->result));
-    if (t->result == CURLE_WRITE_ERROR)
-        snprintf(t->error, sizeof t->error, "the answer is larger than it can be");
+    if (t->why || !t->error[0])
+        snprintf(t->error, sizeof t->error, "%s", t->why ? t->why : curl_easy_strerror(t->result));
     for (size_t i = 0; i < sizeof unreachable / sizeof *unreachable; i++)
         if (t->result == unreachable[i])
             return DN_EXIT_UNREACHABLE;
@@ -309,6 +361,8 @@ int dn_client_run(dn_client *c, dn_transfer *t, dn_transfer *side)
         if (curl_multi_perform(c->multi, &running))
             break;
         note_finished(c);
+        if (t->between)
+            t->between(t->between_arg);
         if (!t->finished)
             curl_multi_poll(c->multi, NULL, 0, POLL_MS, NULL);
     }
@@ -316,7 +370,7 @@ int dn_client_run(dn_client *c, dn_transfer *t, dn_transfer *side)
     detach(c, t);
     if (side)
         detach(c, side);
-    return !finished && interrupted ? DN_EXIT_INTERRUPTED : outcome(t);
+    return interrupted && (!finished || t->failed) ? DN_EXIT_INTERRUPTED : outcome(t);
 }
 
 void dn_transfer_fini(dn_transfer *t) { dn_buf_fini(&t->answer); }
@@ -359,7 +413,7 @@ int dn_client_complain(const dn_client *c, const dn_transfer *t, int rc)
         return t->status / 100 == 2 ? 0 : complain_status(t);
     if (rc == DN_EXIT_UNREACHABLE)
         dn_complain("no connection with %s: %s", c->named, t->error);
-    else if (rc != DN_EXIT_INTERRUPTED)
+    else if (rc == DN_EXIT_SERVER)
         dn_complain("%s: %s", c->named, t->error);
     return rc;
 }

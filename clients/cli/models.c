@@ -1,4 +1,5 @@
 /* models.c - `denoise models`, `load`, `unload`. */
+#include "card.h"
 #include "columns.h"
 #include "http.h"
 
@@ -57,46 +58,14 @@ static void print_list(const json_t *list)
     dn_columns_fini(&t);
 }
 
-/* One value as a person reads it: no quotes around texts, lists with commas. */
-static void print_value(const json_t *v)
-{
-    size_t i;
-    json_t *item;
-    if (json_is_string(v)) {
-        dn_text_put(stdout, json_string_value(v));
-    } else if (json_is_array(v) && json_is_string(json_array_get(v, 0))) {
-        json_array_foreach(v, i, item)
-        {
-            const char *text = json_string_value(item);
-            dn_text_printf(stdout, "%s%s", i ? ", " : "", text ? text : "?");
-        }
-    } else {
-        char *text = json_dumps(v, JSON_ENCODE_ANY | JSON_REAL_PRECISION(6));
-        dn_text_put(stdout, text ? text : "?");
-        free(text);
-    }
-}
-
-static void print_card(const json_t *m)
-{
-    const char *key;
-    json_t *v;
-    json_object_foreach((json_t *)m, key, v)
-    {
-        dn_text_printf(stdout, "%-13.40s ", key);
-        print_value(v);
-        fputc('\n', stdout);
-    }
-}
-
 int dn_run_models(dn_args *args)
 {
     json_t *answer = NULL;
-    bool one = args->operand;
-    int rc = dn_ask_about(args, "GET", one ? "/models/%" : "/models", one ? args->operand : "", &answer);
+    bool one = args->n_operands;
+    int rc = dn_ask_about(args, "GET", one ? "/models/%" : "/models", one ? args->operand[0] : "", NULL, &answer);
     if (!rc && !args->value[DN_OPT_RAW]) {
         if (one)
-            print_card(answer);
+            dn_card_print(answer, stdout);
         else
             print_list(json_object_get(answer, "models"));
     }
@@ -107,7 +76,7 @@ int dn_run_models(dn_args *args)
 static int change(const dn_args *args, const char *format)
 {
     json_t *m = NULL;
-    int rc = dn_ask_about(args, "POST", format, args->operand, &m);
+    int rc = dn_ask_about(args, "POST", format, args->operand[0], NULL, &m);
     if (!rc)
         dn_text_printf(stdout, "%s is %s\n", dn_json_text(m, "name"), dn_json_text(m, "state"));
     json_decref(m);

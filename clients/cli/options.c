@@ -1,13 +1,12 @@
 /* options.c - the command line into dn_args.
  *
- * Three tables give the flags: dn_options, the command's query fields, and, for generate, proto's request fields. */
+ * Three tables give the flags: dn_options, and proto's of the command's query and request. A command's name may have
+ * two words, which stand together: the longer name wins, and after "--" every word is an operand. */
 #include "cli.h"
 
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
-
-enum { QUERY_MAX = 4096 };
 
 const dn_option dn_options[DN_OPT_COUNT] = {
 #define X(id, name, short_name, argument, commands, help) { name, argument, help, short_name, commands },
@@ -23,12 +22,26 @@ static int usage(const dn_args *args, const char *why, const char *what)
     return DN_EXIT_USAGE;
 }
 
-static const dn_command *command_find(const char *name)
+/* The command of these words; `second` NULL: of one word. */
+static const dn_command *command_find(const char *first, const char *second)
 {
-    for (const dn_command *c = dn_commands; c->name; c++)
-        if (!strcmp(c->name, name))
+    size_t n = strlen(first);
+    for (const dn_command *c = dn_commands; c->name; c++) {
+        const char *rest = strncmp(c->name, first, n) ? NULL : c->name + n;
+        if (rest && (second ? *rest == ' ' && !strcmp(rest + 1, second) : !*rest))
             return c;
+    }
     return NULL;
+}
+
+/* Is it the first word of longer names? */
+static bool has_parts(const dn_command *command)
+{
+    size_t n = strlen(command->name);
+    for (const dn_command *c = dn_commands; c->name; c++)
+        if (!strncmp(c->name, command->name, n) && c->name[n] == ' ')
+            return true;
+    return false;
 }
 
 /* Is `arg` the flag --name, --name=VALUE or -s? *value is what follows "=", else NULL. */
@@ -52,9 +65,10 @@ static int take_option(dn_args *args, int argc, char **argv)
 {
     const char *value;
     int id = args->command ? args->command->id : 0, i = 0;
-    while (i < DN_OPT_COUNT && !is_flag(argv[0], dn_options[i].name, dn_options[i].short_name, &value))
-        i++;
-    if (i == DN_OPT_COUNT || (dn_options[i].commands != DN_ALL && !(dn_options[i].commands & id)))
+    for (const dn_option *o = dn_options; i < DN_OPT_COUNT; i++, o++)
+        if ((o->commands == DN_ALL || o->commands & id) && is_flag(argv[0], o->name, o->short_name, &value))
+            break;
+    if (i == DN_OPT_COUNT)
         return 0;
     const char *why = NULL;
     if (args->value[i])
@@ -113,26 +127,57 @@ static int take_query(dn_args *args, int argc, char **argv)
 static int take_request(dn_args *args, int argc, char **argv)
 {
     dn_http_error err = { 0 };
-    if (!args->command || args->command->id != DN_GENERATE_C)
+    if (!args->command || !args->command->request)
         return 0;
-    int used = dn_cli_flag(args->request, argc, argv, &err);
+    int used = dn_cli_flag(args->command->request, args->request, argc, argv, &err);
     if (used < 0)
         usage(args, "", err.message);
     return used;
 }
 
-static int take_word(dn_args *args, const char *word)
+/* The n-th word of the command's operands, and what is said of it: "[NAME]", "PATH...". NULL: there is none. */
+static const char *operand_spec(const dn_command *c, int n, size_t *len)
 {
+    const char *s = c->operands;
+    for (; s && n > 0 && strchr(s, ' '); n--)
+        s = strchr(s, ' ') + 1;
+    *len = s ? strcspn(s, " ") : 0;
+    bool repeats = *len > 3 && !strncmp(s + *len - 3, "...", 3);
+    return s && (n == 0 || repeats) ? s : NULL;
+}
+
+static int take_operand(dn_args *args, const char *word)
+{
+    size_t len;
+    char what[40];
+    const char *spec = operand_spec(args->command, args->n_operands, &len);
+    if (!spec || args->n_operands == DN_OPERANDS_MAX)
+        return usage(args, " is superfluous", word);
+    snprintf(what, sizeof what, "%.*s", (int)len, spec);
+    if (!*word)
+        return usage(args, " must not be empty", what);
+    args->operand[args->n_operands++] = word;
+    return 0;
+}
+
+/* `again`: the command's first word stands right before it. */
+static int take_word(dn_args *args, const char *word, bool again)
+{
+    const dn_command *longer = again ? command_find(args->command->name, word) : NULL;
+    char both[80];
     if (!args->command) {
-        args->command = command_find(word);
+        args->command = command_find(word, NULL);
         return args->command ? 0 : usage(args, " is no command", word);
     }
-    if (!args->command->operand || args->operand)
-        return usage(args, " is superfluous", word);
-    if (!*word)
-        return usage(args, " must not be empty", args->command->operand);
-    args->operand = word;
-    return 0;
+    if (longer) {
+        args->command = longer;
+        return 0;
+    }
+    if (again && !args->command->operands && has_parts(args->command)) {
+        snprintf(both, sizeof both, "%s %.60s", args->command->name, word);
+        return usage(args, " is no command", both);
+    }
+    return take_operand(args, word);
 }
 
 static int check(const dn_args *args)
@@ -142,9 +187,14 @@ static int check(const dn_args *args)
         return 0;
     if (!args->command)
         return usage(args, "a command is missing", "");
-    const char *operand = args->command->operand;
-    if (operand && *operand != '[' && !args->operand)
-        return usage(args, " is missing", operand);
+    size_t len;
+    char what[40];
+    const char *spec = operand_spec(args->command, args->n_operands, &len);
+    const char *before = args->n_operands ? operand_spec(args->command, args->n_operands - 1, &(size_t){ 0 }) : NULL;
+    if (spec && *spec != '[' && spec != before) { /* the same word again: it repeats, and is there */
+        snprintf(what, sizeof what, "%.*s", (int)len, spec);
+        return usage(args, " is missing", what);
+    }
     if (args->value[DN_OPT_TOKEN] && args->value[DN_OPT_TOKEN_FILE])
         return usage(args, "--token and --token-file exclude each other", "");
     return 0;
@@ -165,14 +215,16 @@ int dn_args_read(dn_args *args, int argc, char **argv)
 {
     static int (*const take[])(dn_args *, int, char **) = { take_option, take_query, take_request };
     *args = (dn_args){ .request = json_object() };
-    dn_buf_init(&args->query, QUERY_MAX);
+    dn_buf_init(&args->query, DN_QUERY_MAX);
     bool words_only = false;
+    int command_at = 0; /* where its first word is */
     for (int i = 1; i < argc;) {
         int used = 0;
-        if (words_only || argv[i][0] != '-') {
-            int rc = take_word(args, argv[i]);
+        if (words_only || argv[i][0] != '-' || !argv[i][1]) {
+            int rc = take_word(args, argv[i], command_at && command_at == i - 1);
             if (rc)
                 return rc;
+            command_at = command_at ? command_at : i;
             used = 1;
         } else if (!strcmp(argv[i], "--")) {
             words_only = true;

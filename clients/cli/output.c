@@ -76,12 +76,17 @@ static int choose_show(dn_output_to *o, const char *name, bool to_stdout)
     return 0;
 }
 
-int dn_output_init(dn_output_to *o, const dn_args *args)
+int dn_output_init_shown(dn_output_to *o, const dn_args *args)
 {
     *o = (dn_output_to){ .path = args->value[DN_OPT_OUTPUT], .silent = args->value[DN_OPT_QUIET] };
-    bool to_stdout = o->path && !strcmp(o->path, "-");
     o->screen = dn_screen_of(STDOUT_FILENO);
-    int rc = choose_show(o, args->value[DN_OPT_SHOW], to_stdout);
+    return choose_show(o, args->value[DN_OPT_SHOW], o->path && !strcmp(o->path, "-"));
+}
+
+int dn_output_init(dn_output_to *o, const dn_args *args)
+{
+    int rc = dn_output_init_shown(o, args);
+    bool to_stdout = o->path && !strcmp(o->path, "-");
     if (rc)
         return rc;
     if (!o->path && o->how == DN_SHOW_NEVER) {

@@ -26,6 +26,8 @@ typedef struct dn_output_to {
 /* From -o, --show and --quiet. Returns 0, or a dn_exit after a complaint: a bad pattern, a folder that cannot be
  * written, nowhere to go. */
 int dn_output_init(dn_output_to *o, const dn_args *args);
+/* The same for what is only shown: pictures go to no file, and nowhere if they cannot be shown here. */
+int dn_output_init_shown(dn_output_to *o, const dn_args *args);
 void dn_output_fini(dn_output_to *o);
 /* The file of sample k. 0, or -1 when it does not fit. */
 int dn_output_path(char out[DN_PATH_MAX], const char *pattern, int k, bool several);

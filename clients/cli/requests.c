@@ -5,18 +5,8 @@
 
 #include <jansson.h>
 #include <string.h>
-#include <time.h>
 
 enum { CELL = 48 };
-
-static void time_text(char out[CELL], double unix_s)
-{
-    time_t t = unix_s > 0 && unix_s < 1e11 ? (time_t)unix_s : 0;
-    struct tm tm;
-    out[0] = 0;
-    if (t && localtime_r(&t, &tm))
-        strftime(out, CELL, "%F %T", &tm);
-}
 
 static void step_text(char out[CELL], const json_t *r)
 {
@@ -39,16 +29,16 @@ void dn_requests_print(const json_t *list, int indent, FILE *out)
     dn_columns t;
     size_t i;
     json_t *r;
-    char n[CELL], step[CELL], left[CELL], created[CELL];
+    char n[CELL], step[CELL], left[CELL], created[24];
     dn_columns_init(&t, names);
     json_array_foreach(list, i, r)
     {
         snprintf(n, sizeof n, "%.0f", dn_json_number(r, "n"));
         step_text(step, r);
         left_text(left, r);
-        time_text(created, dn_json_number(r, "created_at"));
-        dn_columns_add(&t, (const char *const[]){ dn_json_text(r, "id"), dn_json_text(r, "state"),
-                                                  dn_json_text(r, "model"), n, step, left, created });
+        dn_columns_add(&t,
+                       (const char *const[]){ dn_json_text(r, "id"), dn_json_text(r, "state"), dn_json_text(r, "model"),
+                                              n, step, left, dn_text_date(created, dn_json_number(r, "created_at")) });
     }
     dn_columns_print(&t, indent, out);
     dn_columns_fini(&t);
@@ -57,7 +47,7 @@ void dn_requests_print(const json_t *list, int indent, FILE *out)
 int dn_run_requests(dn_args *args)
 {
     json_t *answer = NULL;
-    int rc = dn_ask(args, "GET", "/requests", &answer);
+    int rc = dn_ask(args, "GET", "/requests", NULL, &answer);
     if (!rc && !args->value[DN_OPT_RAW]) {
         const char *next = dn_json_text(answer, "next");
         dn_requests_print(json_object_get(answer, "requests"), 0, stdout);
@@ -71,12 +61,12 @@ int dn_run_requests(dn_args *args)
 int dn_run_cancel(dn_args *args)
 {
     json_t *answer = NULL;
-    int rc = dn_id_check(args->operand);
+    int rc = dn_id_check(args->operand[0]);
     if (!rc)
-        rc = dn_ask_about(args, "DELETE", "/requests/%", args->operand, &answer);
+        rc = dn_ask_about(args, "DELETE", "/requests/%", args->operand[0], NULL, &answer);
     if (!rc) {
         const char *state = dn_json_text(answer, "state");
-        dn_text_printf(stdout, "%s is %s\n", args->operand, state);
+        dn_text_printf(stdout, "%s is %s\n", args->operand[0], state);
         if (strcmp(state, "cancelled")) /* it had ended before */
             rc = DN_EXIT_REFUSED;
     }

@@ -127,7 +127,7 @@ int dn_run_status(dn_args *args)
     json_t *status = NULL;
     if (args->value[DN_OPT_WATCH])
         return follow(args);
-    int rc = dn_ask(args, "GET", "/status", &status);
+    int rc = dn_ask(args, "GET", "/status", NULL, &status);
     if (!rc && !args->value[DN_OPT_RAW])
         print_status(status);
     json_decref(status);

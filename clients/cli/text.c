@@ -5,6 +5,7 @@
 #include <math.h>
 #include <stdarg.h>
 #include <string.h>
+#include <time.h>
 
 enum { LINE_MAX_BYTES = 4096 };
 
@@ -80,6 +81,16 @@ const char *dn_text_time(char out[24], double seconds)
         snprintf(out, 24, "%.0f min %.0f s", floor(seconds / 60), fmod(floor(seconds), 60));
     else
         snprintf(out, 24, "%.0f h %.0f min", floor(seconds / 3600), fmod(floor(seconds / 60), 60));
+    return out;
+}
+
+const char *dn_text_date(char out[24], double unix_s)
+{
+    time_t t = unix_s > 0 && unix_s < 1e11 ? (time_t)unix_s : 0;
+    struct tm tm;
+    out[0] = 0;
+    if (t && localtime_r(&t, &tm))
+        strftime(out, 24, "%F %T", &tm);
     return out;
 }
 

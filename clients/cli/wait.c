@@ -27,7 +27,7 @@ static int follow(dn_follow *f, const char *id)
         dn_transfer_fini(&t);
         if (f->done || !again)
             return rc;
-        dn_pause(1);
+        dn_pause_again(tries + 1);
     }
 }
 
@@ -91,7 +91,7 @@ int dn_run_wait(dn_args *args)
     dn_client client;
     dn_output_to output;
     dn_follow f;
-    const char *id = args->operand;
+    const char *id = args->operand[0];
     int rc = dn_id_check(id);
     if (!rc)
         rc = dn_output_init(&output, args);

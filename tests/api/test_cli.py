@@ -1,92 +1,20 @@
 """`denoise`, the real binary: against the real daemon, and against servers that lie."""
 import base64
-import fcntl
 import json
 import os
 import pty
 import re
 import signal
-import socket
 import struct
-import subprocess
-import termios
-import threading
-import time
 
 import pytest
 
+from command import (DENOISE, PNG, begin, denoise, end, environment, heard, kitty_pictures, lie, on_terminal, plain, refusal, stream,
+                     url_of)
 from serving import THREAD_SANITIZED, Serving, decoded, floats, npy_read, png_read, st_read
 
-DENOISE = os.environ["DENOISE_BIN"]
 MANY = "8" if THREAD_SANITIZED else "64"
 LONG = ["-m", "tiny", "--steps", "1000", "-n", MANY, "--sampler", "ddim", "--seed", "1"]  # far longer than a test
-TERMINAL = ("TERM", "TERM_PROGRAM", "LC_TERMINAL", "COLORTERM", "TMUX", "STY", "KITTY_WINDOW_ID")
-
-
-def environment(url, **more):
-    env = {k: v for k, v in os.environ.items() if k not in TERMINAL and not k.startswith("DENOISED_")}
-    return {**env, "DENOISED_URL": url, "LC_ALL": "C.UTF-8", "TZ": "UTC", **more}
-
-
-def url_of(daemon):
-    return "unix:" + daemon.address if isinstance(daemon.address, str) else "http://%s:%d" % daemon.address
-
-
-class Done:
-    def __init__(self, code, out, err):
-        self.code, self.out, self.err = code, out, err
-        assert "Sanitizer" not in err and "runtime error" not in err, err
-        assert code >= 0, (code, err)
-
-    def ok(self):
-        assert self.code == 0, (self.code, self.err)
-        return self
-
-    def failed(self, code, *texts):
-        assert self.code == code, (self.code, self.err)
-        for text in texts:
-            assert text in self.err, self.err
-        return self
-
-
-def denoise(url, *args, stdin=b"", timeout=60, cwd=None, **env):
-    done = subprocess.run([DENOISE] + list(args), input=stdin, capture_output=True, timeout=timeout, cwd=cwd,
-                          env=environment(url, **env))
-    return Done(done.returncode, done.stdout, done.stderr.decode())
-
-
-def begin(url, *args):
-    return subprocess.Popen([DENOISE] + list(args), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(url))
-
-
-def end(process, sig=None):
-    if sig:
-        process.send_signal(sig)
-    out, err = process.communicate(timeout=30)
-    return Done(process.returncode, out, err.decode())
-
-
-def on_terminal(url, *args, columns=80, rows=24, until=None, **env):
-    """(exit code, everything that a terminal of this size got); when `until` is there, Ctrl-C is pressed."""
-    pid, fd = pty.fork()
-    if pid == 0:
-        os.execve(DENOISE, [DENOISE] + list(args), environment(url, **env))
-    fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 8 * columns, 16 * rows))
-    out = b""
-    while True:
-        try:
-            data = os.read(fd, 65536)
-        except OSError:
-            break
-        if not data:
-            break
-        out += data
-        if until and re.search(until, out):
-            os.write(fd, b"\x03")
-            until = None
-    assert not until, out
-    os.close(fd)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), out
 
 
 # ---- the real daemon ----
@@ -268,8 +196,7 @@ def test_ctrl_c_cancels(d, url, tmp_path):
     for more in ([], ["--on-disconnect", "continue"]):
         before = {r["id"] for r in d.ask("GET", "/requests").json()["requests"]}
         process = begin(url, "generate", *LONG, *more, "-o", str(tmp_path / "a.png"))
-        while b"step" not in process.stderr.readline():
-            pass
+        heard(process, b"step")
         done = end(process, signal.SIGINT).failed(130, "cancelled ")
         id = re.search(r"cancelled (\w{32})", done.err).group(1)
         assert id not in before and os.listdir(tmp_path) == []
@@ -281,8 +208,7 @@ def test_ctrl_c_cancels(d, url, tmp_path):
 
 def test_another_cancels_it(d, url, tmp_path):
     process = begin(url, "generate", *LONG, "-o", str(tmp_path / "a.png"))
-    while b"step" not in process.stderr.readline():
-        pass
+    heard(process, b"step")
     listed = denoise(url, "requests", "--state", "running").ok().out.decode().split("\n")
     id = listed[1].split()[0]
     assert listed[0].split()[:2] == ["ID", "STATE"] and listed[1].split()[1:4] == ["running", "tiny@1", MANY]
@@ -312,13 +238,11 @@ def test_async_and_wait(d, url, tmp_path):
 def test_wait_can_be_left_and_ends_with_the_request(d, url):
     id = denoise(url, "generate", "--async", *LONG, "-q").ok().out.decode().strip()
     process = begin(url, "wait", id, "-o", "/dev/null")
-    while b"step" not in process.stderr.readline():
-        pass
+    heard(process, b"step")
     end(process, signal.SIGINT).failed(130, "it goes on without you")
     assert d.info(id)["state"] == "running"
     process = begin(url, "wait", id, "-o", "/dev/null")
-    while b"step" not in process.stderr.readline():
-        pass
+    heard(process, b"step")
     denoise(url, "cancel", id).ok()
     end(process).failed(3, "cancelled")
     denoise(url, "wait", id, "-o", "/dev/null").failed(3, "cancelled")
@@ -414,35 +338,24 @@ def test_pictures_are_shown_in_their_order(lie):
 def test_bar_and_picture_on_a_terminal(d, url):
     code, out = on_terminal(url, "generate", *TINY, "--steps=300", COLORTERM="truecolor", TERM="xterm-256color")
     assert code == 2  # steps twice
-    code, out = on_terminal(url, "generate", *LONG, "-o", "/dev/null", TERM="xterm-256color",
-                            until="\r\x1b\\[K(?:\u2588)+(?:\u2591)+ +\\d+/1000  [0-9.]+ (s|min) left".encode())
+    code, out = on_terminal(url, "generate", *LONG[:3], "200", *LONG[4:], "-o", "/dev/null", TERM="xterm-256color",
+                            until="\r\x1b\\[K(?:\u2588)+(?:\u2591)+ +\\d+/200  [0-9.]+ (s|min) left".encode())
     assert code == 130, out
-    code, out = on_terminal(url, "generate", *TINY[:4], *TINY[6:], "--steps", "300", COLORTERM="truecolor", TERM="xterm-256color")
+    code, out = on_terminal(url, "generate", *TINY[:4], *TINY[6:], "--steps", "60", COLORTERM="truecolor", TERM="xterm-256color")
     text = out.decode()
     assert code == 0, text
-    assert re.search("\r\x1b\\[K\u2588{30} 300/300", text) and "seed 7, model tiny@1" in text
-    assert "\u2580" in text and text.index("300/300") < text.index("\u2580")
+    assert re.search("\r\x1b\\[K\u2588{30} 60/60", text) and "seed 7, model tiny@1" in text
+    assert "\u2580" in text and text.index("60/60") < text.index("\u2580")
     plain = on_terminal(url, "generate", *TINY, "-o", "/dev/null", TERM="dumb", LC_ALL="C")[1]
     assert b"\r\x1b[K#" in plain and b"\xe2" not in plain
 
 
 def test_who_shares_the_batches(d, url):
     other = begin(url, "generate", *LONG, "-o", "/dev/null")
-    while b"step" not in other.stderr.readline():
-        pass
+    heard(other, b"step")
     code, out = on_terminal(url, "generate", *LONG, "-o", "/dev/null", TERM="xterm", until=rb"\d+ rows of 2 requests")
     end(other, signal.SIGINT)
     assert code == 130, out
-
-
-def kitty_pictures(out):
-    pictures, part = [], b""
-    for more, text in re.findall(rb"\x1b_G(?:a=T[^;]*m=|m=)([01]);([^\x1b]*)\x1b\\", out):
-        part += base64.b64decode(text)
-        if more == b"0":
-            pictures.append(part)
-            part = b""
-    return pictures
 
 
 def test_kitty_gets_the_png_and_previews_in_place(d, url, lie):
@@ -477,84 +390,6 @@ def test_watch_redraws(url):
 # ---- servers that lie ----
 
 
-class Liar:
-    """Answers the k-th connection with the k-th of `answers`, the last one for ever. Bytes are sent as they are; a float in a
-    list is a pause; the connection is then closed."""
-
-    def __init__(self, *answers):
-        self.answers, self.asked = answers, []
-        self.socket = socket.create_server(("127.0.0.1", 0))
-        self.url = "http://127.0.0.1:%d" % self.socket.getsockname()[1]
-        threading.Thread(target=self.serve, daemon=True).start()
-
-    def serve(self):
-        while True:
-            try:
-                client = self.socket.accept()[0]
-            except OSError:
-                return
-            threading.Thread(target=self.answer, args=(client,), daemon=True).start()
-
-    def answer(self, client):
-        data = b""
-        client.settimeout(20)
-        try:
-            while b"\r\n\r\n" not in data:
-                data += client.recv(65536)
-            head, body = data.split(b"\r\n\r\n", 1)
-            length = re.search(rb"content-length: (\d+)", head, re.I)
-            while length and len(body) < int(length.group(1)):
-                body += client.recv(65536)
-            parts = self.answers[min(len(self.asked), len(self.answers) - 1)]
-            self.asked.append((head.decode(), body))
-            for part in parts if isinstance(parts, list) else [parts]:
-                if isinstance(part, float):
-                    time.sleep(part)
-                else:
-                    client.sendall(part)
-            client.shutdown(socket.SHUT_WR)
-            while client.recv(65536):
-                pass
-        except OSError:
-            pass
-        client.close()
-
-    def close(self):
-        self.socket.close()
-
-
-@pytest.fixture
-def lie():
-    liars = []
-
-    def make(*answers):
-        liars.append(Liar(*answers))
-        return liars[-1]
-
-    yield make
-    for liar in liars:
-        liar.close()
-
-
-def plain(status, body, *headers, kind="application/json"):
-    body = body if isinstance(body, bytes) else json.dumps(body).encode()
-    lines = ["HTTP/1.1 %d X" % status, "Content-Type: " + kind, "Content-Length: %d" % len(body)] + list(headers)
-    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
-
-
-def stream(*events, tail=b""):
-    """Events are (name, data) or bytes."""
-    out = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
-    for e in events:
-        out += e if isinstance(e, bytes) else b"event: %s\ndata: %s\n\n" % (e[0].encode(), json.dumps(e[1]).encode())
-    return out + tail
-
-
-def refusal(code, message="no", param=None):
-    return {"error": {"type": "x", "code": code, "param": param, "message": message}}
-
-
-PNG = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNoAAAAggCBd81ytgAAAABJRU5ErkJggg==")
 PNGS = [PNG, PNG + b"1", PNG + b"22"]
 QUEUED = ("queued", {"id": "abc", "seed": 7, "position": 0, "eta_ms": 1})
 IMAGE = ("image", {"index": 0, "seed": 7, "content_type": "image/png", "b64": base64.b64encode(PNG).decode()})

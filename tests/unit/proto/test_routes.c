@@ -1,4 +1,5 @@
 /* test_routes.c - paths and methods, query strings, the CLI's flags. */
+#include "job.h"
 #include "proto.h"
 
 #include <jansson.h>
@@ -151,7 +152,7 @@ static json_t *flags(const char *text, int expected_code, const char **rest)
     json_t *request = json_object();
     dn_http_error e = { 0 };
     int i = 0, used = 0;
-    for (; i < argc && (used = dn_cli_flag(request, argc - i, argv + i, &e)) > 0;)
+    for (; i < argc && (used = dn_cli_flag(&dn_generate_fields, request, argc - i, argv + i, &e)) > 0;)
         i += used;
     if (e.id != expected_code)
         fail_msg("%s: code %d: %s", text, e.id, e.message);
@@ -227,7 +228,46 @@ static void test_cli_refusals(void **state)
     for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
         json_t *request = json_object();
         char *argv[] = { (char *)others[i], "value" };
-        assert_int_equal(dn_cli_flag(request, 2, argv, NULL), 0);
+        assert_int_equal(dn_cli_flag(&dn_generate_fields, request, 2, argv, NULL), 0);
+        assert_int_equal(json_object_size(request), 0);
+        json_decref(request);
+    }
+}
+
+/* Another table: a job's. */
+static void test_cli_jobs(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *flags, *json;
+    } cases[] = {
+        { "--steps=5", "{'steps':5}" },
+        { "--optimizer-betas=0.9,0.99", "{'optimizer':{'betas':[0.9,0.99]}}" },
+        { "--micro-batch=auto", "{'micro_batch':'auto'}" },
+        { "--ema-warmup=off", "{'ema':{'warmup':false}}" },
+        { "--preview-labels=all", "{'preview':{'labels':'all'}}" },
+        { "--augment=flip, crop", "{'augment':[{'kind':'flip'},{'kind':'crop'}]}" },
+        { "--augment=[{\"kind\":\"crop\",\"p\":0.5}]", "{'augment':[{'kind':'crop','p':0.5}]}" },
+        { "--model={\"sample_size\":8}", "{'model':{'sample_size':8}}" },
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        dn_http_error e = { 0 };
+        char *argv[] = { (char *)cases[i].flags }, *text = strdup(cases[i].json);
+        for (char *c = text; *c; c++)
+            *c = *c == '\'' ? '"' : *c;
+        json_t *request = json_object(), *expected = json_loads(text, 0, NULL);
+        if (dn_cli_flag(&dn_job_fields, request, 1, argv, &e) != 1 || !json_equal(request, expected))
+            fail_msg("%s: %s", cases[i].flags, e.message);
+        json_decref(request);
+        json_decref(expected);
+        free(text);
+    }
+    static const char *const others[] = { "--grid", "--sampler=ddpm", "-n", "--augment=[", "--augment=[1}" };
+    for (int i = 0; i < 5; i++) {
+        dn_http_error e = { 0 };
+        char *argv[] = { (char *)others[i], "1" };
+        json_t *request = json_object();
+        assert_int_equal(dn_cli_flag(&dn_job_fields, request, 2, argv, &e), i < 3 ? 0 : -1);
         assert_int_equal(json_object_size(request), 0);
         json_decref(request);
     }
@@ -250,13 +290,18 @@ static void test_cli_help(void **state)
     (void)state;
     dn_buf b;
     dn_buf_init(&b, 1 << 16);
-    dn_cli_help(&b);
+    dn_cli_help(&dn_generate_fields, &b);
     assert_false(b.failed);
     check_help(&dn_generate_fields, b.data);
     assert_non_null(strstr(b.data, "-n, --n N"));
     assert_non_null(strstr(b.data, "--label"));
     assert_non_null(strstr(b.data, "dpm++2m"));
     assert_non_null(strstr(b.data, "--grid"));
+    dn_buf_fini(&b);
+    dn_buf_init(&b, 1 << 16);
+    dn_cli_help(&dn_job_fields, &b);
+    check_help(&dn_job_fields, b.data);
+    assert_null(strstr(b.data, "--grid"));
     dn_buf_fini(&b);
 }
 
@@ -265,6 +310,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_found), cmocka_unit_test(test_not_found),    cmocka_unit_test(test_query),
         cmocka_unit_test(test_cli),   cmocka_unit_test(test_cli_refusals), cmocka_unit_test(test_cli_help),
+        cmocka_unit_test(test_cli_jobs),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

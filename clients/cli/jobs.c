@@ -1,0 +1,136 @@
+/* jobs.c - `denoise jobs`: list, show, follow, pause, resume, cancel, save, set, publish, metrics. */
+#include "card.h"
+#include "columns.h"
+#include "download.h"
+#include "job_follow.h"
+
+#include <jansson.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { CELL = 48 };
+
+static void print_list(const json_t *list)
+{
+    static const char *const names[] = { "ID", "STATE", "NAME", "DATASET", "STEP", "LOSS", "LEFT", "CREATED", NULL };
+    dn_columns t;
+    size_t i;
+    json_t *j;
+    char step[CELL], loss[CELL], left[24], created[24];
+    dn_columns_init(&t, names);
+    json_array_foreach(list, i, j)
+    {
+        const json_t *eta = json_object_get(j, "eta_s"), *l = json_object_get(j, "loss");
+        const char *dataset = dn_json_text(j, "dataset");
+        char data[CELL];
+        snprintf(data, sizeof data, "%.*s", (int)strcspn(dataset, "@"), dataset);
+        snprintf(step, sizeof step, "%ld/%ld", dn_json_count(j, "step"), dn_json_count(j, "steps"));
+        snprintf(loss, sizeof loss, json_is_number(l) ? "%.4g" : "", json_number_value(l));
+        if (json_is_number(eta))
+            dn_text_time(left, json_number_value(eta));
+        else
+            left[0] = 0;
+        dn_columns_add(&t, (const char *const[]){ dn_json_text(j, "id"), dn_json_text(j, "state"),
+                                                  dn_json_text(j, "name"), data, step, loss, left,
+                                                  dn_text_date(created, dn_json_number(j, "created_at")) });
+    }
+    dn_columns_print(&t, 0, stdout);
+    dn_columns_fini(&t);
+}
+
+int dn_run_jobs(dn_args *args)
+{
+    json_t *answer = NULL;
+    int rc = dn_ask(args, "GET", "/jobs", NULL, &answer);
+    if (!rc && !args->value[DN_OPT_RAW]) {
+        const char *next = dn_json_text(answer, "next");
+        print_list(json_object_get(answer, "jobs"));
+        if (*next)
+            dn_text_printf(stdout, "more: --after %s\n", next);
+    }
+    json_decref(answer);
+    return rc;
+}
+
+/* Ask about the job that the first operand names. */
+static int ask(const dn_args *args, const char *method, const char *path, const json_t *body, json_t **out)
+{
+    int rc = dn_id_check(args->operand[0]);
+    return rc ? rc : dn_ask_about(args, method, path, args->operand[0], body, out);
+}
+
+int dn_run_job(dn_args *args)
+{
+    json_t *j = NULL;
+    int rc = ask(args, "GET", "/jobs/%", NULL, &j);
+    if (!rc && !args->value[DN_OPT_RAW])
+        dn_card_print(j, stdout);
+    json_decref(j);
+    return rc;
+}
+
+int dn_run_job_follow(dn_args *args)
+{
+    dn_client client;
+    dn_output_to output;
+    int rc = dn_id_check(args->operand[0]);
+    if (!rc)
+        rc = dn_output_init_shown(&output, args);
+    if (!rc)
+        rc = dn_client_init(&client, args);
+    if (rc)
+        return rc;
+    dn_interrupt_catch();
+    rc = dn_job_follow(&client, &output, args->operand[0], false);
+    dn_client_fini(&client);
+    dn_output_fini(&output);
+    return rc;
+}
+
+/* ---- what changes it -------------------------------------------------------------------------------------------- */
+
+static int change(const dn_args *args, const char *method, const char *path, const json_t *body)
+{
+    json_t *j = NULL;
+    int rc = ask(args, method, path, body, &j);
+    if (!rc)
+        dn_text_printf(stdout, "%s is %s at step %ld of %ld, share %.3g, priority %s\n", args->operand[0],
+                       dn_json_text(j, "state"), dn_json_count(j, "step"), dn_json_count(j, "steps"),
+                       dn_json_number(j, "train_share"), dn_json_text(j, "priority"));
+    json_decref(j);
+    return rc;
+}
+
+int dn_run_job_pause(dn_args *args) { return change(args, "POST", "/jobs/%/pause", NULL); }
+int dn_run_job_resume(dn_args *args) { return change(args, "POST", "/jobs/%/resume", NULL); }
+int dn_run_job_cancel(dn_args *args) { return change(args, "POST", "/jobs/%/cancel", NULL); }
+int dn_run_job_save(dn_args *args) { return change(args, "POST", "/jobs/%/checkpoints", NULL); }
+
+int dn_run_job_set(dn_args *args)
+{
+    if (json_object_size(args->request))
+        return change(args, "PATCH", "/jobs/%", args->request);
+    dn_complain("what is to be set? --train-share, --priority, or both");
+    return DN_EXIT_USAGE;
+}
+
+int dn_run_job_publish(dn_args *args)
+{
+    json_t *j = NULL, *body = NULL;
+    int rc = dn_name_check(args->operand[1], DN_NAME);
+    if (!rc && !(body = json_pack("{s:s}", "as", args->operand[1])))
+        rc = DN_EXIT_FAILED;
+    if (!rc)
+        rc = ask(args, "POST", "/jobs/%/publish", body, &j);
+    if (!rc)
+        dn_text_printf(stdout, "%s\n", dn_json_text(j, "published"));
+    json_decref(body);
+    json_decref(j);
+    return rc;
+}
+
+int dn_run_job_metrics(dn_args *args)
+{
+    int rc = dn_id_check(args->operand[0]);
+    return rc ? rc : dn_fetch(args, "/jobs/%/metrics.csv", args->operand[0]);
+}
