@@ -98,6 +98,9 @@ def test_from_a_folder_to_a_model(d, url, files, dataset, tmp_path):
     denoise(url, "jobs", "metrics", id, "-o", str(path)).ok()
     assert path.read_bytes() == d.ask("GET", "/jobs/%s/metrics.csv" % id).body == denoise(url, "jobs", "metrics", id).ok().out
     assert path.read_bytes().count(b"\n") == 1 + STEPS + 2
+    kept = denoise(url, "jobs", "checkpoints", id).ok().out.decode().split("\n")
+    assert kept[0].split() == ["STEP", "BYTES", "EVAL", "LOSS", "BEST", "CREATED"]
+    assert re.match(r"%d +\S+ .B +[0-9.]+ +(best)? +\d{4}-" % STEPS, kept[1]), kept
     card = denoise(url, "jobs", "show", id).ok().out.decode()
     assert re.search(r"^created_at +\d{4}-\d\d-\d\d \d\d:\d\d:\d\d$", card, re.M) and re.search("^state +succeeded$", card, re.M)
     assert denoise(url, "jobs", "publish", id, "made").ok().out == b"made@1\n"
@@ -310,7 +313,7 @@ def test_names_of_every_kind_and_broken_files(d, url, files, tmp_path):
     denoise(url, "datasets", "push", "broken", str(tmp_path)).failed(3, "bad.png")
     done = denoise(url, "datasets", "push", "broken", str(tmp_path), "--skip-broken").ok()
     assert re.search("^left out 1 file:\n  k\u00e4se/bad.png: .+$", done.err, re.M)
-    denoise(url, "train", "--name", "x", "--dataset", "%s/" % tmp_path, "--dataset-name", "x").failed(3, "bad.png")
+    denoise(url, "train", str(files / "job.json"), "--dataset", "%s/" % tmp_path, "--dataset-name", "x").failed(3, "bad.png")
 
 
 def test_a_name_that_is_here_only(url, files):
@@ -328,7 +331,8 @@ def test_what_is_not_sent(tmp_path, kind, text):
         os.mkfifo(tmp_path / "a" / "b.png")
     for command in ("datasets", "models"):
         denoise("http://127.0.0.1:1", command, "push", "x", str(tmp_path)).failed(2, text)
-    denoise("http://127.0.0.1:1", "train", "--dataset", "%s/" % tmp_path, "--dataset-name", "x").failed(2, text)
+    denoise("http://127.0.0.1:1", "train", "--name=x", "--steps=1", "--batch-size=1", "--from=x", "--dataset", "%s/" % tmp_path,
+            "--dataset-name", "x").failed(2, text)
 
 
 @pytest.mark.parametrize("args, text", [
@@ -366,6 +370,8 @@ def test_what_is_not_sent(tmp_path, kind, text):
     (["train", "--dataset", "/", ], "--dataset-name is needed"),
     (["train", "--dataset", "./x", "--dataset-name", "X"], "a name matches"),
     (["train", "--show", "ascii", "-f"], "--show must be"),
+    (["train", "--dataset", "./", "--dataset-name", "x", "--name", "x", "--steps", "1"], "batch_size"),
+    (["train", "--dataset", "./", "--dataset-name", "x", "--name", "x", "--steps", "0", "--batch-size", "1", "--from", "m"], "(steps)"),
     (["train", "--show", "never"], "--show is for --follow"),
 ])
 def test_usage(tmp_path, args, text):
@@ -655,7 +661,7 @@ def test_a_download_can_be_left_or_takes_its_place(lie, tmp_path):
     assert code == 2 and b"-o FILE is needed" in out
 
 
-EVERY = (["jobs"], ["jobs", "show", "x"], ["jobs", "pause", "x"], ["jobs", "set", "x", "--priority", "low"], ["jobs", "publish", "x", "y"],
+EVERY = (["jobs"], ["jobs", "show", "x"], ["jobs", "checkpoints", "x"], ["jobs", "pause", "x"], ["jobs", "set", "x", "--priority", "low"], ["jobs", "publish", "x", "y"],
          ["datasets"], ["datasets", "show", "x"], ["datasets", "delete", "x"], ["datasets", "push", "x", __file__],
          ["models", "push", "x", __file__], ["models", "alias", "x@1"], ["models", "save", "x", "y"], ["models", "delete", "x@1"],
          ["train", "--name", "x"])
@@ -677,7 +683,7 @@ def test_nothing_reaches_the_terminal_raw(lie):
 
 
 def test_hostile_answers(lie):
-    bodies = (b"[]", b"[" * 100000, b'{"jobs":5,"datasets":{},"versions":"x","plan":[],"name":"x","hash":"ab","broken":7,"classes":{},"id":5}',
+    bodies = (b"[]", b"[" * 100000, b'{"jobs":5,"datasets":{},"versions":"x","plan":[],"name":"x","checkpoints":[5,{"step":-1,"bytes":1e308}],"hash":"ab","broken":7,"classes":{},"id":5}',
               b'{"jobs":[5,null,[],{"step":-1,"steps":1e300,"loss":"x","eta_s":{}}],"datasets":[[],{"bytes":1e308,"height_min":1e300}],'
               b'"name":"x","hash":"../y","id":"../z","versions":[5,{"version":1e300},{"version":-5,"live":1}],"plan":{"total":"x"}}')
     for args in EVERY:
