@@ -152,6 +152,7 @@ int dn_run_cancel(dn_args *args);
 int dn_run_train(dn_args *args); /* train.c */
 int dn_run_jobs(dn_args *args);  /* jobs.c */
 int dn_run_job(dn_args *args);
+int dn_run_job_checkpoints(dn_args *args);
 int dn_run_job_follow(dn_args *args);
 int dn_run_job_pause(dn_args *args);
 int dn_run_job_resume(dn_args *args);

@@ -41,6 +41,7 @@ const dn_command dn_commands[] = {
     { "jobs resume", "ID", DN_CHANGE_C, NULL, NULL, "Go on with a paused job.", NULL, dn_run_job_resume },
     { "jobs cancel", "ID", DN_CHANGE_C, NULL, NULL, "End it for good.", NULL, dn_run_job_cancel },
     { "jobs save", "ID", DN_CHANGE_C, NULL, NULL, "Write a checkpoint now.", NULL, dn_run_job_save },
+    { "jobs checkpoints", "ID", DN_LIST_C, NULL, NULL, "Its saved states, newest first.", NULL, dn_run_job_checkpoints },
     { "jobs set", "ID", DN_CHANGE_C, NULL, &dn_job_patch_fields, "Change a job while it runs.", NULL, dn_run_job_set },
     { "jobs publish", "ID NAME", DN_CHANGE_C, NULL, NULL, "Make a model of what it has learned.", publish_text, dn_run_job_publish },
     { "jobs metrics", "ID", DN_FETCH_C, NULL, NULL, "A CSV line for each step and evaluation.", NULL, dn_run_job_metrics },

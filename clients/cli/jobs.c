@@ -1,4 +1,5 @@
-/* jobs.c - `denoise jobs`: list, show, follow, pause, resume, cancel, save, set, publish, metrics. */
+/* jobs.c - `denoise jobs`: list, show, follow, pause, resume, cancel, save, set, checkpoints, publish,
+ * metrics. */
 #include "card.h"
 #include "columns.h"
 #include "download.h"
@@ -66,6 +67,37 @@ int dn_run_job(dn_args *args)
     if (!rc && !args->value[DN_OPT_RAW])
         dn_card_print(j, stdout);
     json_decref(j);
+    return rc;
+}
+
+static void print_checkpoints(const json_t *list)
+{
+    static const char *const names[] = { "STEP", "BYTES", "EVAL LOSS", "BEST", "CREATED", NULL };
+    dn_columns t;
+    size_t i;
+    json_t *c;
+    char step[CELL], bytes[24], loss[CELL], created[24];
+    dn_columns_init(&t, names);
+    json_array_foreach(list, i, c)
+    {
+        const json_t *l = json_object_get(c, "eval_loss");
+        snprintf(step, sizeof step, "%ld", dn_json_count(c, "step"));
+        snprintf(loss, sizeof loss, json_is_number(l) ? "%.4g" : "", json_number_value(l));
+        dn_columns_add(&t, (const char *const[]){ step, dn_text_bytes(bytes, dn_json_number(c, "bytes")), loss,
+                                                  dn_json_true(c, "best") ? "best" : "",
+                                                  dn_text_date(created, dn_json_number(c, "created_at")) });
+    }
+    dn_columns_print(&t, 0, stdout);
+    dn_columns_fini(&t);
+}
+
+int dn_run_job_checkpoints(dn_args *args)
+{
+    json_t *answer = NULL;
+    int rc = ask(args, "GET", "/jobs/%/checkpoints", NULL, &answer);
+    if (!rc && !args->value[DN_OPT_RAW])
+        print_checkpoints(json_object_get(answer, "checkpoints"));
+    json_decref(answer);
     return rc;
 }
 

@@ -96,6 +96,25 @@ static int check_upload(char name[DN_NAME_LEN_MAX + 1], const dn_args *args, con
     return DN_EXIT_USAGE;
 }
 
+/* What can be known here is said before anything large is sent. */
+static int check_request(const json_t *request)
+{
+    dn_http_error err = { 0 };
+    dn_job_request parsed;
+    dn_arena *arena = dn_arena_new(DN_REQUEST_BYTES_MAX);
+    json_t *copy = json_deep_copy(request);
+    int rc = DN_EXIT_FAILED;
+    if (!arena || !copy)
+        dn_complain("no memory for the request");
+    else if (!dn_job_parse(&parsed, arena, copy, &err))
+        rc = 0;
+    else
+        dn_complain("%s%s%s%s", err.message, *err.param ? " (" : "", err.param, *err.param ? ")" : "");
+    json_decref(copy);
+    dn_arena_free(arena);
+    return rc && err.id ? DN_EXIT_USAGE : rc;
+}
+
 static int send_dataset(dn_client *c, const dn_args *args, const char *name, dn_upload *u, json_t *request)
 {
     char id[DN_DATASET_ID_MAX];
@@ -200,6 +219,8 @@ static int run(const dn_args *args, dn_output_to *output, json_t *request)
     dn_upload u;
     int rc = check_upload(name, args, path);
     if (rc)
+        return rc;
+    if (path && (rc = check_request(request)))
         return rc;
     if (path)
         rc = dn_upload_init(&u, &path, 1, args->value[DN_OPT_QUIET]);

@@ -13,7 +13,7 @@ from command import (DENOISE, PNG, begin, denoise, end, environment, heard, kitt
                      url_of)
 from serving import THREAD_SANITIZED, Serving, decoded, floats, npy_read, png_read, st_read
 
-MANY = "8" if THREAD_SANITIZED else "64"
+MANY = "4" if THREAD_SANITIZED else "64"
 LONG = ["-m", "tiny", "--steps", "1000", "-n", MANY, "--sampler", "ddim", "--seed", "1"]  # far longer than a test
 
 
