@@ -158,6 +158,16 @@ int dn_jobs_active(const dn_app *app)
     return n;
 }
 
+bool dn_jobs_copying(const dn_app *app)
+{
+    DN_LINK_EACH(l, &app->jobs->jobs)
+    {
+        if (DN_LINK_OF(l, dn_job, link)->working & DN_WORK_SAVE)
+            return true;
+    }
+    return false;
+}
+
 /* ---- states ---------------------------------------------------------------------------------------------------- */
 
 static void say(const dn_job *j)
@@ -314,8 +324,8 @@ static void begin(dn_job *j)
 {
     dn_app *app = j->app;
     int room = dn_models_make_room(app, (int64_t)j->plan.total, NULL);
-    if (room > 0)
-        return; /* what is being unloaded makes room: the next tick tries again */
+    if (room > 0 || (room < 0 && dn_jobs_copying(app)))
+        return; /* what is being unloaded, or written, makes room: the next tick tries again */
     if (room < 0) {
         char why[160];
         snprintf(why, sizeof why, "it takes %lld bytes, more than --memory leaves beside what is in use",

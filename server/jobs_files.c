@@ -226,10 +226,17 @@ static void stop_unsaved(dn_job *j, const dn_error *err)
 
 static void begin_save(dn_job *j, dn_snapshot *snapshot, const dn_saved *as);
 
+/* Copies that wait to be written, or are being written, are in the budget: what is admitted meanwhile makes room for them. */
+static void count_copy(dn_job *j, int sign)
+{
+    j->app->budget.held[DN_HOLD_TRAINING] += sign * (int64_t)(j->plan.weights + j->plan.moments + j->plan.ema);
+}
+
 static void save_done(dn_work *work)
 {
     saving *s = dn_container_of(work, saving, work);
     dn_job *j = s->job;
+    count_copy(j, -1);
     j->csv_late |= s->rc != 0;
     if (s->rc)
         stop_unsaved(j, &s->err);
@@ -253,6 +260,7 @@ static void begin_save(dn_job *j, dn_snapshot *snapshot, const dn_saved *as)
     saving *s = calloc(1, sizeof *s);
     if (!s) {
         dn_snapshot_free(snapshot);
+        count_copy(j, -1);
         stop_unsaved(j, &(dn_error){ .code = DN_E_MEMORY, .message = "out of memory" });
         return;
     }
@@ -267,10 +275,13 @@ static void begin_save(dn_job *j, dn_snapshot *snapshot, const dn_saved *as)
 
 void dn_job_save(dn_job *j, dn_snapshot *snapshot, const dn_saved *as)
 {
+    count_copy(j, 1);
     if (!(j->working & DN_WORK_SAVE)) {
         begin_save(j, snapshot, as);
         return;
     }
+    if (j->unsaved)
+        count_copy(j, -1);
     dn_snapshot_free(j->unsaved); /* a newer one stands for the older */
     j->unsaved = snapshot;
     j->unsaved_as = *as;

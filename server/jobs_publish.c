@@ -10,7 +10,7 @@
 
 enum {
     COPIES = 3,          /* of the weights: the EMA, its tensors in the file's order, the file */
-    ROOM_WAIT_MS = 30000 /* for models that are being unloaded to make room */
+    ROOM_WAIT_MS = 30000 /* for models that are being unloaded, and copies that are being written */
 };
 
 struct publishing {
@@ -160,13 +160,13 @@ static int choose(struct publishing *p, dn_http_error *err)
     return p->checkpoint ? 0 : dn_http_fail(err, DN_H_MEMORY, NULL, NULL);
 }
 
-/* 0: it is held. 1: what is being unloaded will make room. Else a DN_H code. */
+/* 0: it is held. 1: what is being unloaded, or written, will make room. Else a DN_H code. */
 static int hold(struct publishing *p, dn_http_error *err)
 {
     dn_app *app = p->job->app;
     int64_t bytes = COPIES * (int64_t)p->job->plan.weights;
     int room = dn_models_make_room(app, bytes, NULL);
-    if (room > 0 && dn_clock_ms() < p->until_ms)
+    if ((room > 0 || (room < 0 && dn_jobs_copying(app))) && dn_clock_ms() < p->until_ms)
         return 1;
     if (room)
         return dn_http_fail(err, DN_H_MEMORY, NULL, "publishing takes %lld bytes, more than --memory leaves now; ask again",

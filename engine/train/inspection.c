@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const double LEAST = 1e-6;
+static const double least_gradient = 1e-6;
 
 /* Of the largest value of a step: values kept as 16 bits may be rounded either way. */
 static double tolerance_of(const dn_trainer *t) { return t->params.precision == DN_PRECISION_FP32 ? 1e-3 : 3e-2; }
@@ -79,7 +79,7 @@ int dn_inspection_begin(dn_trainer *t)
         .trace = look->trace,
         .ref = check ? &look->ref : NULL,
         .tolerance = tolerance_of(t),
-        .least = LEAST * t->counters.loss_scale, /* the gradient of a key's bias, say */
+        .least = least_gradient * t->counters.loss_scale, /* the gradient of a key's bias, say */
     };
     t->run.inspector = &look->inspector;
     return rc;

@@ -423,6 +423,28 @@ def test_every_write_of_a_job_fails_once(faulty, faults):
         assert {str(c["step"]) for c in d.ask("GET", "/jobs/%s/checkpoints" % id).json()["checkpoints"]} == set(kept(faulty, id))
 
 
+def test_what_may_pass_pauses_a_job_that_is_resumed(box):
+    """An error of the disk while it is restored is no failure of the job."""
+    d = box.start()
+    put_dataset(d)
+    id = submit(d, steps=1000000)
+    wait(d, id, "running", step=1)
+    assert d.ask("POST", "/jobs/%s/pause" % id, {}).status == 202
+    step = wait(d, id, "paused")["step"]
+    path = "%s/jobs/%s/metrics.csv" % (box.state, id)
+    os.rename(path, path + ".aside")
+    os.mkdir(path)
+    assert d.ask("POST", "/jobs/%s/resume" % id, {}).status == 200
+    info = wait(d, id, "paused")
+    assert "metrics.csv" in info["reason"] and info["attempt"] == 2, info
+    os.rmdir(path)
+    os.rename(path + ".aside", path)
+    assert d.ask("POST", "/jobs/%s/resume" % id, {}).status == 200
+    assert wait(d, id, "running", step=step + 1)["attempt"] == 3
+    assert d.ask("POST", "/jobs/%s/cancel" % id, {}).status in (200, 202)
+    wait(d, id, "cancelled")
+
+
 def test_a_stream_that_cannot_be_opened_leaves_nothing(faulty, faults):
     """Neither the response nor its place in the connection can be had: the call ends, and nobody is told of it afterwards."""
     d = faulty.start()
@@ -564,7 +586,7 @@ def test_publishing_takes_its_turn_in_the_memory_budget(box):
     assert "available" in [m["state"] for m in d.ask("GET", "/models").json()["models"] if m["name"] != "big"]
     for room in (copies + (1 << 20), copies - 1):
         d = box.again("--load", "none", "--memory", str(plan["total"] + room))
-        running = submit(d, steps=1000000, **big)
+        running = submit(d, steps=1000000, **big, **UNSAVED)
         wait(d, running, "running", step=1)
         for id in (first, running):
             reply = publish(id)
