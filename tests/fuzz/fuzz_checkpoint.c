@@ -80,7 +80,7 @@ static void make_checkpoint(const char *folder)
     dn_train_report report;
     snprintf(path, sizeof path, "%s/checkpoint", folder);
     must(!dn_trainer_some(trainer, 0, &report, NULL));
-    must(!dn_trainer_snapshot(&s, trainer, true, NULL) && !dn_snapshot_write(s, path, NULL));
+    must(!dn_trainer_snapshot(&s, trainer, true, 0, NULL) && !dn_snapshot_write(s, path, NULL));
     dn_snapshot_free(s);
     read_good(path);
     unlink(path);
