@@ -37,7 +37,12 @@ fuzz:
 	@deploy/install-packages run build fuzz
 	@python3 tests/fuzz/run.py $(ARGS)
 
+# The bundled model again, by the daemon itself: an hour or two on two cores.
+train-fashion: all
+	@deploy/install-packages run build train
+	@deploy/train-fashion $(BUILD)
+
 clean:
 	rm -rf build build-asan build-tsan build-fuzz
 
-.PHONY: all run deps test test-slow bench fuzz clean
+.PHONY: all run deps test test-slow bench fuzz train-fashion clean
