@@ -268,12 +268,12 @@ def test_kills_of_a_job_that_makes_steps_are_no_crash_loop(box):
     want, rows, _ = undisturbed(box)
     d = box.d
     id = submit(d, **UNSAVED)
-    for k in range(4):
+    for k in range(3):
         until(lambda: counted(box, id) == (k + 1, 0))  # its first step is kept
         assert job(d, id)["state"] == "running"
         box.kill()
         d = box.start()
-    assert wait(d, id)["attempt"] == 5
+    assert wait(d, id)["attempt"] == 4
     assert weights(box, id, STEPS) == want and lines(d, id) == rows
     until(lambda: counted(box, id) == (0, 0))
     id = submit(d, steps=100000, **UNSAVED)
