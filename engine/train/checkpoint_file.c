@@ -190,7 +190,8 @@ static int read_counters(dn_train_counters *c, const json_t *header, const char 
     double scale;
     if (json_unpack((json_t *)json_object_get(header, "counters"), "{sIsIsFsIsI}", "step", &step, "updates", &updates,
                     "loss_scale", &scale, "good_steps", &good, "nan_run", &nan_run) ||
-        step < 0 || updates < 0 || updates > step || good < 0 || nan_run < 0 || !(scale >= 1 && scale <= 0x1p24))
+        step < 0 || step > DN_TRAIN_STEPS_MAX || updates < 0 || updates > step || good < 0 || good > step || nan_run < 0 ||
+        nan_run > step || !(scale >= 1 && scale <= 0x1p24))
         return broken(path, "its counters make no sense", err);
     *c = (dn_train_counters){ step, updates, scale, good, nan_run };
     return 0;

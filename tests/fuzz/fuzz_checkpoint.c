@@ -7,6 +7,7 @@
 #include "train_internal.h"
 
 #include <jansson.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,8 +18,10 @@ enum { HEAD = 16, EDIT = 4 };
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-static dn_trainer *trainer;
+static dn_device *device;
+static dn_model *model;
 static dn_dataset *images;
+static dn_trainer *trainer;
 static uint8_t *good;
 static size_t good_len;
 
@@ -100,7 +103,6 @@ static void remove_images(const char *folder)
 static void start(void)
 {
     char folder[] = "/tmp/fuzz-checkpoint-XXXXXX";
-    dn_device *device = NULL;
     dn_train_params p;
     dn_train_plan plan;
     dn_train_params_init(&p);
@@ -108,7 +110,7 @@ static void start(void)
     p.batch_size = 2;
     must(mkdtemp(folder) != NULL);
     make_images(folder);
-    dn_model *model = make_model();
+    model = make_model();
     must(!dn_device_open(&device, "cpu:0", NULL));
     must(!dn_train_plan_make(&plan, device, model, images, &p, 0, NULL));
     must(!dn_trainer_new(&trainer, device, model, images, &p, &plan, NULL));
@@ -141,10 +143,31 @@ static void fix_crc(uint8_t *file, size_t size)
     memcpy(file + 12, &crc, sizeof crc);
 }
 
+static bool in_header(const uint8_t *file, size_t at)
+{
+    uint32_t n;
+    memcpy(&n, file + 8, sizeof n);
+    return at >= HEAD && at < HEAD + (size_t)n;
+}
+
+/* A byte more before `at`; the header's length goes with it. */
+static void insert(uint8_t *file, size_t *len, size_t at, uint8_t value)
+{
+    uint32_t n;
+    if (*len > HEAD && in_header(file, at)) {
+        memcpy(&n, file + 8, sizeof n);
+        n++;
+        memcpy(file + 8, &n, sizeof n);
+    }
+    memmove(file + at + 1, file + at, *len - at);
+    file[at] = value;
+    ++*len;
+}
+
 /* Four bytes an edit: where (little endian; from the end if its highest bit is set), what to do, a value. */
 static uint8_t *edited(size_t *len, const uint8_t *edit, size_t size)
 {
-    uint8_t *file = malloc(good_len);
+    uint8_t *file = malloc(good_len + size / EDIT);
     must(file != NULL);
     memcpy(file, good, good_len);
     *len = good_len;
@@ -153,12 +176,22 @@ static uint8_t *edited(size_t *len, const uint8_t *edit, size_t size)
         if (at >= *len)
             continue;
         at = edit[1] & 0x80 ? *len - 1 - at : at;
-        if (edit[2] % 4 == 0)
+        switch (edit[2] % 5) {
+        case 0:
             *len = at;
-        else
-            file[at] = edit[2] % 4 == 1   ? edit[3]
-                       : edit[2] % 4 == 2 ? file[at] ^ edit[3]
-                                          : (uint8_t)(file[at] + edit[3]);
+            break;
+        case 1:
+            file[at] = edit[3];
+            break;
+        case 2:
+            file[at] ^= edit[3];
+            break;
+        case 3:
+            file[at] = (uint8_t)(file[at] + edit[3]);
+            break;
+        default:
+            insert(file, len, at, edit[3]);
+        }
     }
     return file;
 }
@@ -194,7 +227,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         file = edited(&len, data, size);
     fix_crc(file, len);
     int rc = restore(file, len, &err);
-    must(rc ? err.code == rc && err.message[0] : trainer->counters.step <= trainer->params.steps);
+    must(rc ? err.code == rc && err.message[0] : trainer->counters.step <= DN_TRAIN_STEPS_MAX);
     must(!rc || (trainer->counters.step == before.step && trainer->counters.updates == before.updates));
     for (int i = 0; rc && i < 4; i++)
         must(!memcmp(was + (size_t)i * bytes, block[i], bytes));
