@@ -76,6 +76,11 @@ def field(page, param, text):
                field.dispatchEvent(new Event('change', { bubbles: true }));""", param, text)
 
 
+def open_form(page):
+    page.click("#new-open")
+    page.wait("return document.querySelector('#j-dataset').value")  # the datasets have come
+
+
 def look_again(page):
     """The view asks at once when it is opened, else every two seconds."""
     page.click("#tab-pictures")
@@ -220,7 +225,7 @@ WRONG = [("name", "Not A Name", {"name": "Not A Name"}), ("steps", "0", {"steps"
 
 
 def test_refusals_of_a_job_are_at_their_field(page, box):
-    page.click("#new-open")
+    open_form(page)
     fields = page.js("return [...document.querySelectorAll('#new-form [data-param]')].map((n) => n.dataset.param)")
     schemas = box.d.ask("GET", "/openapi.json").json()["components"]["schemas"]
     for name, schema in schemas["JobRequest"]["properties"].items():  # everything that the daemon takes
@@ -251,7 +256,7 @@ def test_refusals_of_a_job_are_at_their_field(page, box):
 
 
 def test_a_small_network_from_scratch_and_its_plan(page, box):
-    page.click("#new-open")
+    open_form(page)
     page.click("#new-unet")
     config = json.loads(page.at("#j-model").get_attribute("value"))
     assert config["sample_size"] == 16 and config["in_channels"] == 3 and config["num_class_embeds"] == 4  # three classes and none
@@ -273,7 +278,7 @@ def test_a_small_network_from_scratch_and_its_plan(page, box):
 
 
 def test_a_lost_answer_is_no_second_job(page, box):
-    page.click("#new-open")
+    open_form(page)
     field(page, "model", json.dumps(UNET))
     field(page, "name", "once")
     page.js("""const real = fetch;
@@ -328,7 +333,7 @@ def test_uploads_and_what_they_report(page, box, tmp_path):
     page.driver.refresh()  # it is the first choice of a new job
     page.wait("return !document.querySelector('#make').disabled")
     page.click("#tab-training")
-    page.click("#new-open")
+    open_form(page)
     page.wait("return document.querySelector('#j-dataset').value === 'some-pictures' && document.querySelector('#j-name').value === 'some-pictures'")
 
     files = []
@@ -412,7 +417,7 @@ def test_datasets_are_deleted_unless_they_are_used(page, box):
 
 
 def test_everything_of_the_view_has_a_name_and_fits(page, box):
-    page.click("#new-open")
+    open_form(page)
     page.js("document.querySelectorAll('#training details').forEach((n) => { n.open = true; })")
     nodes = page.cdp("Accessibility.getFullAXTree")["nodes"]
     controls = [n for n in nodes if not n.get("ignored") and n["role"]["value"] in
