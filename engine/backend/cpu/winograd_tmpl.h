@@ -9,6 +9,9 @@
  * w0 x[i-1] + (w1+w2) x[i], odd ones (w0+w1) x[i] + w2 x[i+1]. F(2,2) at 0, 1, -1 for the even and at 1, -1, infinity
  * for the odd ones meets in the product at 1 (both filters have the same sum there) and in the input at -1: 4 inputs
  * become the 4 of F(2,3), 5 products and 4 outputs; 25 products for 4x4 outputs, where F(4,3) has 36.
+ * HALVED: its gradient by the small map, from the rotated weights w2, w1, w0 as any gradient by an input. Along one dimension
+ * (w1+w2) dy[2i] + w0 dy[2i+2] + w2 dy[2i-1] + (w0+w1) dy[2i+1]: two F(2,2), of the even and of the odd ones, which meet in the
+ * product with w0+w1+w2; 6 inputs, 5 products, 2 outputs, and additions only.
  *
  * Tiles of all rows of the batch are counted through and taken in chunks. For a chunk: (1) every tile of a x a inputs
  * becomes one element of a*a planes V [a*a][C/8][tiles][8]; (2) for each panel of 16 output channels, a*a products
@@ -72,38 +75,16 @@ typedef struct winograd {
     int count, parts;           /* a task is one block or panel for one of `parts` pieces of the chunk */
 } winograd;
 
-/* A tile's place: row of the batch, line and column among its tiles. */
-typedef struct spot {
-    int64_t row;
-    int y, x;
-} spot;
-
-static inline spot spot_of(const winograd *w, int64_t tile)
-{
-    int in_row = (int)(tile % w->tiles);
-    return (spot){ tile / w->tiles, in_row / w->tiles_x, in_row % w->tiles_x };
-}
-
 static inline int part_begin(const winograd *w, int part) { return (int)((int64_t)w->count * part / w->parts); }
 
 /* Tiles t0 .. t1-1 of the chunk, channels of one block of 8. */
 always_inline void input_tiles(const int f, const winograd *w, int block, int t0, int t1)
 {
-    const int a = inputs_of(f), step = step_of(f);
-    const dn_conv_shape *s = &w->call->shape;
-    _Alignas(64) float edge[PLANES_MAX * LANES];
-    for (int t = t0; t < t1; t++) {
-        const spot p = spot_of(w, w->first + t);
-        const float *src = (const float *)rows_at(&w->call->x, p.row, block * LANES);
-        float *v = w->v + block * w->v_block + t * LANES;
-        int y = p.y * step - 1, x = p.x * step - 1;
-        if (y >= 0 && x >= 0 && y + a <= s->H && x + a <= s->W) {
-            input_tile(f, src + ((ptrdiff_t)y * s->W + x) * LANES, (ptrdiff_t)s->W * LANES, v, w->v_plane);
-        } else {
-            copy_edge(a, edge, src, s, y, x);
-            input_tile(f, edge, a * LANES, v, w->v_plane);
-        }
-    }
+    const int step = step_of(f);
+    spot p = spot_of(w->first + t0, w->tiles, w->tiles_x);
+    for (int t = t0; t < t1; t++, spot_next(&p, w->tiles, w->tiles_x))
+        input_tile(f, (const float *)rows_at(&w->call->x, p.row, block * LANES), &w->call->shape, p.y * step - 1,
+                   p.x * step - 1, w->v + block * w->v_block + t * LANES, w->v_plane);
 }
 
 static void input_task(void *arg, int64_t from, int64_t to, int thread)
@@ -117,8 +98,10 @@ static void input_task(void *arg, int64_t from, int64_t to, int thread)
             input_tiles(F43, w, block, t0, t1);
         else if (w->f == F23)
             input_tiles(F23, w, block, t0, t1);
-        else
+        else if (w->f == DOUBLED)
             input_tiles(DOUBLED, w, block, t0, t1);
+        else
+            input_tiles(HALVED, w, block, t0, t1);
     }
 }
 
@@ -150,23 +133,40 @@ always_inline void products_live(const int f, const winograd *w, int panel, int 
     }
 }
 
-/* Inverse transform and epilogue of the panel's 8 channels from `channel`. */
-always_inline void output_tiles(const int f, const winograd *w, int channel, int t0, int t1, const float *sums)
+/* The outputs of a tile that exist. */
+always_inline void put_tile(const int m, const sink *to, const dn_conv_shape *s, int y, int x, const __m256 *o)
+{
+    const int64_t at = (int64_t)y * s->Wo + x;
+    if (y + m <= s->Ho && x + m <= s->Wo && !to->silu && !to->masked) {
+        sink plain = *to;
+        plain.silu = plain.masked = false; /* for the compiler to know */
+#pragma GCC unroll 4
+        for (int i = 0; i < m; i++)
+#pragma GCC unroll 4
+            for (int j = 0; j < m; j++)
+                sink_put(&plain, at + (int64_t)i * s->Wo + j, o[i * m + j]);
+        return;
+    }
+    for (int i = 0; i < m && y + i < s->Ho; i++)
+        for (int j = 0; j < m && x + j < s->Wo; j++)
+            sink_put(to, at + (int64_t)i * s->Wo + j, o[i * m + j]);
+}
+
+/* Inverse transform and epilogue of a panel. */
+always_inline void output_tiles(const int f, const winograd *w, int panel, int t0, int t1, const float *sums)
 {
     const dn_conv_call *call = w->call;
-    const dn_conv_shape *s = &call->shape;
-    const int m = outputs_of(f);
-    sink to = { 0 };
-    for (int t = t0; t < t1; t++) {
-        const spot p = spot_of(w, w->first + t);
-        if (t == t0 || w->first + t == p.row * w->tiles)
-            to = sink_open(&call->epilogue, &call->y, s->K, p.row, channel);
-        __m256 o[16];
-        output_tile(f, sums + (t - t0) * PANEL, SUMS_PLANE, o);
-        const int y = p.y * m, x = p.x * m;
-        for (int i = 0; i < m && y + i < s->Ho; i++)
-            for (int j = 0; j < m && x + j < s->Wo; j++)
-                sink_put(&to, (int64_t)(y + i) * s->Wo + x + j, o[i * m + j]);
+    const int K = call->shape.K, m = outputs_of(f), halves = K - panel * PANEL > LANES ? 2 : 1;
+    sink to[2] = { 0 };
+    spot p = spot_of(w->first + t0, w->tiles, w->tiles_x);
+    for (int t = t0; t < t1; t++, spot_next(&p, w->tiles, w->tiles_x)) {
+        for (int h = 0; h < halves; h++) {
+            __m256 o[16];
+            if (t == t0 || p.x + p.y == 0)
+                to[h] = sink_open(&call->epilogue, &call->y, K, p.row, panel * PANEL + h * LANES);
+            output_tile(f, sums + (t - t0) * PANEL + h * LANES, SUMS_PLANE, o);
+            put_tile(m, &to[h], &call->shape, p.y * m, p.x * m, o);
+        }
     }
 }
 
@@ -180,8 +180,7 @@ always_inline void panel(const int f, const winograd *w, int p, int t0, int t1)
     } else {
         products_live(f, w, p, t0, t1, sums);
     }
-    for (int h = 0; h < PANEL && p * PANEL + h < w->call->shape.K; h += LANES)
-        output_tiles(f, w, p * PANEL + h, t0, t1, sums + h);
+    output_tiles(f, w, p, t0, t1, sums);
 }
 
 static void panel_task(void *arg, int64_t from, int64_t to, int thread)
@@ -195,8 +194,10 @@ static void panel_task(void *arg, int64_t from, int64_t to, int thread)
             panel(F43, w, p, t0, t1);
         else if (w->f == F23)
             panel(F23, w, p, t0, t1);
-        else
+        else if (w->f == DOUBLED)
             panel(DOUBLED, w, p, t0, t1);
+        else
+            panel(HALVED, w, p, t0, t1);
     }
 }
 
@@ -219,7 +220,7 @@ static int64_t chunks_of(int64_t tiles, enum weights weights)
     return (tiles + tiles_max(weights) - 1) / tiles_max(weights);
 }
 
-static ptrdiff_t slot_floats(const winograd *w) { return inputs_of(w->f) * inputs_of(w->f) * w->v_plane; }
+static ptrdiff_t slot_floats(const winograd *w) { return planes_of(w->f) * planes_of(w->f) * w->v_plane; }
 
 /* Whole chunks, each in its thread's own planes V, which then stay in its own L2. */
 static void chunk_task(void *arg, int64_t from, int64_t to, int thread)
@@ -278,7 +279,7 @@ static size_t workspace(const dn_conv_shape *s, int rows_max, int f, enum weight
     const int64_t all = (int64_t)tiles_of(s, f) * rows_max;
     const size_t plane = (size_t)ceil_div(s->C, LANES) * min64(tiles_max(weights), all) * LANES + PAD;
     const int64_t slots = weights == TRANSFORMED ? min64(SLOTS_MAX, chunks_of(all, weights)) : 1;
-    return (size_t)(inputs_of(f) * inputs_of(f)) * plane * sizeof(float) * slots;
+    return (size_t)(planes_of(f) * planes_of(f)) * plane * sizeof(float) * slots;
 }
 
 static size_t form_bytes(const dn_shape *w, int per_channel)
@@ -336,6 +337,7 @@ FORM(F23)
 FORM(DOUBLED)
 KERNEL(F43, PLAIN)
 KERNEL(DOUBLED, PLAIN)
+KERNEL(HALVED, PLAIN)
 
 /* clang-format off */
 const dn_conv_kernel NAME(dn_cpu_winograd4) =
@@ -356,6 +358,9 @@ const dn_conv_kernel NAME(dn_cpu_doubled) =
       NULL, NULL, NULL };
 const dn_conv_kernel NAME(dn_cpu_doubled_plain) =
     { "doubled-plain-" ISA, "taps16", false, false, form_bytes_plain, pack_plain, workspace_DOUBLED_PLAIN, run_DOUBLED_PLAIN, pack_plain_part,
+      "taps16-rotated", dn_cpu_rotate_taps, dn_cpu_rotate_taps_part };
+const dn_conv_kernel NAME(dn_cpu_halved) =
+    { "halved-" ISA, "taps16", false, false, form_bytes_plain, pack_plain, workspace_HALVED_PLAIN, run_HALVED_PLAIN, pack_plain_part,
       "taps16-rotated", dn_cpu_rotate_taps, dn_cpu_rotate_taps_part };
 const dn_conv_kernel NAME(dn_cpu_doubled_live) =
     { "doubled-live-" ISA, NULL, false, false, NULL, NULL, workspace_DOUBLED_LOGICAL, run_DOUBLED_LOGICAL, NULL, NULL, NULL, NULL };
