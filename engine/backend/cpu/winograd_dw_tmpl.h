@@ -1,7 +1,7 @@
 /* winograd_dw_tmpl.h - the gradient by the weights of 3x3 convolutions, stride 1, padding 1: the adjoint of F(4x4,3x3)
  * and F(2x2,3x3), and of DOUBLED (winograd_tmpl.h). Included once per instruction set, with NAME(x) the exported name and ISA its text.
  *
- * Tiles of all rows of the batch are counted through and taken in chunks of CHUNK. For a chunk: (1) every tile of
+ * Tiles of all rows of the batch are counted through and taken in chunks. For a chunk: (1) every tile of
  * inputs becomes one element of planes V [a*a][C/8][tiles][8], every tile of output gradients one of D
  * [a*a][K/16][tiles][16]; (2) in each plane, V^T D is added to U [a*a][C padded to 8][K padded to 16]. In the end each U
  * of one pair of channels becomes 9 taps. Where one chunk is all, U exists for 8x32 channels at a time only, and planes
@@ -9,7 +9,13 @@
 #include "gradients.h"
 #include "winograd_tile.h"
 
-enum { CHUNK = 128, PARTS = 4, BLOCKS_PER_TASK = 16 };
+enum {
+    CHUNK = 48,        /* tiles: V, D and U stay in L2 */
+    CHUNK_LARGE = 128, /* ... where U alone does not: it is read and written once for each chunk */
+    SMALL = 96 * 96,   /* weights of one tap whose U does */
+    PARTS = 4,
+    BLOCKS_PER_TASK = 16
+};
 
 typedef struct winograd_dw {
     const dn_conv_dw_call *call;
@@ -19,6 +25,7 @@ typedef struct winograd_dw {
     float *v, *d, *u;
     ptrdiff_t v_plane, d_plane, u_plane, v_block, d_panel, v_floats, d_floats; /* distances, and sizes */
     bool whole;                          /* one chunk is all */
+    int chunk;                           /* tiles, at most */
     int64_t first;                       /* the chunk: tiles first .. first+count-1 */
     int count;
 } winograd_dw;
@@ -173,8 +180,9 @@ static winograd_dw layout_of(const dn_conv_shape *s, int f, int rows)
     winograd_dw w = { .f = f, .tiles_x = ceil_div(s->Wo, outputs_of(f)), .c_blocks = ceil_div(s->C, LANES) };
     w.tiles = w.tiles_x * ceil_div(s->Ho, outputs_of(f));
     w.panels = ceil_div(s->K, PANEL);
-    w.whole = (int64_t)w.tiles * rows <= CHUNK;
-    const ptrdiff_t tiles = w.whole ? (ptrdiff_t)w.tiles * rows : CHUNK;
+    w.whole = (int64_t)w.tiles * rows <= CHUNK_LARGE;
+    w.chunk = w.whole ? w.tiles * rows : s->C * s->K <= SMALL ? CHUNK : CHUNK_LARGE;
+    const ptrdiff_t tiles = w.chunk;
     w.v_plane = (w.whole ? 1 : w.c_blocks) * tiles * LANES + PAD;
     w.d_plane = (w.whole ? 1 : w.panels) * tiles * PANEL + PAD;
     w.v_block = w.whole ? v_planes * w.v_plane : tiles * LANES;
@@ -194,9 +202,9 @@ static void run(const dn_conv_dw_call *call, int f)
     w.v = call->workspace;
     w.d = w.v + w.v_floats;
     w.u = w.d + w.d_floats;
-    const int64_t chunks = (all + CHUNK - 1) / CHUNK, end = chunks * (call->part + 1) / call->parts * CHUNK;
-    for (w.first = chunks * call->part / call->parts * CHUNK; w.first < end; w.first += CHUNK) {
-        w.count = (int)min64(CHUNK, all - w.first);
+    const int64_t chunks = (all + w.chunk - 1) / w.chunk, end = chunks * (call->part + 1) / call->parts * w.chunk;
+    for (w.first = chunks * call->part / call->parts * w.chunk; w.first < end; w.first += w.chunk) {
+        w.count = (int)min64(w.chunk, all - w.first);
         dn_pool_run(call->pool, tiles_task, &w, (int64_t)(w.c_blocks + 2 * w.panels) * PARTS, 1);
         if (w.whole)
             dn_pool_run(call->pool, whole_task, &w, (int64_t)w.c_blocks * pairs_of(&w), 4);
@@ -211,7 +219,7 @@ static void run(const dn_conv_dw_call *call, int f)
 static size_t workspace(const dn_conv_shape *s, int f, int rows_max)
 {
     const winograd_dw w = layout_of(s, f, rows_max), one = layout_of(s, f, 1);
-    const int64_t planes = products_of(f) * products_of(f), most_whole = CHUNK / one.tiles;
+    const int64_t planes = products_of(f) * products_of(f), most_whole = CHUNK_LARGE / one.tiles;
     int64_t floats = w.v_floats + w.d_floats + planes * w.u_plane;
     if (!w.whole && most_whole > 0) {
         const winograd_dw few = layout_of(s, f, (int)most_whole);
