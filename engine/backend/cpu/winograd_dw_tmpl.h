@@ -34,10 +34,14 @@ typedef struct winograd_dw {
 always_inline void input_tiles(const int f, const winograd_dw *w, int block, int t0, int t1)
 {
     const int step = step_of(f);
-    spot p = spot_of(w->first + t0, w->tiles, w->tiles_x);
-    for (int t = t0; t < t1; t++, spot_next(&p, w->tiles, w->tiles_x))
-        input_tile(f, (const float *)rows_at(&w->call->x, p.row, block * LANES), &w->call->shape, p.y * step - 1,
-                   p.x * step - 1, w->v + block * w->v_block + t * LANES, w->v_plane);
+    const dn_conv_shape *s = &w->call->shape;
+    spot p = spot_of(w->first + t0, w->tiles, w->tiles_x), q = spot_of(w->first + t0 + TILES_FETCHED, w->tiles, w->tiles_x);
+    for (int t = t0; t < t1; t++, spot_next(&p, w->tiles, w->tiles_x), spot_next(&q, w->tiles, w->tiles_x)) {
+        const float *src = (const float *)rows_at(&w->call->x, p.row, block * LANES);
+        const float *next = (const float *)rows_at(&w->call->x, q.row, block * LANES);
+        fetch_tile(inputs_of(f), 3, next, s->H, s->W, q.y * step - 1, q.x * step - 1);
+        input_tile(f, src, s, p.y * step - 1, p.x * step - 1, w->v + block * w->v_block + t * LANES, w->v_plane);
+    }
 }
 
 /* The tile at (y, x) of output gradients, of which only so many lines and columns exist. */
@@ -54,30 +58,37 @@ always_inline void load_tile(const int m, __m256 *dy, const float *src, const dn
 }
 
 /* The same of one block of 8 output channels; one beyond K is zero. */
-always_inline void gradient_tiles(const int f, const winograd_dw *w, int block, int t0, int t1)
+always_inline void gradient_block(const int f, const winograd_dw *w, int block, const spot *p, const spot *q, float *d)
 {
     const dn_conv_shape *s = &w->call->shape;
-    const int m = outputs_of(f);
-    spot p = spot_of(w->first + t0, w->tiles, w->tiles_x);
-    for (int t = t0; t < t1; t++, spot_next(&p, w->tiles, w->tiles_x)) {
-        const float *src = (const float *)rows_at(&w->call->dy, p.row, block * LANES);
-        const int y = p.y * m, x = p.x * m;
-        __m256 dy[16];
-        if (block * LANES < s->K && y + m <= s->Ho && x + m <= s->Wo)
-            load_tile(m, dy, src, s, y, x, m, m);
-        else
-            load_tile(m, dy, src, s, y, x, block * LANES < s->K ? s->Ho - y : 0, s->Wo - x);
-        gradient_tile(f, dy, w->d + block / 2 * w->d_panel + t * PANEL + block % 2 * LANES, w->d_plane);
-    }
+    const int m = outputs_of(f), y = p->y * m, x = p->x * m;
+    const float *src = (const float *)rows_at(&w->call->dy, p->row, block * LANES);
+    __m256 dy[16];
+    if (block * LANES < s->K)
+        fetch_tile(m, 0, (const float *)rows_at(&w->call->dy, q->row, block * LANES), s->Ho, s->Wo, q->y * m, q->x * m);
+    if (block * LANES < s->K && y + m <= s->Ho && x + m <= s->Wo)
+        load_tile(m, dy, src, s, y, x, m, m);
+    else
+        load_tile(m, dy, src, s, y, x, block * LANES < s->K ? s->Ho - y : 0, s->Wo - x);
+    gradient_tile(f, dy, d, w->d_plane);
 }
 
-always_inline void tiles_run(const int f, const winograd_dw *w, int block, int part)
+/* Both blocks of a panel, tile by tile: they share the lines of D. */
+always_inline void gradient_tiles(const int f, const winograd_dw *w, int panel, int t0, int t1)
+{
+    spot p = spot_of(w->first + t0, w->tiles, w->tiles_x), q = spot_of(w->first + t0 + TILES_FETCHED, w->tiles, w->tiles_x);
+    for (int t = t0; t < t1; t++, spot_next(&p, w->tiles, w->tiles_x), spot_next(&q, w->tiles, w->tiles_x))
+        for (int h = 0; h < 2; h++)
+            gradient_block(f, w, 2 * panel + h, &p, &q, w->d + panel * w->d_panel + t * PANEL + h * LANES);
+}
+
+always_inline void tiles_run(const int f, const winograd_dw *w, int item, int part)
 {
     const int t0 = w->count * part / PARTS, t1 = w->count * (part + 1) / PARTS;
-    if (block < w->c_blocks)
-        input_tiles(f, w, block, t0, t1);
+    if (item < w->c_blocks)
+        input_tiles(f, w, item, t0, t1);
     else
-        gradient_tiles(f, w, block - w->c_blocks, t0, t1);
+        gradient_tiles(f, w, item - w->c_blocks, t0, t1);
 }
 
 static void tiles_task(void *arg, int64_t from, int64_t to, int thread)
@@ -85,13 +96,13 @@ static void tiles_task(void *arg, int64_t from, int64_t to, int thread)
     (void)thread;
     const winograd_dw *w = arg;
     for (int64_t i = from; i < to; i++) {
-        const int block = (int)(i / PARTS), part = (int)(i % PARTS);
+        const int item = (int)(i / PARTS), part = (int)(i % PARTS);
         if (w->f == F43)
-            tiles_run(F43, w, block, part);
+            tiles_run(F43, w, item, part);
         else if (w->f == F23)
-            tiles_run(F23, w, block, part);
+            tiles_run(F23, w, item, part);
         else
-            tiles_run(DOUBLED, w, block, part);
+            tiles_run(DOUBLED, w, item, part);
     }
 }
 
@@ -205,7 +216,7 @@ static void run(const dn_conv_dw_call *call, int f)
     const int64_t chunks = (all + w.chunk - 1) / w.chunk, end = chunks * (call->part + 1) / call->parts * w.chunk;
     for (w.first = chunks * call->part / call->parts * w.chunk; w.first < end; w.first += w.chunk) {
         w.count = (int)min64(w.chunk, all - w.first);
-        dn_pool_run(call->pool, tiles_task, &w, (int64_t)(w.c_blocks + 2 * w.panels) * PARTS, 1);
+        dn_pool_run(call->pool, tiles_task, &w, (int64_t)(w.c_blocks + w.panels) * PARTS, 1);
         if (w.whole)
             dn_pool_run(call->pool, whole_task, &w, (int64_t)w.c_blocks * pairs_of(&w), 4);
         else

@@ -12,7 +12,8 @@ enum {
     A_MAX = 6, /* inputs or products along an edge */
     PLANES_MAX = A_MAX * A_MAX,
     TAPS = 9,
-    PAD = 16 /* floats after a plane, against 4 KiB aliasing */
+    PAD = 16, /* floats after a plane, against 4 KiB aliasing */
+    TILES_FETCHED = 2 /* tiles that are fetched ahead */
 };
 
 #define P1 0.70710678118654752f
@@ -197,6 +198,16 @@ always_inline void input_tile(const int f, const float *src, const dn_conv_shape
         input_lines(f, line, 0, a, v, plane);
     else
         input_lines(f, line, -x, s->W - x, v, plane);
+}
+
+/* Fetch n lines of a tile ahead, a cache line of two columns each time, from column `first` on: those before it are the last
+ * tile's too. Maps come from L3 or memory, in pieces too short for the CPU to see where they go on. */
+always_inline void fetch_tile(const int n, const int first, const float *src, int height, int width, int y, int x)
+{
+#pragma GCC unroll 6
+    for (int i = 0; i < n; i++)
+        for (int j = first; j < n && y + i >= 0 && y + i < height; j += 2)
+            _mm_prefetch((const char *)(src + ((ptrdiff_t)(y + i) * width + x + j) * LANES), _MM_HINT_T0);
 }
 
 /* o[outputs*outputs] = A^T s A */

@@ -81,10 +81,14 @@ static inline int part_begin(const winograd *w, int part) { return (int)((int64_
 always_inline void input_tiles(const int f, const winograd *w, int block, int t0, int t1)
 {
     const int step = step_of(f);
-    spot p = spot_of(w->first + t0, w->tiles, w->tiles_x);
-    for (int t = t0; t < t1; t++, spot_next(&p, w->tiles, w->tiles_x))
-        input_tile(f, (const float *)rows_at(&w->call->x, p.row, block * LANES), &w->call->shape, p.y * step - 1,
-                   p.x * step - 1, w->v + block * w->v_block + t * LANES, w->v_plane);
+    const dn_conv_shape *s = &w->call->shape;
+    spot p = spot_of(w->first + t0, w->tiles, w->tiles_x), q = spot_of(w->first + t0 + TILES_FETCHED, w->tiles, w->tiles_x);
+    for (int t = t0; t < t1; t++, spot_next(&p, w->tiles, w->tiles_x), spot_next(&q, w->tiles, w->tiles_x)) {
+        const float *src = (const float *)rows_at(&w->call->x, p.row, block * LANES);
+        const float *next = (const float *)rows_at(&w->call->x, q.row, block * LANES);
+        fetch_tile(inputs_of(f), 3, next, s->H, s->W, q.y * step - 1, q.x * step - 1);
+        input_tile(f, src, s, p.y * step - 1, p.x * step - 1, w->v + block * w->v_block + t * LANES, w->v_plane);
+    }
 }
 
 static void input_task(void *arg, int64_t from, int64_t to, int thread)
