@@ -11,7 +11,7 @@
 
 enum {
     CHUNK = 48,        /* tiles: V, D and U stay in L2 */
-    CHUNK_LARGE = 128, /* ... where U alone does not: it is read and written once for each chunk */
+    CHUNK_LARGE = TILES_AT_WORK, /* ... where U alone does not: it is read and written once for each chunk */
     SMALL = 96 * 96,   /* weights of one tap whose U does */
     PARTS = 4,
     BLOCKS_PER_TASK = 16
@@ -20,14 +20,12 @@ enum {
 typedef struct winograd_dw {
     const dn_conv_dw_call *call;
     int f;
-    int tiles_x, tiles; /* in a line, in a row of the batch */
+    grid g; /* at work: the chunk */
     int c_blocks, panels;
     float *v, *d, *u;
     ptrdiff_t v_plane, d_plane, u_plane, v_block, d_panel, v_floats, d_floats; /* distances, and sizes */
     bool whole;                          /* one chunk is all */
     int chunk;                           /* tiles, at most */
-    int64_t first;                       /* the chunk: tiles first .. first+count-1 */
-    int count;
 } winograd_dw;
 
 /* Tiles t0 .. t1-1 of the chunk, one block of 8 input channels. */
@@ -35,8 +33,8 @@ always_inline void input_tiles(const int f, const winograd_dw *w, int block, int
 {
     const int step = step_of(f);
     const dn_conv_shape *s = &w->call->shape;
-    spot p = spot_of(w->first + t0, w->tiles, w->tiles_x), q = spot_of(w->first + t0 + TILES_FETCHED, w->tiles, w->tiles_x);
-    for (int t = t0; t < t1; t++, spot_next(&p, w->tiles, w->tiles_x), spot_next(&q, w->tiles, w->tiles_x)) {
+    for (int t = t0; t < t1; t++) {
+        const spot p = w->g.at[t], q = w->g.at[t + TILES_FETCHED];
         const float *src = (const float *)rows_at(&w->call->x, p.row, block * LANES);
         const float *next = (const float *)rows_at(&w->call->x, q.row, block * LANES);
         fetch_tile(inputs_of(f), 3, next, s->H, s->W, q.y * step - 1, q.x * step - 1);
@@ -76,15 +74,14 @@ always_inline void gradient_block(const int f, const winograd_dw *w, int block, 
 /* Both blocks of a panel, tile by tile: they share the lines of D. */
 always_inline void gradient_tiles(const int f, const winograd_dw *w, int panel, int t0, int t1)
 {
-    spot p = spot_of(w->first + t0, w->tiles, w->tiles_x), q = spot_of(w->first + t0 + TILES_FETCHED, w->tiles, w->tiles_x);
-    for (int t = t0; t < t1; t++, spot_next(&p, w->tiles, w->tiles_x), spot_next(&q, w->tiles, w->tiles_x))
+    for (int t = t0; t < t1; t++)
         for (int h = 0; h < 2; h++)
-            gradient_block(f, w, 2 * panel + h, &p, &q, w->d + panel * w->d_panel + t * PANEL + h * LANES);
+            gradient_block(f, w, 2 * panel + h, &w->g.at[t], &w->g.at[t + TILES_FETCHED], w->d + panel * w->d_panel + t * PANEL + h * LANES);
 }
 
 always_inline void tiles_run(const int f, const winograd_dw *w, int item, int part)
 {
-    const int t0 = w->count * part / PARTS, t1 = w->count * (part + 1) / PARTS;
+    const int t0 = w->g.count * part / PARTS, t1 = w->g.count * (part + 1) / PARTS;
     if (item < w->c_blocks)
         input_tiles(f, w, item, t0, t1);
     else
@@ -119,10 +116,13 @@ static void products_task(void *arg, int64_t from, int64_t to, int thread)
         const int group = (int)(i % groups), p = (int)(i / groups % pairs_of(w)) * 2;
         const int64_t plane = i / groups / pairs_of(w);
         const int panels = p + 1 < w->panels ? 2 : 1, end = (int)min64(w->c_blocks, (group + 1) * BLOCKS_PER_TASK);
-        const float *d = w->d + p * w->d_panel + plane * w->d_plane;
+        int t0 = 0, t1 = w->g.count;
+        tiles_of_product(&w->g, w->f, (int)plane, &t0, &t1);
+        const float *d = w->d + p * w->d_panel + plane * w->d_plane + t0 * PANEL;
+        const float *v = w->v + input_plane(w->f, (int)plane) * w->v_plane + t0 * LANES;
         for (int b = group * BLOCKS_PER_TASK; b < end; b++)
-            dn_cpu_outer(w->count, w->v + b * w->v_block + input_plane(w->f, (int)plane) * w->v_plane, d, w->d_panel, panels,
-                         w->u + plane * w->u_plane + b * LANES * pitch + p * PANEL, pitch, w->first > 0);
+            dn_cpu_outer(t1 - t0, v + b * w->v_block, d, w->d_panel, panels,
+                         w->u + plane * w->u_plane + b * LANES * pitch + p * PANEL, pitch, w->g.first > 0);
     }
 }
 
@@ -162,9 +162,13 @@ always_inline void whole_run(const int f, const winograd_dw *w, int block, int p
     _Alignas(64) float u[PLANES_MAX * PLANE];
     const dn_conv_shape *s = &w->call->shape;
     const int k0 = p * PANEL, k1 = (int)min64(k0 + 2 * PANEL, s->K);
-    for (int i = 0; i < products_of(f) * products_of(f); i++)
-        dn_cpu_outer(w->count, w->v + block * w->v_block + input_plane(f, i) * w->v_plane, w->d + p * w->d_panel + i * w->d_plane,
-                     w->d_panel, p + 1 < w->panels ? 2 : 1, u + i * PLANE, PITCH, false);
+    for (int i = 0; i < products_of(f) * products_of(f); i++) {
+        int t0 = 0, t1 = w->g.count;
+        tiles_of_product(&w->g, f, i, &t0, &t1);
+        dn_cpu_outer(t1 - t0, w->v + block * w->v_block + input_plane(f, i) * w->v_plane + t0 * LANES,
+                     w->d + p * w->d_panel + i * w->d_plane + t0 * PANEL, w->d_panel, p + 1 < w->panels ? 2 : 1,
+                     u + i * PLANE, PITCH, false);
+    }
     for (int c = 0; c < LANES && block * LANES + c < s->C; c++)
         taps_run(f, w, block * LANES + c, k0, k1, u + c * PITCH, PLANE);
 }
@@ -188,11 +192,11 @@ static void whole_task(void *arg, int64_t from, int64_t to, int thread)
 static winograd_dw layout_of(const dn_conv_shape *s, int f, int rows)
 {
     const int v_planes = planes_of(f) * planes_of(f), d_planes = products_of(f) * products_of(f);
-    winograd_dw w = { .f = f, .tiles_x = ceil_div(s->Wo, outputs_of(f)), .c_blocks = ceil_div(s->C, LANES) };
-    w.tiles = w.tiles_x * ceil_div(s->Ho, outputs_of(f));
+    const int most = (int64_t)s->C * s->K <= SMALL ? CHUNK : CHUNK_LARGE;
+    winograd_dw w = { .f = f, .g = grid_of(s, f, most), .c_blocks = ceil_div(s->C, LANES) };
     w.panels = ceil_div(s->K, PANEL);
-    w.whole = (int64_t)w.tiles * rows <= CHUNK_LARGE;
-    w.chunk = w.whole ? w.tiles * rows : s->C * s->K <= SMALL ? CHUNK : CHUNK_LARGE;
+    w.whole = (int64_t)grid_tiles(&w.g) * rows <= CHUNK_LARGE;
+    w.chunk = w.whole ? grid_tiles(&w.g) * rows : grid_most(&w.g, most);
     const ptrdiff_t tiles = w.chunk;
     w.v_plane = (w.whole ? 1 : w.c_blocks) * tiles * LANES + PAD;
     w.d_plane = (w.whole ? 1 : w.panels) * tiles * PANEL + PAD;
@@ -207,15 +211,15 @@ static winograd_dw layout_of(const dn_conv_shape *s, int f, int rows)
 static void run(const dn_conv_dw_call *call, int f)
 {
     winograd_dw w = layout_of(&call->shape, f, call->n);
-    const int64_t all = (int64_t)w.tiles * call->n, planes = products_of(f) * products_of(f);
+    const int64_t all = (int64_t)grid_tiles(&w.g) * call->n, planes = products_of(f) * products_of(f);
     const int64_t products = planes * pairs_of(&w) * ceil_div(w.c_blocks, BLOCKS_PER_TASK);
     w.call = call;
     w.v = call->workspace;
     w.d = w.v + w.v_floats;
     w.u = w.d + w.d_floats;
     const int64_t chunks = (all + w.chunk - 1) / w.chunk, end = chunks * (call->part + 1) / call->parts * w.chunk;
-    for (w.first = chunks * call->part / call->parts * w.chunk; w.first < end; w.first += w.chunk) {
-        w.count = (int)min64(w.chunk, all - w.first);
+    for (int64_t first = chunks * call->part / call->parts * w.chunk; first < end; first += w.chunk) {
+        grid_take(&w.g, first, w.chunk, all);
         dn_pool_run(call->pool, tiles_task, &w, (int64_t)(w.c_blocks + w.panels) * PARTS, 1);
         if (w.whole)
             dn_pool_run(call->pool, whole_task, &w, (int64_t)w.c_blocks * pairs_of(&w), 4);
@@ -230,7 +234,7 @@ static void run(const dn_conv_dw_call *call, int f)
 static size_t workspace(const dn_conv_shape *s, int f, int rows_max)
 {
     const winograd_dw w = layout_of(s, f, rows_max), one = layout_of(s, f, 1);
-    const int64_t planes = products_of(f) * products_of(f), most_whole = CHUNK_LARGE / one.tiles;
+    const int64_t planes = products_of(f) * products_of(f), most_whole = CHUNK_LARGE / grid_tiles(&one.g);
     int64_t floats = w.v_floats + w.d_floats + planes * w.u_plane;
     if (!w.whole && most_whole > 0) {
         const winograd_dw few = layout_of(s, f, (int)most_whole);

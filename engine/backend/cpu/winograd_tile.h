@@ -13,6 +13,7 @@ enum {
     PLANES_MAX = A_MAX * A_MAX,
     TAPS = 9,
     PAD = 16, /* floats after a plane, against 4 KiB aliasing */
+    TILES_AT_WORK = 128,
     TILES_FETCHED = 2 /* tiles that are fetched ahead */
 };
 
@@ -31,6 +32,7 @@ always_inline int outputs_of(int f) { return f == F23 || f == HALVED ? 2 : 4; }
 always_inline int inputs_of(int f) { return f == F43 || f == HALVED ? 6 : 4; }
 always_inline int planes_of(int f) { return f == F43 ? 6 : f == HALVED ? 5 : 4; }
 always_inline int products_of(int f) { return f == F23 ? 4 : f == F43 ? 6 : 5; }
+always_inline int last_of(int f) { return f == HALVED ? 2 : 1; } /* products, the last ones, that only the last output has */
 always_inline int step_of(int f) { return f == F43 || f == HALVED ? 4 : 2; }
 
 /* The plane of V in product i. */
@@ -46,21 +48,69 @@ typedef struct spot {
     int y, x;
 } spot;
 
-static inline spot spot_of(int64_t tile, int tiles, int tiles_x)
+/* The tiles of a batch, of which some are at work: count of them from the first on. They are counted through the rows; but where an
+ * edge has tiles whose last outputs do not exist, `first` begins a row, and the rows at work are sorted into tiles that lack a column,
+ * that lack nothing, that lack a line, and both. Only the last output needs the last products: so these have work in a range
+ * of tiles only. */
+typedef struct grid {
+    int tiles_x, tiles_y, full_x, full_y; /* full: those before it lack nothing */
+    int64_t first;
+    int count;
+    spot at[TILES_AT_WORK + TILES_FETCHED];
+} grid;
+
+/* Sorted, if so many tiles hold a row. */
+static inline grid grid_of(const dn_conv_shape *s, int f, int most)
 {
-    const int in_row = (int)(tile % tiles);
-    return (spot){ tile / tiles, in_row / tiles_x, in_row % tiles_x };
+    const int m = outputs_of(f);
+    grid g = { .tiles_x = ceil_div(s->Wo, m), .tiles_y = ceil_div(s->Ho, m) };
+    const bool sorted = g.tiles_x * g.tiles_y <= most;
+    g.full_x = sorted ? s->Wo / m : g.tiles_x;
+    g.full_y = sorted ? s->Ho / m : g.tiles_y;
+    return g;
 }
 
-static inline void spot_next(spot *p, int tiles, int tiles_x)
+static inline int grid_tiles(const grid *g) { return g->tiles_x * g->tiles_y; }
+static inline bool grid_sorted(const grid *g) { return g->full_x < g->tiles_x || g->full_y < g->tiles_y; }
+
+/* The most tiles, up to so many, that can be at work at once. */
+static inline int grid_most(const grid *g, int most)
 {
-    if (++p->x < tiles_x)
+    return grid_sorted(g) ? most / grid_tiles(g) * grid_tiles(g) : most;
+}
+
+/* Put to work at most `count` tiles of `all`. */
+static inline void grid_take(grid *g, int64_t first, int count, int64_t all)
+{
+    const int64_t tiles = grid_tiles(g);
+    g->first = first;
+    g->count = (int)min64(count, all - first);
+    spot *to = g->at;
+    for (int kind = 0; kind < 4 && grid_sorted(g); kind++) {
+        const bool right = kind == 0 || kind == 3, below = kind >= 2;
+        for (int64_t row = first / tiles; row < (first + g->count) / tiles; row++)
+            for (int y = below ? g->full_y : 0; y < (below ? g->tiles_y : g->full_y); y++)
+                for (int x = right ? g->full_x : 0; x < (right ? g->tiles_x : g->full_x); x++)
+                    *to++ = (spot){ row, y, x };
+    }
+    for (int64_t t = first; t < first + g->count && !grid_sorted(g); t++)
+        *to++ = (spot){ t / tiles, (int)(t % tiles) / g->tiles_x, (int)(t % tiles) % g->tiles_x };
+    for (int i = 0; i < TILES_FETCHED; i++, to++)
+        *to = to[-1];
+}
+
+/* Those of the tiles t0 .. t1-1 that product i has work for. */
+static inline void tiles_of_product(const grid *g, int f, int i, int *t0, int *t1)
+{
+    const int n = products_of(f), rows = g->count / grid_tiles(g), beside = g->tiles_x - g->full_x;
+    if (!grid_sorted(g))
         return;
-    p->x = 0;
-    if (++p->y < tiles / tiles_x)
-        return;
-    p->y = 0;
-    p->row++;
+    if (i % n >= n - last_of(f)) {
+        *t0 = (int)max64(*t0, (int64_t)rows * g->full_y * beside);
+        *t1 = (int)min64(*t1, (int64_t)g->count - (int64_t)rows * (g->tiles_y - g->full_y) * beside);
+    }
+    if (i / n >= n - last_of(f))
+        *t1 = (int)min64(*t1, (int64_t)rows * g->full_y * g->tiles_x);
 }
 
 /* B^T d: one column or row of an input tile. */
@@ -68,10 +118,10 @@ always_inline void input_1d(const int f, const __m256 *d, __m256 *o)
 {
     if (f == HALVED) {
         o[0] = SUB(d[1], d[3]);
-        o[1] = SUB(d[3], d[5]);
-        o[2] = SUB(d[0], d[2]);
-        o[3] = SUB(d[2], d[4]);
-        o[4] = ADD(d[3], d[2]);
+        o[1] = SUB(d[0], d[2]);
+        o[2] = ADD(d[3], d[2]);
+        o[3] = SUB(d[3], d[5]);
+        o[4] = SUB(d[2], d[4]);
         return;
     }
     if (f != F43) {
@@ -95,8 +145,8 @@ always_inline void input_1d(const int f, const __m256 *d, __m256 *o)
 always_inline void output_1d(const int f, const __m256 *s, __m256 *o)
 {
     if (f == HALVED) {
-        o[0] = ADD(ADD(s[0], s[2]), s[4]);
-        o[1] = SUB(s[4], ADD(s[1], s[3]));
+        o[0] = ADD(ADD(s[0], s[1]), s[2]);
+        o[1] = SUB(s[2], ADD(s[3], s[4]));
         return;
     }
     __m256 a = ADD(s[1], s[2]), b = SUB(s[1], s[2]);
@@ -124,10 +174,10 @@ always_inline void weight_1d(const int f, const __m256 *g, __m256 *o)
 {
     if (f == HALVED) {
         o[0] = ADD(g[0], g[1]);
-        o[1] = g[2];
-        o[2] = g[0];
-        o[3] = ADD(g[1], g[2]);
-        o[4] = ADD(o[0], g[2]);
+        o[1] = g[0];
+        o[2] = ADD(o[0], g[2]);
+        o[3] = g[2];
+        o[4] = ADD(g[1], g[2]);
         return;
     }
     if (f == DOUBLED) {

@@ -16,8 +16,7 @@
  * Tiles of all rows of the batch are counted through and taken in chunks. For a chunk: (1) every tile of a x a inputs
  * becomes one element of a*a planes V [a*a][C/8][tiles][8]; (2) for each panel of 16 output channels, a*a products
  * V U into sums [a*a][tiles][16], which stay in L2, and then the inverse transform and the epilogue. Threads divide
- * only outputs: whole chunks where there are enough of them and weights are at hand, else blocks and panels of one
- * chunk. Weights are transformed ahead (U [panel][a*a][C padded to 8][16]) or on the way, STEP input channels at a
+ * only outputs: whole chunks where there are enough of them, else blocks and panels of one chunk. Weights are transformed ahead (U [panel][a*a][C padded to 8][16]) or on the way, STEP input channels at a
  * time, from a form of plain taps ([panel][C padded to 8][9][16], a quarter of the bytes) or from the parameter itself.
  * Sums continue from step to step, so all three give the same bits. */
 #include "choose.h"
@@ -67,23 +66,22 @@ typedef struct winograd {
     const dn_conv_call *call;
     int f;
     enum weights weights;
-    int tiles_x, tiles; /* tiles in a line, in a row of the batch */
+    grid g;                     /* at work: the chunk */
     int c_blocks, panels, chunk;
     float *v;
     ptrdiff_t v_block, v_plane; /* floats */
-    int64_t first;              /* the chunk: tiles first .. first+count-1 */
-    int count, parts;           /* a task is one block or panel for one of `parts` pieces of the chunk */
+    int parts;                  /* a task is one block or panel for one of `parts` pieces of the chunk */
 } winograd;
 
-static inline int part_begin(const winograd *w, int part) { return (int)((int64_t)w->count * part / w->parts); }
+static inline int part_begin(const winograd *w, int part) { return (int)((int64_t)w->g.count * part / w->parts); }
 
 /* Tiles t0 .. t1-1 of the chunk, channels of one block of 8. */
 always_inline void input_tiles(const int f, const winograd *w, int block, int t0, int t1)
 {
     const int step = step_of(f);
     const dn_conv_shape *s = &w->call->shape;
-    spot p = spot_of(w->first + t0, w->tiles, w->tiles_x), q = spot_of(w->first + t0 + TILES_FETCHED, w->tiles, w->tiles_x);
-    for (int t = t0; t < t1; t++, spot_next(&p, w->tiles, w->tiles_x), spot_next(&q, w->tiles, w->tiles_x)) {
+    for (int t = t0; t < t1; t++) {
+        const spot p = w->g.at[t], q = w->g.at[t + TILES_FETCHED];
         const float *src = (const float *)rows_at(&w->call->x, p.row, block * LANES);
         const float *next = (const float *)rows_at(&w->call->x, q.row, block * LANES);
         fetch_tile(inputs_of(f), 3, next, s->H, s->W, q.y * step - 1, q.x * step - 1);
@@ -114,8 +112,12 @@ static void products(const winograd *w, int t0, int t1, int b0, int b1, const fl
 {
     const int planes = products_of(w->f) * products_of(w->f);
     for (int i = 0; i < planes; i++) {
-        const float *v = w->v + input_plane(w->f, i) * w->v_plane + b0 * w->v_block + t0 * LANES;
-        dn_cpu_strip(t1 - t0, b1 - b0, v, w->v_block, u + i * u_plane, sums + i * SUMS_PLANE, b0 > 0);
+        int from = t0, to = t1;
+        tiles_of_product(&w->g, w->f, i, &from, &to);
+        const float *v = w->v + input_plane(w->f, i) * w->v_plane + b0 * w->v_block + from * LANES;
+        if (from < to)
+            dn_cpu_strip(to - from, b1 - b0, v, w->v_block, u + i * u_plane,
+                         sums + i * SUMS_PLANE + (from - t0) * PANEL, b0 > 0);
     }
 }
 
@@ -162,11 +164,11 @@ always_inline void output_tiles(const int f, const winograd *w, int panel, int t
     const dn_conv_call *call = w->call;
     const int K = call->shape.K, m = outputs_of(f), halves = K - panel * PANEL > LANES ? 2 : 1;
     sink to[2] = { 0 };
-    spot p = spot_of(w->first + t0, w->tiles, w->tiles_x);
-    for (int t = t0; t < t1; t++, spot_next(&p, w->tiles, w->tiles_x)) {
+    for (int t = t0; t < t1; t++) {
+        const spot p = w->g.at[t];
         for (int h = 0; h < halves; h++) {
             __m256 o[16];
-            if (t == t0 || p.x + p.y == 0)
+            if (t == t0 || p.row != w->g.at[t - 1].row)
                 to[h] = sink_open(&call->epilogue, &call->y, K, p.row, panel * PANEL + h * LANES);
             output_tile(f, sums + (t - t0) * PANEL + h * LANES, SUMS_PLANE, o);
             put_tile(m, &to[h], &call->shape, p.y * m, p.x * m, o);
@@ -208,20 +210,17 @@ static void panel_task(void *arg, int64_t from, int64_t to, int thread)
 /* Run `n` items, split into pieces of the chunk where n alone is less than `wanted`. */
 static void run_parts(winograd *w, dn_task task, int n, int wanted)
 {
-    w->parts = (int)min64(ceil_div(wanted, n), ceil_div(w->count, TILE_ROWS));
+    w->parts = (int)min64(ceil_div(wanted, n), ceil_div(w->g.count, TILE_ROWS));
     dn_pool_run(w->call->pool, task, w, (int64_t)n * w->parts, 1);
-}
-
-static int tiles_of(const dn_conv_shape *s, int f)
-{
-    return ceil_div(s->Ho, outputs_of(f)) * ceil_div(s->Wo, outputs_of(f));
 }
 
 static int tiles_max(enum weights weights) { return weights == TRANSFORMED ? TILES_AHEAD : TILES_MAX; }
 
-static int64_t chunks_of(int64_t tiles, enum weights weights)
+/* The fewest chunks of n rows. */
+static int64_t chunks_of(const grid *g, enum weights weights, int64_t n)
 {
-    return (tiles + tiles_max(weights) - 1) / tiles_max(weights);
+    const int most = grid_most(g, tiles_max(weights));
+    return (grid_tiles(g) * n + most - 1) / most;
 }
 
 static ptrdiff_t slot_floats(const winograd *w) { return planes_of(w->f) * planes_of(w->f) * w->v_plane; }
@@ -230,12 +229,11 @@ static ptrdiff_t slot_floats(const winograd *w) { return planes_of(w->f) * plane
 static void chunk_task(void *arg, int64_t from, int64_t to, int thread)
 {
     winograd w = *(const winograd *)arg;
-    const int64_t all = (int64_t)w.tiles * w.call->n;
+    const int64_t all = (int64_t)grid_tiles(&w.g) * w.call->n;
     w.v += thread * slot_floats(&w);
     w.parts = 1;
     for (int64_t i = from; i < to; i++) {
-        w.first = i * w.chunk;
-        w.count = (int)min64(w.chunk, all - w.first);
+        grid_take(&w.g, i * w.chunk, w.chunk, all);
         input_task(&w, 0, w.c_blocks, thread);
         panel_task(&w, 0, w.panels, thread);
     }
@@ -244,11 +242,11 @@ static void chunk_task(void *arg, int64_t from, int64_t to, int thread)
 /* Threads share each chunk: they divide its input blocks, then its panels. */
 static void run_together(winograd *w, int threads)
 {
-    const int64_t all = (int64_t)w->tiles * w->call->n;
+    const int64_t all = (int64_t)grid_tiles(&w->g) * w->call->n;
     /* Several tasks per thread even out their speeds; but each piece of a panel transforms its weights again. */
     const int spread = threads > 1 ? threads * TASKS_PER_THREAD : 1;
-    for (w->first = 0; w->first < all; w->first += w->count) {
-        w->count = (int)min64(w->chunk, all - w->first);
+    for (int64_t first = 0; first < all; first += w->chunk) {
+        grid_take(&w->g, first, w->chunk, all);
         run_parts(w, input_task, w->c_blocks, spread);
         run_parts(w, panel_task, w->panels, w->weights == TRANSFORMED ? spread : threads);
     }
@@ -257,18 +255,16 @@ static void run_together(winograd *w, int threads)
 static void run(const dn_conv_call *call, int f, enum weights weights)
 {
     const dn_conv_shape *s = &call->shape;
-    winograd w = { .call = call, .f = f, .weights = weights };
-    w.tiles_x = ceil_div(s->Wo, outputs_of(f));
-    w.tiles = tiles_of(s, f);
-    const int threads = dn_pool_threads(call->pool);
-    const int64_t all = (int64_t)w.tiles * call->n;
-    int64_t chunks = chunks_of(all, weights);
-    const bool apart = weights == TRANSFORMED && threads > 1 && threads <= SLOTS_MAX && chunks >= threads;
+    winograd w = { .call = call, .f = f, .weights = weights, .g = grid_of(s, f, tiles_max(weights)) };
+    const int threads = dn_pool_threads(call->pool), unit = grid_sorted(&w.g) ? grid_tiles(&w.g) : 1;
+    const int64_t all = (int64_t)grid_tiles(&w.g) * call->n;
+    int64_t chunks = chunks_of(&w.g, weights, call->n);
+    const bool apart = threads > 1 && threads <= SLOTS_MAX && chunks >= threads;
     if (apart)
         chunks = (chunks + threads - 1) / threads * threads;
     w.c_blocks = ceil_div(s->C, LANES);
     w.panels = ceil_div(s->K, PANEL);
-    w.chunk = (int)((all + chunks - 1) / chunks); /* of about the same size */
+    w.chunk = (int)((all / unit + chunks - 1) / chunks) * unit; /* of about the same size */
     w.v = call->workspace;
     w.v_block = w.chunk * LANES;
     w.v_plane = w.c_blocks * w.v_block + PAD;
@@ -280,9 +276,10 @@ static void run(const dn_conv_call *call, int f, enum weights weights)
 
 static size_t workspace(const dn_conv_shape *s, int rows_max, int f, enum weights weights)
 {
-    const int64_t all = (int64_t)tiles_of(s, f) * rows_max;
+    const grid g = grid_of(s, f, tiles_max(weights));
+    const int64_t all = (int64_t)grid_tiles(&g) * rows_max;
     const size_t plane = (size_t)ceil_div(s->C, LANES) * min64(tiles_max(weights), all) * LANES + PAD;
-    const int64_t slots = weights == TRANSFORMED ? min64(SLOTS_MAX, chunks_of(all, weights)) : 1;
+    const int64_t slots = min64(SLOTS_MAX, chunks_of(&g, weights, rows_max));
     return (size_t)(planes_of(f) * planes_of(f)) * plane * sizeof(float) * slots;
 }
 
