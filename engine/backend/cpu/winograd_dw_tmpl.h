@@ -12,7 +12,8 @@
 enum {
     CHUNK = 48,        /* tiles: V, D and U stay in L2 */
     CHUNK_LARGE = TILES_AT_WORK, /* ... where U alone does not: it is read and written once for each chunk */
-    SMALL = 96 * 96,   /* weights of one tap whose U does */
+    SMALL = 192 * 64,  /* weights of one tap whose U does */
+    SUMS = 2,          /* ... and there are so many U, each of a part of the chunks: so many threads work by themselves */
     PARTS = 4,
     BLOCKS_PER_TASK = 16
 };
@@ -25,7 +26,10 @@ typedef struct winograd_dw {
     float *v, *d, *u;
     ptrdiff_t v_plane, d_plane, u_plane, v_block, d_panel, v_floats, d_floats; /* distances, and sizes */
     bool whole;                          /* one chunk is all */
+    bool more;                           /* U has sums already */
     int chunk;                           /* tiles, at most */
+    int sums;                            /* U */
+    int64_t chunks, c0, c1;              /* how many; those of this part */
 } winograd_dw;
 
 /* Tiles t0 .. t1-1 of the chunk, one block of 8 input channels. */
@@ -122,7 +126,7 @@ static void products_task(void *arg, int64_t from, int64_t to, int thread)
         const float *v = w->v + input_plane(w->f, (int)plane) * w->v_plane + t0 * LANES;
         for (int b = group * BLOCKS_PER_TASK; b < end; b++)
             dn_cpu_outer(t1 - t0, v + b * w->v_block, d, w->d_panel, panels,
-                         w->u + plane * w->u_plane + b * LANES * pitch + p * PANEL, pitch, w->g.first > 0);
+                         w->u + plane * w->u_plane + b * LANES * pitch + p * PANEL, pitch, w->more);
     }
 }
 
@@ -139,6 +143,18 @@ always_inline void taps_run(const int f, const winograd_dw *w, int c, int k0, in
     }
 }
 
+/* The U of input channel c together. */
+static void add_sums(const winograd_dw *w, int64_t c)
+{
+    const int planes = products_of(w->f) * products_of(w->f), n = w->panels * PANEL;
+    for (int j = 1; j < w->sums; j++)
+        for (int i = 0; i < planes; i++) {
+            float *u = w->u + i * w->u_plane + c * n, *other = u + j * planes * w->u_plane;
+            for (int k = 0; k < n; k += LANES)
+                _mm256_storeu_ps(u + k, _mm256_add_ps(_mm256_loadu_ps(u + k), _mm256_loadu_ps(other + k)));
+        }
+}
+
 static void taps_task(void *arg, int64_t from, int64_t to, int thread)
 {
     (void)thread;
@@ -146,6 +162,7 @@ static void taps_task(void *arg, int64_t from, int64_t to, int thread)
     const int K = w->call->shape.K;
     for (int64_t c = from; c < to; c++) {
         const float *u = w->u + c * w->panels * PANEL;
+        add_sums(w, c);
         if (w->f == F43)
             taps_run(F43, w, (int)c, 0, K, u, w->u_plane);
         else if (w->f == F23)
@@ -197,6 +214,7 @@ static winograd_dw layout_of(const dn_conv_shape *s, int f, int rows)
     w.panels = ceil_div(s->K, PANEL);
     w.whole = (int64_t)grid_tiles(&w.g) * rows <= CHUNK_LARGE;
     w.chunk = w.whole ? grid_tiles(&w.g) * rows : grid_most(&w.g, most);
+    w.sums = w.whole || most == CHUNK_LARGE ? 1 : SUMS;
     const ptrdiff_t tiles = w.chunk;
     w.v_plane = (w.whole ? 1 : w.c_blocks) * tiles * LANES + PAD;
     w.d_plane = (w.whole ? 1 : w.panels) * tiles * PANEL + PAD;
@@ -208,24 +226,67 @@ static winograd_dw layout_of(const dn_conv_shape *s, int f, int rows)
     return w;
 }
 
+static int sum_of(const winograd_dw *w, int64_t c) { return (int)(c * w->sums / w->chunks); }
+
+/* Take chunk c in the planes V and D of `slot`. */
+static winograd_dw chunk_of(const winograd_dw *all, int64_t c, int slot)
+{
+    winograd_dw w = *all;
+    grid_take(&w.g, c * w.chunk, w.chunk, (int64_t)grid_tiles(&w.g) * w.call->n);
+    w.more = c > 0 && sum_of(all, c - 1) == sum_of(all, c);
+    w.v += slot * w.v_floats;
+    w.d += slot * w.d_floats;
+    w.u += sum_of(all, c) * products_of(w.f) * products_of(w.f) * w.u_plane;
+    return w;
+}
+
+static int64_t tiles_tasks(const winograd_dw *w) { return (int64_t)(w->c_blocks + w->panels) * PARTS; }
+
+static int64_t products_tasks(const winograd_dw *w)
+{
+    return (int64_t)products_of(w->f) * products_of(w->f) * pairs_of(w) * ceil_div(w->c_blocks, BLOCKS_PER_TASK);
+}
+
+/* All chunks of a sum. */
+static void sum_task(void *arg, int64_t from, int64_t to, int thread)
+{
+    const winograd_dw *all = arg;
+    for (int64_t sum = from; sum < to; sum++)
+        for (int64_t c = all->c0; c < all->c1; c++)
+            if (sum_of(all, c) == sum) {
+                winograd_dw w = chunk_of(all, c, thread);
+                tiles_task(&w, 0, tiles_tasks(&w), thread);
+                products_task(&w, 0, products_tasks(&w), thread);
+            }
+}
+
+/* Threads share each chunk. */
+static void run_together(const winograd_dw *all)
+{
+    for (int64_t c = all->c0; c < all->c1; c++) {
+        winograd_dw w = chunk_of(all, c, 0);
+        dn_pool_run(w.call->pool, tiles_task, &w, tiles_tasks(&w), 1);
+        if (w.whole)
+            dn_pool_run(w.call->pool, whole_task, &w, (int64_t)w.c_blocks * pairs_of(&w), 4);
+        else
+            dn_pool_run(w.call->pool, products_task, &w, products_tasks(&w), 1);
+    }
+}
+
 static void run(const dn_conv_dw_call *call, int f)
 {
     winograd_dw w = layout_of(&call->shape, f, call->n);
-    const int64_t all = (int64_t)grid_tiles(&w.g) * call->n, planes = products_of(f) * products_of(f);
-    const int64_t products = planes * pairs_of(&w) * ceil_div(w.c_blocks, BLOCKS_PER_TASK);
+    w.chunks = ((int64_t)grid_tiles(&w.g) * call->n + w.chunk - 1) / w.chunk;
     w.call = call;
     w.v = call->workspace;
-    w.d = w.v + w.v_floats;
-    w.u = w.d + w.d_floats;
-    const int64_t chunks = (all + w.chunk - 1) / w.chunk, end = chunks * (call->part + 1) / call->parts * w.chunk;
-    for (int64_t first = chunks * call->part / call->parts * w.chunk; first < end; first += w.chunk) {
-        grid_take(&w.g, first, w.chunk, all);
-        dn_pool_run(call->pool, tiles_task, &w, (int64_t)(w.c_blocks + w.panels) * PARTS, 1);
-        if (w.whole)
-            dn_pool_run(call->pool, whole_task, &w, (int64_t)w.c_blocks * pairs_of(&w), 4);
-        else
-            dn_pool_run(call->pool, products_task, &w, products, 1);
-    }
+    w.d = w.v + w.sums * w.v_floats;
+    w.u = w.d + w.sums * w.d_floats;
+    w.c0 = w.chunks * call->part / call->parts;
+    w.c1 = w.chunks * (call->part + 1) / call->parts;
+    if (!w.whole && dn_pool_threads(call->pool) <= w.sums)
+        dn_pool_run(call->pool, sum_task, &w, w.sums, 1);
+    else
+        run_together(&w);
     if (call->part + 1 == call->parts && !w.whole)
         dn_pool_run(call->pool, taps_task, &w, call->shape.C, 1);
 }
@@ -235,7 +296,7 @@ static size_t workspace(const dn_conv_shape *s, int f, int rows_max)
 {
     const winograd_dw w = layout_of(s, f, rows_max), one = layout_of(s, f, 1);
     const int64_t planes = products_of(f) * products_of(f), most_whole = CHUNK_LARGE / grid_tiles(&one.g);
-    int64_t floats = w.v_floats + w.d_floats + planes * w.u_plane;
+    int64_t floats = w.sums * (w.v_floats + w.d_floats + planes * w.u_plane);
     if (!w.whole && most_whole > 0) {
         const winograd_dw few = layout_of(s, f, (int)most_whole);
         floats = floats > few.v_floats + few.d_floats ? floats : few.v_floats + few.d_floats;

@@ -32,6 +32,7 @@ static const layer layers[] = {
     { 2, 24, 32, 13, 13, 3, 3, 1, 1, 1, 1, 1 }, { 2,  2,  9,  5,  8, 3, 3, 1, 1, 1, 1, 1 },
     { 5, 17,  4,  8,  5, 3, 3, 1, 1, 1, 1, 1 }, { 3, 40, 72, 14, 14, 1, 1, 1, 0, 0, 0, 0 },
     { 2, 12, 70,  7,  7, 1, 1, 1, 0, 0, 0, 0 }, { 2, 33, 24, 12, 11, 1, 1, 1, 0, 0, 0, 0 },
+    { 3, 20, 12, 28, 28, 3, 3, 1, 1, 1, 1, 1 }, { 9, 12, 20, 14, 15, 3, 3, 1, 1, 1, 1, 1 },
 };
 /* clang-format on */
 enum { LAYERS = sizeof layers / sizeof *layers, GAP = 64 };
@@ -165,6 +166,9 @@ static void check_dw_against(const problem *p, const dn_conv_dw_kernel *kernel, 
                      p->shape.W, i, dw[i], reference[i]);
     same_bits(dw, run_dw(p, kernel, pool, false, 1), n, "two threads");
     same_bits(dw, run_dw(p, kernel, pool, false, 5), n, "five parts");
+    dn_pool *three = dn_pool_new(3, NULL);
+    same_bits(dw, run_dw(p, kernel, three, false, 2), n, "three threads");
+    dn_pool_free(three);
     if (same)
         same_bits(dw, run_dw(p, same, pool, false, 1), n, same->name);
     same_bits(dw, run_dw(p, kernel, pool, true, 1), n, "dense");
