@@ -123,7 +123,7 @@ void dn_train_numerics(char *out, size_t size, const dn_device *d, const dn_trai
     uint64_t blocks = 0; /* which blocks are recomputed matters when they start from 16 bits */
     for (int i = 0; i < 4; i++)
         blocks = blocks * 0x9E3779B97F4A7C15u + plan->recompute[i];
-    snprintf(out, size, "%s/k%d/t1/m%d/%s/r%llx", d->backend->name, DN_KERNEL_VERSION, plan->micro_batch,
+    snprintf(out, size, "%s/k%d/t2/m%d/%s/r%llx", d->backend->name, DN_KERNEL_VERSION, plan->micro_batch,
              precision[p->precision], (unsigned long long)blocks);
 }
 

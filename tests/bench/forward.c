@@ -17,6 +17,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -396,10 +397,11 @@ int main(int argc, char **argv)
     float *block = random_block(&p->block[0]);
     const void **form = pack(l, block);
     dn_run run = { .lowered = l,
-                   .arena = must(aligned_alloc(64, l->arena_bytes + 64)),
+                   .arena = must(aligned_alloc(1 << 21, (l->arena_bytes + (1 << 21)) >> 21 << 21)),
                    .block = { (char *)block },
                    .form = form,
                    .pool = o.threads > 1 ? must(dn_pool_new(o.threads, NULL)) : NULL };
+    (void)madvise(run.arena, l->arena_bytes, MADV_HUGEPAGE); /* as a device's and a trainer's are */
     memset(run.arena, 0, l->arena_bytes);
     if (o.serve)
         serve(&o, &run);

@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -39,6 +40,7 @@ static void *fill(size_t floats)
     float *p = NULL;
     if (posix_memalign((void **)&p, 4096, (floats + 16) * sizeof *p))
         exit(1);
+    (void)madvise(p, (floats + 16) * sizeof *p, MADV_HUGEPAGE); /* as a trainer's arena is */
     for (size_t i = 0; i < floats; i++)
         p[i] = (float)((i * 2654435761u >> 7) % 1000) * 1e-3f - 0.5f;
     return p;

@@ -21,5 +21,8 @@ typedef struct dn_attention_bwd_args {
 
 int64_t dn_attention_bwd_work(int64_t queries, int64_t keys, int channels, int heads);
 void dn_attention_bwd_blocked(dn_pool *pool, const dn_attention_bwd_args *a);
+/* With vectors of 8 and of 16: the same bits. */
+void dn_attention_bwd_blocked_avx2(dn_pool *pool, const dn_attention_bwd_args *a);
+void dn_attention_bwd_blocked_avx512(dn_pool *pool, const dn_attention_bwd_args *a);
 
 #endif

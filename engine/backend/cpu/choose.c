@@ -82,6 +82,17 @@ const dn_conv_kernel *dn_cpu_doubled_choose(const dn_conv_shape *s, enum dn_form
     return is_doubled(s) ? (dn_cpu_has_avx512() ? avx512 : avx2)[form] : NULL;
 }
 
+const dn_conv_kernel *dn_cpu_halved_choose(const dn_conv_shape *s)
+{
+    const dn_conv_shape doubled = { s->K, s->C, s->Ho, s->Wo, s->H, s->W, s->kh, s->kw, s->stride, s->pad_top, s->pad_left };
+    return !is_doubled(&doubled) ? NULL : dn_cpu_has_avx512() ? &dn_cpu_halved_avx512 : &dn_cpu_halved_avx2;
+}
+
+const dn_conv_dw_kernel *dn_cpu_doubled_dw_choose(const dn_conv_shape *s)
+{
+    return !is_doubled(s) ? NULL : dn_cpu_has_avx512() ? &dn_cpu_doubled_dw_avx512 : &dn_cpu_doubled_dw_avx2;
+}
+
 const dn_conv_dw_kernel *dn_cpu_conv_dw_choose(const dn_conv_shape *s)
 {
     if (!is_winograd(s))

@@ -38,10 +38,13 @@ typedef struct dn_conv_dw_kernel {
 
 /* From the layer's shape alone; never NULL. */
 const dn_conv_dw_kernel *dn_cpu_conv_dw_choose(const dn_conv_shape *s);
+/* Of a map that is doubled first (dn_cpu_doubled_choose): x is the small one. NULL: none. */
+const dn_conv_dw_kernel *dn_cpu_doubled_dw_choose(const dn_conv_shape *s);
 
 /* F(4,3) and F(2,3), once for each instruction set: the same bits. */
 extern const dn_conv_dw_kernel dn_cpu_winograd4_dw_avx2, dn_cpu_winograd4_dw_avx512;
 extern const dn_conv_dw_kernel dn_cpu_winograd2_dw_avx2, dn_cpu_winograd2_dw_avx512;
+extern const dn_conv_dw_kernel dn_cpu_doubled_dw_avx2, dn_cpu_doubled_dw_avx512;
 extern const dn_conv_dw_kernel dn_cpu_implicit_dw;                  /* any shape */
 extern const dn_conv_dw_kernel dn_cpu_few_in_dw, dn_cpu_few_out_dw; /* 3x3, stride 1, padding 1; 1..4 of C, of K */
 
@@ -59,5 +62,12 @@ void dn_cpu_outer_avx2(int n, const float *a, const float *b, ptrdiff_t b_panel,
                        bool more);
 void dn_cpu_outer_avx512(int n, const float *a, const float *b, ptrdiff_t b_panel, int panels, float *c,
                          ptrdiff_t pitch, bool more);
+/* The same of 1..4 planes [t][8] of b, `plane` floats apart; c has whole panels, and beyond the last plane anything. */
+void dn_cpu_outer_planes(int n, const float *a, const float *b, ptrdiff_t plane, int planes, float *c, ptrdiff_t pitch,
+                         bool more);
+void dn_cpu_outer_planes_avx2(int n, const float *a, const float *b, ptrdiff_t plane, int planes, float *c,
+                              ptrdiff_t pitch, bool more);
+void dn_cpu_outer_planes_avx512(int n, const float *a, const float *b, ptrdiff_t plane, int planes, float *c,
+                                ptrdiff_t pitch, bool more);
 
 #endif

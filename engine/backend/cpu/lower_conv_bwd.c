@@ -16,23 +16,6 @@ static int any_layout(dn_lower_state *s, dn_val v)
     return blocked >= 0 ? blocked : dn_lower_dense(s, v);
 }
 
-/* The shape of the convolution x -> y whose gradient is asked for. */
-static dn_conv_shape shape_of(const dn_program *p, dn_val x, dn_val w, dn_val y, const dn_attr *attr)
-{
-    const int64_t *in = p->value[x].shape.dim, *taps = p->value[w].shape.dim, *out = p->value[y].shape.dim;
-    return (dn_conv_shape){ .C = (int)in[2],
-                            .K = (int)out[2],
-                            .H = (int)in[0],
-                            .W = (int)in[1],
-                            .Ho = (int)out[0],
-                            .Wo = (int)out[1],
-                            .kh = (int)taps[0],
-                            .kw = (int)taps[1],
-                            .stride = attr->conv.stride,
-                            .pad_top = attr->conv.pad[DN_TOP],
-                            .pad_left = attr->conv.pad[DN_LEFT] };
-}
-
 /* ---- by the input ---- */
 
 /* The convolution, of stride 1, that computes dx from dy with rotated weights. */
@@ -99,20 +82,51 @@ static void emit_strided(dn_lower_state *s, int i, const dn_conv_shape *shape)
     dn_lower_step(s, step, i, i);
 }
 
+/* The sums of 2x2 that are the only reader of op i's result: it is the gradient of a doubled map; -1: it is not. */
+static int pool_of(const dn_lower_state *s, int i)
+{
+    const dn_val large = s->p->op[i].out[0];
+    const int next = dn_lower_only_reader(s, large);
+    const dn_op *op = next < 0 ? NULL : &s->p->op[next];
+    return op && op->kind == DN_OP_COPY && op->attr.copy.hint == DN_COPY_POOL2 && op->attr.copy.scale == 1 &&
+                   s->p->value[large].shape.rank == 3 && s->op_state[next] == DN_OP_WAITING
+               ? next
+               : -1;
+}
+
+static bool emit_halved(dn_lower_state *s, int i, dn_conv_shape shape)
+{
+    const dn_op *op = &s->p->op[i];
+    const int pool = pool_of(s, i);
+    if (pool < 0)
+        return false;
+    const dn_val small = s->p->op[pool].out[0];
+    shape.Ho = (int)s->p->value[small].shape.dim[0];
+    shape.Wo = (int)s->p->value[small].shape.dim[1];
+    const dn_conv_kernel *kernel = dn_cpu_halved_choose(&shape);
+    if (!kernel)
+        return false;
+    dn_lower_swallow(s, pool);
+    dn_lower_conv_emit(s, i, op->in[0], small, &shape, kernel, rotated(s, op->in[1], kernel));
+    return true;
+}
+
 bool dn_lower_conv_dx(dn_lower_state *s, int i)
 {
     const dn_op *op = &s->p->op[i];
     if (!is_param(s->p, op->in[1]) || !is_row(s->p, op->in[0]))
         return false;
-    dn_conv_shape shape = shape_of(s->p, op->out[0], op->in[1], op->in[0], &op->attr), dual = dual_of(&shape);
+    dn_conv_shape shape = dn_lower_conv_shape(s->p, op->out[0], op->in[1], op->in[0], &op->attr), dual = dual_of(&shape);
     if (shape.stride > 1) {
         emit_strided(s, i, &shape);
         return true;
     }
     if (dual.pad_top < 0 || dual.pad_left < 0)
         return false;
+    if (emit_halved(s, i, dual))
+        return true;
     const dn_conv_kernel *kernel = dn_cpu_conv_choose(&dual, DN_FORM_EACH_RUN);
-    dn_lower_conv_emit(s, i, &dual, kernel, rotated(s, op->in[1], kernel));
+    dn_lower_conv_emit(s, i, op->in[0], op->out[0], &dual, kernel, rotated(s, op->in[1], kernel));
     return true;
 }
 
@@ -142,14 +156,15 @@ static int run_dw(const dn_run *run, const dn_step *step)
 }
 
 /* The workspace lives through all parts: an output of each. */
-static void emit_dw(dn_lower_state *s, int i, dw_attr *a)
+static void emit_dw(dn_lower_state *s, int i, dn_val x, dw_attr *a)
 {
     const dn_op *op = &s->p->op[i];
     const bool any[2] = { a->kernel->any_x, a->kernel->any_dy };
     const int64_t bytes = (int64_t)a->kernel->workspace_bytes(&a->shape, s->l->rows_max);
     dn_step step = { .fn = run_dw, .n_in = 2, .n_out = 2, .workspace = -1 };
+    const dn_val in[2] = { x, op->in[1] };
     for (int j = 0; j < 2; j++)
-        step.in[j] = any[j] ? any_layout(s, op->in[j]) : dn_lower_blocked(s, op->in[j]);
+        step.in[j] = any[j] ? any_layout(s, in[j]) : dn_lower_blocked(s, in[j]);
     step.out[DW_OUT] = dn_lower_new_dense(s, op->out[0]);
     step.out[DW_WORKSPACE] = dn_lower_workspace(s, bytes, false);
     a->parts = dn_lower_parts(s, dn_lower_conv_work(&a->shape));
@@ -164,9 +179,10 @@ bool dn_lower_conv_dw(dn_lower_state *s, int i)
     const dn_op *op = &s->p->op[i];
     if (!is_row(s->p, op->in[0]) || !is_row(s->p, op->in[1]))
         return false;
-    dw_attr a = { .shape = shape_of(s->p, op->in[0], op->out[0], op->in[1], &op->attr) };
-    a.kernel = dn_cpu_conv_dw_choose(&a.shape);
-    emit_dw(s, i, &a);
+    const dn_val small = dn_lower_doubled(s, i), x = small == DN_NONE ? op->in[0] : small;
+    dw_attr a = { .shape = dn_lower_conv_shape(s->p, x, op->out[0], op->in[1], &op->attr) };
+    a.kernel = small == DN_NONE ? dn_cpu_conv_dw_choose(&a.shape) : dn_cpu_doubled_dw_choose(&a.shape);
+    emit_dw(s, i, x, &a);
     return true;
 }
 
@@ -178,6 +194,6 @@ bool dn_lower_matmul_dw(dn_lower_state *s, int i)
     const int C = dn_value_channels(s->p, op->in[0]), N = dn_value_channels(s->p, op->in[1]);
     const int positions = (int)dn_value_positions(s->p, op->in[0]);
     dw_attr a = { { C, N, positions, 1, positions, 1, 1, 1, 1, 0, 0 }, &dn_cpu_implicit_dw, 0, 0 };
-    emit_dw(s, i, &a);
+    emit_dw(s, i, op->in[0], &a);
     return true;
 }

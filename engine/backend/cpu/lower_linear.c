@@ -3,6 +3,7 @@
 #include "lower.h"
 #include "attention.h"
 #include "fold.h"
+#include "gradients.h"
 
 /* What a chain of ops adds to a linear op; see dn_epilogue. */
 typedef struct tail {
@@ -61,9 +62,10 @@ static bool take(dn_lower_state *s, tail *t, const dn_op *op)
     }
 }
 
-static tail find_tail(dn_lower_state *s, int i)
+/* What follows y, which op i (or one that it swallowed) makes. */
+static tail find_tail(dn_lower_state *s, int i, dn_val y)
 {
-    tail t = { .y = s->p->op[i].out[0], .row_bias = DN_NONE, .residual = DN_NONE, .scale = 1, .last = i };
+    tail t = { .y = y, .row_bias = DN_NONE, .residual = DN_NONE, .scale = 1, .last = i };
     for (int next; !t.silu && (next = dn_lower_only_reader(s, t.y)) >= 0; t.last = next) {
         const dn_op *op = &s->p->op[next];
         if (s->op_state[next] != DN_OP_WAITING)
@@ -253,7 +255,7 @@ static bool lower_fold(dn_lower_state *s, int i)
     const int swallowed[] = { f.k, f.v, f.attention, f.out };
     for (size_t j = 0; j < sizeof swallowed / sizeof *swallowed; j++)
         dn_lower_swallow(s, swallowed[j]);
-    const tail t = find_tail(s, f.out);
+    const tail t = find_tail(s, f.out, s->p->op[f.out].out[0]);
     fold_attr a = { .positions = dn_value_positions(s->p, x), .C = dn_value_channels(s->p, x) };
     a.scores = (float)s->p->op[f.attention].attr.attention.scale;
     a.scale = t.scale;
@@ -288,7 +290,7 @@ bool dn_lower_matmul(dn_lower_state *s, int i)
     if (!is_param(s->p, op->in[1]) || (have_bias && !is_param(s->p, op->in[2])) || s->p->value[x].kind != DN_ROW)
         return false;
     gemm_attr a = { dn_value_positions(s->p, x), dn_value_channels(s->p, x), dn_value_channels(s->p, op->out[0]) };
-    tail t = find_tail(s, i);
+    tail t = find_tail(s, i, op->out[0]);
     a.scale = t.scale;
     a.silu = t.silu;
     /* A result that only the caller reads is written where he reads it. */
@@ -333,21 +335,26 @@ static int run_conv(const dn_run *run, const dn_step *step)
     return 0;
 }
 
-static dn_conv_shape shape_of(const dn_program *p, const dn_op *op)
+dn_conv_shape dn_lower_conv_shape(const dn_program *p, dn_val x, dn_val w, dn_val y, const dn_attr *attr)
 {
-    const int64_t *x = p->value[op->in[0]].shape.dim, *w = p->value[op->in[1]].shape.dim;
-    const int64_t *y = p->value[op->out[0]].shape.dim;
-    return (dn_conv_shape){ .C = (int)x[2],
-                            .K = (int)y[2],
-                            .H = (int)x[0],
-                            .W = (int)x[1],
-                            .Ho = (int)y[0],
-                            .Wo = (int)y[1],
-                            .kh = (int)w[0],
-                            .kw = (int)w[1],
-                            .stride = op->attr.conv.stride,
-                            .pad_top = op->attr.conv.pad[DN_TOP],
-                            .pad_left = op->attr.conv.pad[DN_LEFT] };
+    const int64_t *in = p->value[x].shape.dim, *taps = p->value[w].shape.dim, *out = p->value[y].shape.dim;
+    return (dn_conv_shape){ .C = (int)in[2],
+                            .K = (int)out[2],
+                            .H = (int)in[0],
+                            .W = (int)in[1],
+                            .Ho = (int)out[0],
+                            .Wo = (int)out[1],
+                            .kh = (int)taps[0],
+                            .kw = (int)taps[1],
+                            .stride = attr->conv.stride,
+                            .pad_top = attr->conv.pad[DN_TOP],
+                            .pad_left = attr->conv.pad[DN_LEFT] };
+}
+
+/* Of op, a convolution, as one of x. */
+static dn_conv_shape shape_of(const dn_program *p, const dn_op *op, dn_val x)
+{
+    return dn_lower_conv_shape(p, x, op->in[1], op->out[0], &op->attr);
 }
 
 static int weights_of(dn_lower_state *s, dn_val w, const dn_conv_kernel *kernel)
@@ -371,13 +378,12 @@ static enum dn_form_use use_of(const dn_lower_state *s, dn_val weights)
     return dn_lower_trains(s, weights) ? DN_FORM_EACH_RUN : s->live ? DN_FORM_NONE : DN_FORM_KEPT;
 }
 
-/* Op i of x, which is its input or the map that it doubles. */
-static void emit_conv(dn_lower_state *s, int i, dn_val x, const dn_conv_shape *shape, const dn_conv_kernel *kernel,
-                      int weights)
+void dn_lower_conv_emit(dn_lower_state *s, int i, dn_val x, dn_val y, const dn_conv_shape *shape, const dn_conv_kernel *kernel,
+                        int weights)
 {
     dn_op op = s->p->op[i];
     op.in[0] = x;
-    tail t = find_tail(s, i);
+    tail t = find_tail(s, i, y);
     conv_attr a = { *shape, kernel, t.scale, t.silu, 0, dn_lower_parts(s, dn_lower_conv_work(shape)) };
     dn_step step = linear_step(s, &op, &t, kernel->dense_in, kernel->dense_out);
     step.in[IN_WEIGHTS] = weights;
@@ -389,38 +395,51 @@ static void emit_conv(dn_lower_state *s, int i, dn_val x, const dn_conv_shape *s
     }
 }
 
-void dn_lower_conv_emit(dn_lower_state *s, int i, const dn_conv_shape *shape, const dn_conv_kernel *kernel, int weights)
+/* Without gradients only where nobody else reads the large map: that is what bits of samples are promised with. With them from the
+ * pair alone, so that it is the same when it is recomputed. */
+dn_val dn_lower_doubled(const dn_lower_state *s, int i)
 {
-    emit_conv(s, i, s->p->op[i].in[0], shape, kernel, weights);
+    const dn_op *op = &s->p->op[i];
+    const dn_val large = op->in[0];
+    const int up = s->p->value[large].op;
+    const dn_op *copy = up < 0 ? NULL : &s->p->op[up];
+    if (!copy || copy->kind != DN_OP_COPY || copy->attr.copy.hint != DN_COPY_UPSAMPLE2 || copy->attr.copy.scale != 1 ||
+        s->p->value[large].shape.rank != 3 || s->p->value[large].dtype != DN_F32 || !dn_value_is_map(s->p, copy->in[0]) ||
+        (!s->gradients && dn_lower_only_reader(s, large) != i))
+        return DN_NONE;
+    if (op->kind == DN_OP_CONV2D) {
+        const dn_conv_shape shape = shape_of(s->p, op, copy->in[0]);
+        return has_own_weights(s->p, op) && dn_cpu_doubled_choose(&shape, use_of(s, op->in[1])) ? copy->in[0] : DN_NONE;
+    }
+    const dn_conv_shape shape = dn_lower_conv_shape(s->p, copy->in[0], op->out[0], op->in[1], &op->attr);
+    return dn_cpu_doubled_dw_choose(&shape) ? copy->in[0] : DN_NONE;
+}
+
+bool dn_lower_skip_upsample(dn_lower_state *s, int i)
+{
+    const dn_val large = s->p->op[i].out[0];
+    int left = s->p->value[large].output ? 1 : s->readers[large];
+    for (int r = i + 1; left > 0 && r <= s->reader[large]; r++)
+        for (int j = 0; j < s->p->op[r].n_in; j++)
+            if (s->p->op[r].in[j] == large) {
+                const enum dn_op_kind kind = s->p->op[r].kind;
+                if (j > 0 || (kind != DN_OP_CONV2D && kind != DN_OP_CONV2D_DW) || dn_lower_doubled(s, r) == DN_NONE)
+                    return false;
+                left--;
+            }
+    return !left;
 }
 
 bool dn_lower_conv(dn_lower_state *s, int i)
 {
     const dn_op *op = &s->p->op[i];
-    dn_conv_shape shape = shape_of(s->p, op);
     if (!has_own_weights(s->p, op))
         return false;
-    const dn_conv_kernel *kernel = dn_cpu_conv_choose(&shape, use_of(s, op->in[1]));
-    dn_lower_conv_emit(s, i, &shape, kernel, weights_of(s, op->in[1], kernel));
-    return true;
-}
-
-bool dn_lower_doubled(dn_lower_state *s, int i)
-{
-    const dn_val small = s->p->op[i].in[0], large = s->p->op[i].out[0];
-    const int conv = dn_lower_only_reader(s, large);
-    const dn_op *op = conv < 0 ? NULL : &s->p->op[conv];
-    if (!op || s->gradients || op->kind != DN_OP_CONV2D || op->in[0] != large || s->op_state[conv] != DN_OP_WAITING ||
-        !has_own_weights(s->p, op) || dn_lower_trains(s, op->in[1]))
-        return false;
-    dn_conv_shape shape = shape_of(s->p, op);
-    shape.H /= 2;
-    shape.W /= 2;
-    const dn_conv_kernel *kernel = dn_cpu_doubled_choose(&shape, use_of(s, op->in[1]));
-    if (!kernel)
-        return false;
-    dn_lower_swallow(s, conv);
-    emit_conv(s, conv, small, &shape, kernel, weights_of(s, op->in[1], kernel));
+    const dn_val small = dn_lower_doubled(s, i), x = small == DN_NONE ? op->in[0] : small;
+    const dn_conv_shape shape = shape_of(s->p, op, x);
+    const enum dn_form_use use = use_of(s, op->in[1]);
+    const dn_conv_kernel *kernel = small == DN_NONE ? dn_cpu_conv_choose(&shape, use) : dn_cpu_doubled_choose(&shape, use);
+    dn_lower_conv_emit(s, i, x, op->out[0], &shape, kernel, weights_of(s, op->in[1], kernel));
     return true;
 }
 
@@ -431,7 +450,7 @@ int64_t dn_lower_conv_forms(const dn_program *p)
         const dn_op *op = &p->op[i];
         if (op->kind != DN_OP_CONV2D || !is_param(p, op->in[1]) || p->block[p->value[op->in[1]].block].trains)
             continue;
-        dn_conv_shape shape = shape_of(p, op);
+        dn_conv_shape shape = shape_of(p, op, op->in[0]);
         const dn_conv_kernel *kernel = dn_cpu_conv_choose(&shape, DN_FORM_KEPT);
         bytes += kernel->form_key ? (int64_t)kernel->form_bytes(&p->value[op->in[1]].shape) : 0;
     }

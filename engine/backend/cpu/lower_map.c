@@ -520,7 +520,7 @@ bool dn_lower_copy(dn_lower_state *s, int i)
     case DN_COPY_POOL2:
         if (x->shape.rank != 3)
             return false;
-        if (op->attr.copy.hint == DN_COPY_UPSAMPLE2 && dn_lower_doubled(s, i))
+        if (op->attr.copy.hint == DN_COPY_UPSAMPLE2 && dn_lower_skip_upsample(s, i))
             return true;
         emit_resample(s, i, op->attr.copy.hint == DN_COPY_POOL2 ? run_pool2 : run_upsample2);
         return true;

@@ -18,6 +18,7 @@ enum { LANES = 8, PANEL = 16, TILE_ROWS = 6 };
 
 static inline int ceil_div(int a, int b) { return (a + b - 1) / b; }
 static inline int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
+static inline int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
 
 /* How many of the rows left the next tile of at most `most` takes: two of 3 to 6 rather than 6 and 1, as short ones wait
  * for their chains. */

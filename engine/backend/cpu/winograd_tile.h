@@ -1,5 +1,5 @@
-/* winograd_tile.h - the transforms of F(4x4,3x3), F(2x2,3x3) and DOUBLED (winograd_tmpl.h) on one tile, 8 channels at a time.
- * f is the algorithm; gradients have only the first two, and m is their outputs along an edge.
+/* winograd_tile.h - the transforms of F(4x4,3x3), F(2x2,3x3), DOUBLED and HALVED (winograd_tmpl.h) on one tile, 8 channels at a
+ * time. f is the algorithm.
  *
  * Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks" (CVPR 2016). y = A^T [(G g) (B^T d)], and its adjoint by
  * g: dg = G^T [(A dy) (B^T d)]. F(4,3) interpolates at 0, +-sqrt(1/2), +-sqrt(2) and infinity. */
@@ -12,7 +12,9 @@ enum {
     A_MAX = 6, /* inputs or products along an edge */
     PLANES_MAX = A_MAX * A_MAX,
     TAPS = 9,
-    PAD = 16 /* floats after a plane, against 4 KiB aliasing */
+    PAD = 16, /* floats after a plane, against 4 KiB aliasing */
+    TILES_AT_WORK = 128,
+    TILES_FETCHED = 2 /* tiles that are fetched ahead */
 };
 
 #define P1 0.70710678118654752f
@@ -23,14 +25,15 @@ enum {
 #define FMA _mm256_fmadd_ps
 #define SET _mm256_set1_ps
 
-/* F23 and F43 by their outputs along an edge. */
-enum algorithm { F23 = 2, F43 = 4, DOUBLED = 5 };
+enum algorithm { F23, F43, DOUBLED, HALVED };
 
-/* Along one edge of a tile: outputs, inputs, products, and inputs from one tile to the next. */
-always_inline int outputs_of(int f) { return f == F23 ? 2 : 4; }
-always_inline int inputs_of(int f) { return f == F43 ? 6 : 4; }
+/* Along one edge of a tile: outputs, inputs, what inputs become, products, and inputs from one tile to the next. */
+always_inline int outputs_of(int f) { return f == F23 || f == HALVED ? 2 : 4; }
+always_inline int inputs_of(int f) { return f == F43 || f == HALVED ? 6 : 4; }
+always_inline int planes_of(int f) { return f == F43 ? 6 : f == HALVED ? 5 : 4; }
 always_inline int products_of(int f) { return f == F23 ? 4 : f == F43 ? 6 : 5; }
-always_inline int step_of(int f) { return f == F43 ? 4 : 2; }
+always_inline int last_of(int f) { return f == HALVED ? 2 : 1; } /* products, the last ones, that only the last output has */
+always_inline int step_of(int f) { return f == F43 || f == HALVED ? 4 : 2; }
 
 /* The plane of V in product i. */
 always_inline int input_plane(int f, int i)
@@ -39,9 +42,88 @@ always_inline int input_plane(int f, int i)
     return f == DOUBLED ? doubled[i / 5] * 4 + doubled[i % 5] : i;
 }
 
+/* A tile's place: row of the batch, line and column among its tiles. */
+typedef struct spot {
+    int64_t row;
+    int y, x;
+} spot;
+
+/* The tiles of a batch, of which some are at work: count of them from the first on. They are counted through the rows; but where an
+ * edge has tiles whose last outputs do not exist, `first` begins a row, and the rows at work are sorted into tiles that lack a column,
+ * that lack nothing, that lack a line, and both. Only the last output needs the last products: so these have work in a range
+ * of tiles only. */
+typedef struct grid {
+    int tiles_x, tiles_y, full_x, full_y; /* full: those before it lack nothing */
+    int64_t first;
+    int count;
+    spot at[TILES_AT_WORK + TILES_FETCHED];
+} grid;
+
+/* Sorted, if so many tiles hold a row. */
+static inline grid grid_of(const dn_conv_shape *s, int f, int most)
+{
+    const int m = outputs_of(f);
+    grid g = { .tiles_x = ceil_div(s->Wo, m), .tiles_y = ceil_div(s->Ho, m) };
+    const bool sorted = g.tiles_x * g.tiles_y <= most;
+    g.full_x = sorted ? s->Wo / m : g.tiles_x;
+    g.full_y = sorted ? s->Ho / m : g.tiles_y;
+    return g;
+}
+
+static inline int grid_tiles(const grid *g) { return g->tiles_x * g->tiles_y; }
+static inline bool grid_sorted(const grid *g) { return g->full_x < g->tiles_x || g->full_y < g->tiles_y; }
+
+/* The most tiles, up to so many, that can be at work at once. */
+static inline int grid_most(const grid *g, int most)
+{
+    return grid_sorted(g) ? most / grid_tiles(g) * grid_tiles(g) : most;
+}
+
+/* Put to work at most `count` tiles of `all`. */
+static inline void grid_take(grid *g, int64_t first, int count, int64_t all)
+{
+    const int64_t tiles = grid_tiles(g);
+    g->first = first;
+    g->count = (int)min64(count, all - first);
+    spot *to = g->at;
+    for (int kind = 0; kind < 4 && grid_sorted(g); kind++) {
+        const bool right = kind == 0 || kind == 3, below = kind >= 2;
+        for (int64_t row = first / tiles; row < (first + g->count) / tiles; row++)
+            for (int y = below ? g->full_y : 0; y < (below ? g->tiles_y : g->full_y); y++)
+                for (int x = right ? g->full_x : 0; x < (right ? g->tiles_x : g->full_x); x++)
+                    *to++ = (spot){ row, y, x };
+    }
+    for (int64_t t = first; t < first + g->count && !grid_sorted(g); t++)
+        *to++ = (spot){ t / tiles, (int)(t % tiles) / g->tiles_x, (int)(t % tiles) % g->tiles_x };
+    for (int i = 0; i < TILES_FETCHED; i++, to++)
+        *to = to[-1];
+}
+
+/* Those of the tiles t0 .. t1-1 that product i has work for. */
+static inline void tiles_of_product(const grid *g, int f, int i, int *t0, int *t1)
+{
+    const int n = products_of(f), rows = g->count / grid_tiles(g), beside = g->tiles_x - g->full_x;
+    if (!grid_sorted(g))
+        return;
+    if (i % n >= n - last_of(f)) {
+        *t0 = (int)max64(*t0, (int64_t)rows * g->full_y * beside);
+        *t1 = (int)min64(*t1, (int64_t)g->count - (int64_t)rows * (g->tiles_y - g->full_y) * beside);
+    }
+    if (i / n >= n - last_of(f))
+        *t1 = (int)min64(*t1, (int64_t)rows * g->full_y * g->tiles_x);
+}
+
 /* B^T d: one column or row of an input tile. */
 always_inline void input_1d(const int f, const __m256 *d, __m256 *o)
 {
+    if (f == HALVED) {
+        o[0] = SUB(d[1], d[3]);
+        o[1] = SUB(d[0], d[2]);
+        o[2] = ADD(d[3], d[2]);
+        o[3] = SUB(d[3], d[5]);
+        o[4] = SUB(d[2], d[4]);
+        return;
+    }
     if (f != F43) {
         o[0] = SUB(d[0], d[2]);
         o[1] = ADD(d[1], d[2]);
@@ -62,6 +144,11 @@ always_inline void input_1d(const int f, const __m256 *d, __m256 *o)
 /* A^T s: one column or row of sums. */
 always_inline void output_1d(const int f, const __m256 *s, __m256 *o)
 {
+    if (f == HALVED) {
+        o[0] = ADD(ADD(s[0], s[1]), s[2]);
+        o[1] = SUB(s[2], ADD(s[3], s[4]));
+        return;
+    }
     __m256 a = ADD(s[1], s[2]), b = SUB(s[1], s[2]);
     if (f == F23) {
         o[0] = ADD(s[0], a);
@@ -85,6 +172,14 @@ always_inline void output_1d(const int f, const __m256 *s, __m256 *o)
 /* G g: one column or row of a 3x3 kernel. */
 always_inline void weight_1d(const int f, const __m256 *g, __m256 *o)
 {
+    if (f == HALVED) {
+        o[0] = ADD(g[0], g[1]);
+        o[1] = g[0];
+        o[2] = ADD(o[0], g[2]);
+        o[3] = g[2];
+        o[4] = ADD(g[1], g[2]);
+        return;
+    }
     if (f == DOUBLED) {
         __m256 a = MUL(SET(0.5f), g[0]), b = MUL(SET(0.5f), g[1]), c = MUL(SET(0.5f), g[2]);
         o[0] = g[0];
@@ -112,28 +207,57 @@ always_inline void weight_1d(const int f, const __m256 *g, __m256 *o)
     o[5] = g[2];
 }
 
-/* v[plane] = B^T d B for a tile whose rows are `row` floats apart. */
-always_inline void input_tile(const int f, const float *src, ptrdiff_t row, float *v, ptrdiff_t plane)
+/* v[plane] = B^T d B for a tile of these lines, of which columns j0 .. j1-1 exist; the others are zero. */
+always_inline void input_lines(const int f, const float *const line[A_MAX], int j0, int j1, float *v, ptrdiff_t plane)
 {
-    const int a = inputs_of(f);
+    const int a = inputs_of(f), b = planes_of(f);
     __m256 t[PLANES_MAX], d[A_MAX], o[A_MAX];
 #pragma GCC unroll 6
     for (int j = 0; j < a; j++) {
+        const bool exists = j >= j0 && j < j1;
+        if (exists) {
 #pragma GCC unroll 6
-        for (int i = 0; i < a; i++)
-            d[i] = _mm256_loadu_ps(src + i * row + j * LANES);
-        input_1d(f, d, o);
+            for (int i = 0; i < a; i++)
+                d[i] = _mm256_loadu_ps(line[i] + j * LANES);
+            input_1d(f, d, o);
+        }
 #pragma GCC unroll 6
-        for (int i = 0; i < a; i++)
-            t[i * a + j] = o[i];
+        for (int i = 0; i < b; i++)
+            t[i * a + j] = exists ? o[i] : _mm256_setzero_ps();
     }
 #pragma GCC unroll 6
-    for (int i = 0; i < a; i++) {
+    for (int i = 0; i < b; i++) {
         input_1d(f, t + i * a, o);
 #pragma GCC unroll 6
-        for (int j = 0; j < a; j++)
-            _mm256_store_ps(v + (i * a + j) * plane, o[j]);
+        for (int j = 0; j < b; j++)
+            _mm256_store_ps(v + (i * b + j) * plane, o[j]);
     }
+}
+
+/* The tile whose top left input is (y, x) of one block of channels at `src`, zero where it lies outside the image. */
+always_inline void input_tile(const int f, const float *src, const dn_conv_shape *s, int y, int x, float *v, ptrdiff_t plane)
+{
+    static const float zeros[A_MAX * LANES];
+    const int a = inputs_of(f);
+    const float *line[A_MAX];
+    const bool inside = y >= 0 && y + a <= s->H;
+#pragma GCC unroll 6
+    for (int i = 0; i < a; i++)
+        line[i] = inside || (y + i >= 0 && y + i < s->H) ? src + ((ptrdiff_t)(y + i) * s->W + x) * LANES : zeros;
+    if (x >= 0 && x + a <= s->W)
+        input_lines(f, line, 0, a, v, plane);
+    else
+        input_lines(f, line, -x, s->W - x, v, plane);
+}
+
+/* Fetch n lines of a tile ahead, a cache line of two columns each time, from column `first` on: those before it are the last
+ * tile's too. Maps come from L3 or memory, in pieces too short for the CPU to see where they go on. */
+always_inline void fetch_tile(const int n, const int first, const float *src, int height, int width, int y, int x)
+{
+#pragma GCC unroll 6
+    for (int i = 0; i < n; i++)
+        for (int j = first; j < n && y + i >= 0 && y + i < height; j += 2)
+            _mm_prefetch((const char *)(src + ((ptrdiff_t)(y + i) * width + x + j) * LANES), _MM_HINT_T0);
 }
 
 /* o[outputs*outputs] = A^T s A */
@@ -181,13 +305,20 @@ always_inline void weight_tile(const int f, const float *taps, float *u, ptrdiff
 }
 
 /* A y: one column or row of output gradients, the transpose of output_1d. */
-always_inline void gradient_1d(const int m, const __m256 *y, __m256 *o)
+always_inline void gradient_1d(const int f, const __m256 *y, __m256 *o)
 {
     o[0] = y[0];
-    if (m == 2) {
+    if (f == F23) {
         o[1] = ADD(y[0], y[1]);
         o[2] = SUB(y[0], y[1]);
         o[3] = SUB(_mm256_setzero_ps(), y[1]);
+        return;
+    }
+    if (f == DOUBLED) {
+        o[1] = ADD(ADD(y[0], y[2]), ADD(y[1], y[3]));
+        o[2] = SUB(y[0], y[2]);
+        o[3] = SUB(y[1], y[3]);
+        o[4] = SUB(_mm256_setzero_ps(), y[3]);
         return;
     }
     __m256 even1 = FMA(SET(0.5f), y[2], y[0]), odd1 = FMA(SET(0.5f), y[3], y[1]);
@@ -200,10 +331,17 @@ always_inline void gradient_1d(const int m, const __m256 *y, __m256 *o)
 }
 
 /* G^T u: one column or row of sums of products, the transpose of weight_1d. */
-always_inline void taps_1d(const int m, const __m256 *u, __m256 *o)
+always_inline void taps_1d(const int f, const __m256 *u, __m256 *o)
 {
+    if (f == DOUBLED) {
+        const __m256 d = SUB(u[1], u[2]);
+        o[0] = FMA(SET(0.5f), SUB(ADD(u[1], u[2]), u[3]), u[0]);
+        o[1] = MUL(SET(0.5f), SUB(d, u[3]));
+        o[2] = FMA(SET(0.5f), ADD(d, u[3]), u[4]);
+        return;
+    }
     __m256 p = ADD(u[1], u[2]), q = SUB(u[1], u[2]);
-    if (m == 2) {
+    if (f == F23) {
         o[0] = FMA(SET(0.5f), p, u[0]);
         o[1] = MUL(SET(0.5f), q);
         o[2] = FMA(SET(0.5f), p, u[3]);
@@ -215,24 +353,24 @@ always_inline void taps_1d(const int m, const __m256 *u, __m256 *o)
     o[2] = FMA(SET(1 / 3.f), r, FMA(SET(-1 / 3.f), p, u[5]));
 }
 
-/* d[plane] = A dy A^T for an m x m tile of output gradients. */
-always_inline void gradient_tile(const int m, const __m256 *dy, float *d, ptrdiff_t plane)
+/* d[plane] = A dy A^T for a tile of output gradients. */
+always_inline void gradient_tile(const int f, const __m256 *dy, float *d, ptrdiff_t plane)
 {
-    const int a = m + 2;
+    const int a = products_of(f), m = outputs_of(f);
     __m256 t[A_MAX * 4], y[4], o[A_MAX];
 #pragma GCC unroll 4
     for (int j = 0; j < m; j++) {
 #pragma GCC unroll 4
         for (int i = 0; i < m; i++)
             y[i] = dy[i * m + j];
-        gradient_1d(m, y, o);
+        gradient_1d(f, y, o);
 #pragma GCC unroll 6
         for (int i = 0; i < a; i++)
             t[i * m + j] = o[i];
     }
 #pragma GCC unroll 6
     for (int i = 0; i < a; i++) {
-        gradient_1d(m, t + i * m, o);
+        gradient_1d(f, t + i * m, o);
 #pragma GCC unroll 6
         for (int j = 0; j < a; j++)
             _mm256_store_ps(d + (i * a + j) * plane, o[j]);
@@ -240,38 +378,23 @@ always_inline void gradient_tile(const int m, const __m256 *dy, float *d, ptrdif
 }
 
 /* g[9] = G^T u G */
-always_inline void taps_tile(const int m, const float *u, ptrdiff_t plane, __m256 *g)
+always_inline void taps_tile(const int f, const float *u, ptrdiff_t plane, __m256 *g)
 {
-    const int a = m + 2;
+    const int a = products_of(f);
     __m256 t[3 * A_MAX], s[A_MAX], o[3];
 #pragma GCC unroll 6
     for (int j = 0; j < a; j++) {
 #pragma GCC unroll 6
         for (int i = 0; i < a; i++)
             s[i] = _mm256_loadu_ps(u + (i * a + j) * plane);
-        taps_1d(m, s, o);
+        taps_1d(f, s, o);
 #pragma GCC unroll 3
         for (int i = 0; i < 3; i++)
             t[i * a + j] = o[i];
     }
 #pragma GCC unroll 3
     for (int i = 0; i < 3; i++)
-        taps_1d(m, t + i * a, g + i * 3);
-}
-
-/* Copy the tile whose top left input is (y, x), zero where it lies outside the image. */
-always_inline void copy_edge(const int a, float *dst, const float *src, const dn_conv_shape *s, int y, int x)
-{
-    const int j0 = x < 0 ? -x : 0, j1 = s->W - x < a ? s->W - x : a;
-    for (int i = 0; i < a; i++, dst += a * LANES) {
-        const bool outside = y + i < 0 || y + i >= s->H;
-        const float *line = src + ((ptrdiff_t)(y + i) * s->W + x) * LANES;
-#pragma GCC unroll 6
-        for (int j = 0; j < a; j++) {
-            __m256 v = outside || j < j0 || j >= j1 ? _mm256_setzero_ps() : _mm256_loadu_ps(line + j * LANES);
-            _mm256_store_ps(dst + j * LANES, v);
-        }
-    }
+        taps_1d(f, t + i * a, g + i * 3);
 }
 
 #endif

@@ -9,12 +9,14 @@
  * w0 x[i-1] + (w1+w2) x[i], odd ones (w0+w1) x[i] + w2 x[i+1]. F(2,2) at 0, 1, -1 for the even and at 1, -1, infinity
  * for the odd ones meets in the product at 1 (both filters have the same sum there) and in the input at -1: 4 inputs
  * become the 4 of F(2,3), 5 products and 4 outputs; 25 products for 4x4 outputs, where F(4,3) has 36.
+ * HALVED: its gradient by the small map, from the rotated weights w2, w1, w0 as any gradient by an input. Along one dimension
+ * (w1+w2) dy[2i] + w0 dy[2i+2] + w2 dy[2i-1] + (w0+w1) dy[2i+1]: two F(2,2), of the even and of the odd ones, which meet in the
+ * product with w0+w1+w2; 6 inputs, 5 products, 2 outputs, and additions only.
  *
  * Tiles of all rows of the batch are counted through and taken in chunks. For a chunk: (1) every tile of a x a inputs
  * becomes one element of a*a planes V [a*a][C/8][tiles][8]; (2) for each panel of 16 output channels, a*a products
  * V U into sums [a*a][tiles][16], which stay in L2, and then the inverse transform and the epilogue. Threads divide
- * only outputs: whole chunks where there are enough of them and weights are at hand, else blocks and panels of one
- * chunk. Weights are transformed ahead (U [panel][a*a][C padded to 8][16]) or on the way, STEP input channels at a
+ * only outputs: whole chunks where there are enough of them, else blocks and panels of one chunk. Weights are transformed ahead (U [panel][a*a][C padded to 8][16]) or on the way, STEP input channels at a
  * time, from a form of plain taps ([panel][C padded to 8][9][16], a quarter of the bytes) or from the parameter itself.
  * Sums continue from step to step, so all three give the same bits. */
 #include "choose.h"
@@ -64,45 +66,26 @@ typedef struct winograd {
     const dn_conv_call *call;
     int f;
     enum weights weights;
-    int tiles_x, tiles; /* tiles in a line, in a row of the batch */
+    grid g;                     /* at work: the chunk */
     int c_blocks, panels, chunk;
     float *v;
     ptrdiff_t v_block, v_plane; /* floats */
-    int64_t first;              /* the chunk: tiles first .. first+count-1 */
-    int count, parts;           /* a task is one block or panel for one of `parts` pieces of the chunk */
+    int parts;                  /* a task is one block or panel for one of `parts` pieces of the chunk */
 } winograd;
 
-/* A tile's place: row of the batch, line and column among its tiles. */
-typedef struct spot {
-    int64_t row;
-    int y, x;
-} spot;
-
-static inline spot spot_of(const winograd *w, int64_t tile)
-{
-    int in_row = (int)(tile % w->tiles);
-    return (spot){ tile / w->tiles, in_row / w->tiles_x, in_row % w->tiles_x };
-}
-
-static inline int part_begin(const winograd *w, int part) { return (int)((int64_t)w->count * part / w->parts); }
+static inline int part_begin(const winograd *w, int part) { return (int)((int64_t)w->g.count * part / w->parts); }
 
 /* Tiles t0 .. t1-1 of the chunk, channels of one block of 8. */
 always_inline void input_tiles(const int f, const winograd *w, int block, int t0, int t1)
 {
-    const int a = inputs_of(f), step = step_of(f);
+    const int step = step_of(f);
     const dn_conv_shape *s = &w->call->shape;
-    _Alignas(64) float edge[PLANES_MAX * LANES];
     for (int t = t0; t < t1; t++) {
-        const spot p = spot_of(w, w->first + t);
+        const spot p = w->g.at[t], q = w->g.at[t + TILES_FETCHED];
         const float *src = (const float *)rows_at(&w->call->x, p.row, block * LANES);
-        float *v = w->v + block * w->v_block + t * LANES;
-        int y = p.y * step - 1, x = p.x * step - 1;
-        if (y >= 0 && x >= 0 && y + a <= s->H && x + a <= s->W) {
-            input_tile(f, src + ((ptrdiff_t)y * s->W + x) * LANES, (ptrdiff_t)s->W * LANES, v, w->v_plane);
-        } else {
-            copy_edge(a, edge, src, s, y, x);
-            input_tile(f, edge, a * LANES, v, w->v_plane);
-        }
+        const float *next = (const float *)rows_at(&w->call->x, q.row, block * LANES);
+        fetch_tile(inputs_of(f), 3, next, s->H, s->W, q.y * step - 1, q.x * step - 1);
+        input_tile(f, src, s, p.y * step - 1, p.x * step - 1, w->v + block * w->v_block + t * LANES, w->v_plane);
     }
 }
 
@@ -117,8 +100,10 @@ static void input_task(void *arg, int64_t from, int64_t to, int thread)
             input_tiles(F43, w, block, t0, t1);
         else if (w->f == F23)
             input_tiles(F23, w, block, t0, t1);
-        else
+        else if (w->f == DOUBLED)
             input_tiles(DOUBLED, w, block, t0, t1);
+        else
+            input_tiles(HALVED, w, block, t0, t1);
     }
 }
 
@@ -127,8 +112,12 @@ static void products(const winograd *w, int t0, int t1, int b0, int b1, const fl
 {
     const int planes = products_of(w->f) * products_of(w->f);
     for (int i = 0; i < planes; i++) {
-        const float *v = w->v + input_plane(w->f, i) * w->v_plane + b0 * w->v_block + t0 * LANES;
-        dn_cpu_strip(t1 - t0, b1 - b0, v, w->v_block, u + i * u_plane, sums + i * SUMS_PLANE, b0 > 0);
+        int from = t0, to = t1;
+        tiles_of_product(&w->g, w->f, i, &from, &to);
+        const float *v = w->v + input_plane(w->f, i) * w->v_plane + b0 * w->v_block + from * LANES;
+        if (from < to)
+            dn_cpu_strip(to - from, b1 - b0, v, w->v_block, u + i * u_plane,
+                         sums + i * SUMS_PLANE + (from - t0) * PANEL, b0 > 0);
     }
 }
 
@@ -150,23 +139,40 @@ always_inline void products_live(const int f, const winograd *w, int panel, int 
     }
 }
 
-/* Inverse transform and epilogue of the panel's 8 channels from `channel`. */
-always_inline void output_tiles(const int f, const winograd *w, int channel, int t0, int t1, const float *sums)
+/* The outputs of a tile that exist. */
+always_inline void put_tile(const int m, const sink *to, const dn_conv_shape *s, int y, int x, const __m256 *o)
+{
+    const int64_t at = (int64_t)y * s->Wo + x;
+    if (y + m <= s->Ho && x + m <= s->Wo && !to->silu && !to->masked) {
+        sink plain = *to;
+        plain.silu = plain.masked = false; /* for the compiler to know */
+#pragma GCC unroll 4
+        for (int i = 0; i < m; i++)
+#pragma GCC unroll 4
+            for (int j = 0; j < m; j++)
+                sink_put(&plain, at + (int64_t)i * s->Wo + j, o[i * m + j]);
+        return;
+    }
+    for (int i = 0; i < m && y + i < s->Ho; i++)
+        for (int j = 0; j < m && x + j < s->Wo; j++)
+            sink_put(to, at + (int64_t)i * s->Wo + j, o[i * m + j]);
+}
+
+/* Inverse transform and epilogue of a panel. */
+always_inline void output_tiles(const int f, const winograd *w, int panel, int t0, int t1, const float *sums)
 {
     const dn_conv_call *call = w->call;
-    const dn_conv_shape *s = &call->shape;
-    const int m = outputs_of(f);
-    sink to = { 0 };
+    const int K = call->shape.K, m = outputs_of(f), halves = K - panel * PANEL > LANES ? 2 : 1;
+    sink to[2] = { 0 };
     for (int t = t0; t < t1; t++) {
-        const spot p = spot_of(w, w->first + t);
-        if (t == t0 || w->first + t == p.row * w->tiles)
-            to = sink_open(&call->epilogue, &call->y, s->K, p.row, channel);
-        __m256 o[16];
-        output_tile(f, sums + (t - t0) * PANEL, SUMS_PLANE, o);
-        const int y = p.y * m, x = p.x * m;
-        for (int i = 0; i < m && y + i < s->Ho; i++)
-            for (int j = 0; j < m && x + j < s->Wo; j++)
-                sink_put(&to, (int64_t)(y + i) * s->Wo + x + j, o[i * m + j]);
+        const spot p = w->g.at[t];
+        for (int h = 0; h < halves; h++) {
+            __m256 o[16];
+            if (t == t0 || p.row != w->g.at[t - 1].row)
+                to[h] = sink_open(&call->epilogue, &call->y, K, p.row, panel * PANEL + h * LANES);
+            output_tile(f, sums + (t - t0) * PANEL + h * LANES, SUMS_PLANE, o);
+            put_tile(m, &to[h], &call->shape, p.y * m, p.x * m, o);
+        }
     }
 }
 
@@ -180,8 +186,7 @@ always_inline void panel(const int f, const winograd *w, int p, int t0, int t1)
     } else {
         products_live(f, w, p, t0, t1, sums);
     }
-    for (int h = 0; h < PANEL && p * PANEL + h < w->call->shape.K; h += LANES)
-        output_tiles(f, w, p * PANEL + h, t0, t1, sums + h);
+    output_tiles(f, w, p, t0, t1, sums);
 }
 
 static void panel_task(void *arg, int64_t from, int64_t to, int thread)
@@ -195,42 +200,40 @@ static void panel_task(void *arg, int64_t from, int64_t to, int thread)
             panel(F43, w, p, t0, t1);
         else if (w->f == F23)
             panel(F23, w, p, t0, t1);
-        else
+        else if (w->f == DOUBLED)
             panel(DOUBLED, w, p, t0, t1);
+        else
+            panel(HALVED, w, p, t0, t1);
     }
 }
 
 /* Run `n` items, split into pieces of the chunk where n alone is less than `wanted`. */
 static void run_parts(winograd *w, dn_task task, int n, int wanted)
 {
-    w->parts = (int)min64(ceil_div(wanted, n), ceil_div(w->count, TILE_ROWS));
+    w->parts = (int)min64(ceil_div(wanted, n), ceil_div(w->g.count, TILE_ROWS));
     dn_pool_run(w->call->pool, task, w, (int64_t)n * w->parts, 1);
-}
-
-static int tiles_of(const dn_conv_shape *s, int f)
-{
-    return ceil_div(s->Ho, outputs_of(f)) * ceil_div(s->Wo, outputs_of(f));
 }
 
 static int tiles_max(enum weights weights) { return weights == TRANSFORMED ? TILES_AHEAD : TILES_MAX; }
 
-static int64_t chunks_of(int64_t tiles, enum weights weights)
+/* The fewest chunks of n rows. */
+static int64_t chunks_of(const grid *g, enum weights weights, int64_t n)
 {
-    return (tiles + tiles_max(weights) - 1) / tiles_max(weights);
+    const int most = grid_most(g, tiles_max(weights));
+    return (grid_tiles(g) * n + most - 1) / most;
 }
 
-static ptrdiff_t slot_floats(const winograd *w) { return inputs_of(w->f) * inputs_of(w->f) * w->v_plane; }
+static ptrdiff_t slot_floats(const winograd *w) { return planes_of(w->f) * planes_of(w->f) * w->v_plane; }
 
 /* Whole chunks, each in its thread's own planes V, which then stay in its own L2. */
 static void chunk_task(void *arg, int64_t from, int64_t to, int thread)
 {
     winograd w = *(const winograd *)arg;
-    const int64_t all = (int64_t)w.tiles * w.call->n;
+    const int64_t all = (int64_t)grid_tiles(&w.g) * w.call->n;
     w.v += thread * slot_floats(&w);
     w.parts = 1;
     for (int64_t i = from; i < to; i++) {
-        w.first = i * w.chunk;
-        w.count = (int)min64(w.chunk, all - w.first);
+        grid_take(&w.g, i * w.chunk, w.chunk, all);
         input_task(&w, 0, w.c_blocks, thread);
         panel_task(&w, 0, w.panels, thread);
     }
@@ -239,11 +242,11 @@ static void chunk_task(void *arg, int64_t from, int64_t to, int thread)
 /* Threads share each chunk: they divide its input blocks, then its panels. */
 static void run_together(winograd *w, int threads)
 {
-    const int64_t all = (int64_t)w->tiles * w->call->n;
+    const int64_t all = (int64_t)grid_tiles(&w->g) * w->call->n;
     /* Several tasks per thread even out their speeds; but each piece of a panel transforms its weights again. */
     const int spread = threads > 1 ? threads * TASKS_PER_THREAD : 1;
-    for (w->first = 0; w->first < all; w->first += w->count) {
-        w->count = (int)min64(w->chunk, all - w->first);
+    for (int64_t first = 0; first < all; first += w->chunk) {
+        grid_take(&w->g, first, w->chunk, all);
         run_parts(w, input_task, w->c_blocks, spread);
         run_parts(w, panel_task, w->panels, w->weights == TRANSFORMED ? spread : threads);
     }
@@ -252,18 +255,16 @@ static void run_together(winograd *w, int threads)
 static void run(const dn_conv_call *call, int f, enum weights weights)
 {
     const dn_conv_shape *s = &call->shape;
-    winograd w = { .call = call, .f = f, .weights = weights };
-    w.tiles_x = ceil_div(s->Wo, outputs_of(f));
-    w.tiles = tiles_of(s, f);
-    const int threads = dn_pool_threads(call->pool);
-    const int64_t all = (int64_t)w.tiles * call->n;
-    int64_t chunks = chunks_of(all, weights);
-    const bool apart = weights == TRANSFORMED && threads > 1 && threads <= SLOTS_MAX && chunks >= threads;
+    winograd w = { .call = call, .f = f, .weights = weights, .g = grid_of(s, f, tiles_max(weights)) };
+    const int threads = dn_pool_threads(call->pool), unit = grid_sorted(&w.g) ? grid_tiles(&w.g) : 1;
+    const int64_t all = (int64_t)grid_tiles(&w.g) * call->n;
+    int64_t chunks = chunks_of(&w.g, weights, call->n);
+    const bool apart = threads > 1 && threads <= SLOTS_MAX && chunks >= threads;
     if (apart)
         chunks = (chunks + threads - 1) / threads * threads;
     w.c_blocks = ceil_div(s->C, LANES);
     w.panels = ceil_div(s->K, PANEL);
-    w.chunk = (int)((all + chunks - 1) / chunks); /* of about the same size */
+    w.chunk = (int)((all / unit + chunks - 1) / chunks) * unit; /* of about the same size */
     w.v = call->workspace;
     w.v_block = w.chunk * LANES;
     w.v_plane = w.c_blocks * w.v_block + PAD;
@@ -275,10 +276,11 @@ static void run(const dn_conv_call *call, int f, enum weights weights)
 
 static size_t workspace(const dn_conv_shape *s, int rows_max, int f, enum weights weights)
 {
-    const int64_t all = (int64_t)tiles_of(s, f) * rows_max;
+    const grid g = grid_of(s, f, tiles_max(weights));
+    const int64_t all = (int64_t)grid_tiles(&g) * rows_max;
     const size_t plane = (size_t)ceil_div(s->C, LANES) * min64(tiles_max(weights), all) * LANES + PAD;
-    const int64_t slots = weights == TRANSFORMED ? min64(SLOTS_MAX, chunks_of(all, weights)) : 1;
-    return (size_t)(inputs_of(f) * inputs_of(f)) * plane * sizeof(float) * slots;
+    const int64_t slots = min64(SLOTS_MAX, chunks_of(&g, weights, rows_max));
+    return (size_t)(planes_of(f) * planes_of(f)) * plane * sizeof(float) * slots;
 }
 
 static size_t form_bytes(const dn_shape *w, int per_channel)
@@ -336,6 +338,7 @@ FORM(F23)
 FORM(DOUBLED)
 KERNEL(F43, PLAIN)
 KERNEL(DOUBLED, PLAIN)
+KERNEL(HALVED, PLAIN)
 
 /* clang-format off */
 const dn_conv_kernel NAME(dn_cpu_winograd4) =
@@ -356,6 +359,9 @@ const dn_conv_kernel NAME(dn_cpu_doubled) =
       NULL, NULL, NULL };
 const dn_conv_kernel NAME(dn_cpu_doubled_plain) =
     { "doubled-plain-" ISA, "taps16", false, false, form_bytes_plain, pack_plain, workspace_DOUBLED_PLAIN, run_DOUBLED_PLAIN, pack_plain_part,
+      "taps16-rotated", dn_cpu_rotate_taps, dn_cpu_rotate_taps_part };
+const dn_conv_kernel NAME(dn_cpu_halved) =
+    { "halved-" ISA, "taps16", false, false, form_bytes_plain, pack_plain, workspace_HALVED_PLAIN, run_HALVED_PLAIN, pack_plain_part,
       "taps16-rotated", dn_cpu_rotate_taps, dn_cpu_rotate_taps_part };
 const dn_conv_kernel NAME(dn_cpu_doubled_live) =
     { "doubled-live-" ISA, NULL, false, false, NULL, NULL, workspace_DOUBLED_LOGICAL, run_DOUBLED_LOGICAL, NULL, NULL, NULL, NULL };

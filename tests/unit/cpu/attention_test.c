@@ -1,5 +1,7 @@
 /* Attention of the CPU backend against double loops. */
 #include "attention.h"
+#include "attention_bwd.h"
+#include "choose.h"
 #include "lower_blocks.h"
 #include <math.h>
 #include <setjmp.h>
@@ -145,10 +147,52 @@ static void nan_shows(void **state)
     }
 }
 
+typedef void (*backward_fn)(dn_pool *pool, const dn_attention_bwd_args *a);
+
+/* dq, dk, dv of both instruction sets are the same bits; that they are right is backward_test's concern. */
+static void gradients_agree(void **state)
+{
+    (void)state;
+    const backward_fn backward[2] = { dn_attention_bwd_blocked_avx2, dn_attention_bwd_blocked_avx512 };
+    for (int n = 0; n < SPECS && dn_cpu_has_avx512(); n++) {
+        const spec *s = &specs[n];
+        tensors t = inputs(s, ROWS, 0);
+        const dn_rows dy = blocks_random(ROWS, 0, s->queries, s->channels, 4, 1, 0.25f);
+        const int64_t work = (dn_attention_bwd_work(s->queries, s->keys, s->channels, s->heads) + 63) / 64 * 64;
+        dn_rows out[2][3];
+        for (int k = 0; k < 2; k++) {
+            for (int j = 0; j < 3; j++)
+                out[k][j] = blocks_new(ROWS, j ? s->keys : s->queries, s->channels);
+            t.work = aligned_alloc(64, (size_t)(work * ROWS));
+            memset(t.work, 0xff, (size_t)(work * ROWS)); /* NaN */
+            dn_pool *pool = k ? dn_pool_new(2, NULL) : NULL;
+            backward[k](pool, &(dn_attention_bwd_args){ .n = ROWS, .queries = s->queries, .keys = s->keys,
+                                                        .channels = s->channels, .heads = s->heads, .scale = 0.7f,
+                                                        .q = t.q, .k = t.k, .v = t.v, .dy = dy, .dq = out[k][0],
+                                                        .dk = out[k][1], .dv = out[k][2],
+                                                        .work = { .base = t.work, .row_bytes = work } });
+            dn_pool_free(pool);
+            free(t.work);
+        }
+        for (int j = 0; j < 3; j++) {
+            for (int row = 0; row < ROWS; row++) {
+                dn_rows one = out[1][j];
+                one.base = (char *)one.base + row * one.row_bytes;
+                check_row_bits(&out[0][j], row, &one, j ? s->keys : s->queries, s->channels);
+            }
+            blocks_free(out[0][j]);
+            blocks_free(out[1][j]);
+        }
+        t.work = NULL;
+        blocks_free(dy);
+        tensors_free(&t);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = { cmocka_unit_test(against_loops), cmocka_unit_test(rows_alone),
-                                        cmocka_unit_test(nan_shows) };
+                                        cmocka_unit_test(nan_shows), cmocka_unit_test(gradients_agree) };
     if (!dn_cpu_has_avx2()) {
         printf("SKIPPED: this machine has no AVX2\n");
         return 77;

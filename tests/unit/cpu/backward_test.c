@@ -129,6 +129,20 @@ static dn_val copies(lab *m, const int *c)
     return dn_unary(p, DN_SILU, dn_concat(p, (dn_val[]){ high, dn_upsample2(p, low) }, 2));
 }
 
+/* A doubled map, convolved. c: H, W, C, K, 1: and read elsewhere too, 2: twice and smaller again */
+static dn_val doubled(lab *m, const int *c)
+{
+    dn_program *p = m->p;
+    const int pad[4] = { 1, 1, 1, 1 };
+    dn_val x = blocked(m, feed(m, "x", dn_shape(c[0], c[1], c[2]))), large = dn_upsample2(p, x);
+    dn_val y = dn_conv2d(p, large, param(m, "weight", dn_shape(3, 3, c[2], c[3])), param(m, "bias", dn_shape(c[3])), 1, pad);
+    if (c[4] == 1)
+        return dn_concat(p, (dn_val[]){ y, dn_unary(p, DN_SILU, large) }, 2);
+    if (c[4] == 2)
+        y = dn_binary(p, DN_MUL, y, dn_conv2d(p, large, param(m, "second", dn_shape(3, 3, c[2], c[3])), DN_NONE, 1, pad));
+    return dn_binary(p, DN_ADD, c[4] ? dn_avg_pool2(p, y) : y, feed(m, "e", dn_shape(c[3])));
+}
+
 /* c: kind, C */
 static dn_val losses(lab *m, const int *c)
 {
@@ -206,6 +220,10 @@ static const spec specs[] = {
     { "copies 12 and 20",       copies, 1, { 4, 5, 12, 20 } },
     { "copies 64 and 40",       copies, 2, { 3, 2, 64, 40 } },
     { "copies 1 and 3",         copies, 2, { 5, 4, 1, 3 } },
+    { "doubled",                doubled, 3, { 5, 7, 16, 24 } },
+    { "doubled 12 to 40",       doubled, 2, { 4, 3, 12, 40 } },
+    { "doubled, read",          doubled, 2, { 5, 4, 16, 20, 1 } },
+    { "doubled, twice",         doubled, 2, { 6, 4, 20, 16, 2 } },
     { "mse",                    losses, 5, { DN_MSE, 3 } },
     { "mse, long",              losses, 2, { DN_MSE, 64 } },
     { "l1",                     losses, 3, { DN_L1, 4 } },

@@ -111,6 +111,14 @@ static double conv_at(const fixture *f, int row, int oy, int ox, int k)
     return sum;
 }
 
+static double sum_at(const fixture *f, int row, int oy, int ox, int k)
+{
+    double sum = 0;
+    for (int i = 0; i < 4; i++)
+        sum += conv_at(f, row, 2 * oy + i / 2, 2 * ox + i % 2, k);
+    return sum;
+}
+
 double *reference_conv(const fixture *f)
 {
     const dn_conv_shape *s = &f->shape;
@@ -119,7 +127,7 @@ double *reference_conv(const fixture *f)
     for (int r = 0; r < f->n; r++)
         for (int p = 0; p < positions; p++)
             for (int k = 0; k < s->K; k++) {
-                double v = conv_at(f, r, p / s->Wo, p % s->Wo, k);
+                double v = (f->halved ? sum_at : conv_at)(f, r, p / s->Wo, p % s->Wo, k);
                 v += f->bias ? f->bias[k] : 0;
                 v += f->row_bias ? f->row_bias[r * s->K + k] : 0;
                 v += f->residual.rows.base ? *tensor_at(&f->residual, r, p, k) : 0;

@@ -15,6 +15,7 @@ typedef struct fixture {
     dn_conv_shape shape;
     int n;
     bool doubled; /* x is made twice as large first */
+    bool halved;  /* the result is summed by 2x2 before anything is added */
     tensor x, residual;
     float *weights, *bias, *row_bias; /* [kh,kw,C,K]; [K up to a multiple of 16]; [n,K] */
     float scale;

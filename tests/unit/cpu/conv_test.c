@@ -247,6 +247,41 @@ static void test_doubled(void **state)
     dn_pool_free(pool);
 }
 
+/* The gradient of that: 3x3, then sums of 2x2. */
+static void test_halved(void **state)
+{
+    (void)state;
+#define X(name) { &dn_cpu_##name##_avx2, 1e-6, any }, { &dn_cpu_##name##_avx512, 1e-6, same3x3_avx512 },
+    const algorithm halved[] = { DN_HALVEDS(X) };
+#undef X
+    dn_pool *pool = dn_pool_new(2, NULL);
+    for (int i = 0; i < WINOGRAD_LAYERS; i++) {
+        fixture f = fixture_new(&layers[i], i % 8);
+        f.halved = true;
+        f.shape.H *= 2;
+        f.shape.W *= 2;
+        tensor_free(&f.x);
+        f.x = tensor_new(f.n, f.shape.H * f.shape.W, f.shape.C, false, GAP);
+        tensor_fill(&f.x, 67);
+        double *reference = reference_conv(&f);
+        tensor first = run(&f, halved[0].kernel, 0, f.n, NULL);
+        for (size_t a = 0; a < sizeof halved / sizeof *halved; a++) {
+            if (halved[a].accepts != any && !dn_cpu_has_avx512())
+                continue;
+            check(&f, &halved[a], reference, pool);
+            tensor other = run(&f, halved[a].kernel, 0, f.n, NULL);
+            for (int r = 0; r < f.n; r++)
+                assert_true(tensor_row_equal(&first, r, &other, r));
+            tensor_free(&other);
+        }
+        assert_non_null(dn_cpu_halved_choose(&f.shape));
+        tensor_free(&first);
+        free(reference);
+        fixture_free(&f);
+    }
+    dn_pool_free(pool);
+}
+
 /* Weights transformed ahead and on the way, and both instruction sets, give the same bits. */
 static void test_same_bits(void **state)
 {
@@ -321,7 +356,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_kernels),  cmocka_unit_test(test_same_bits), cmocka_unit_test(test_doubled),
-        cmocka_unit_test(test_in_place), cmocka_unit_test(test_choose),
+        cmocka_unit_test(test_in_place), cmocka_unit_test(test_choose),    cmocka_unit_test(test_halved),
     };
     if (!dn_cpu_has_avx2())
         return 77; /* meson: skipped */

@@ -30,7 +30,9 @@ static const layer layers[] = {
     { 3, 64, 40,  9,  9, 1, 1, 1, 0, 0, 0, 0 }, { 1,  1,  1,  4,  4, 1, 1, 1, 0, 0, 0, 0 },
     { 2, 20, 12,  6,  5, 5, 3, 1, 2, 0, 2, 2 }, { 5, 40, 70,  1,  1, 1, 1, 1, 0, 0, 0, 0 },
     { 2, 24, 32, 13, 13, 3, 3, 1, 1, 1, 1, 1 }, { 2,  2,  9,  5,  8, 3, 3, 1, 1, 1, 1, 1 },
-    { 5, 17,  4,  8,  5, 3, 3, 1, 1, 1, 1, 1 },
+    { 5, 17,  4,  8,  5, 3, 3, 1, 1, 1, 1, 1 }, { 3, 40, 72, 14, 14, 1, 1, 1, 0, 0, 0, 0 },
+    { 2, 12, 70,  7,  7, 1, 1, 1, 0, 0, 0, 0 }, { 2, 33, 24, 12, 11, 1, 1, 1, 0, 0, 0, 0 },
+    { 3, 20, 12, 28, 28, 3, 3, 1, 1, 1, 1, 1 }, { 9, 12, 20, 14, 15, 3, 3, 1, 1, 1, 1, 1 },
 };
 /* clang-format on */
 enum { LAYERS = sizeof layers / sizeof *layers, GAP = 64 };
@@ -152,10 +154,11 @@ static bool is_winograd(const dn_conv_shape *s)
 }
 
 /* `same`: a kernel that gives the same bits, or NULL. */
-static void check_dw(const problem *p, const dn_conv_dw_kernel *kernel, const dn_conv_dw_kernel *same, dn_pool *pool)
+static void check_dw_against(const problem *p, const dn_conv_dw_kernel *kernel, const dn_conv_dw_kernel *same, dn_pool *pool,
+                             const double *reference)
 {
     const int n = weights_count(&p->shape);
-    double *reference = reference_dw(p), scale = largest(reference, (size_t)n);
+    const double scale = largest(reference, (size_t)n);
     float *dw = run_dw(p, kernel, NULL, false, 1);
     for (int i = 0; i < n; i++)
         if (!(fabs(dw[i] - reference[i]) <= tolerance * scale))
@@ -163,10 +166,19 @@ static void check_dw(const problem *p, const dn_conv_dw_kernel *kernel, const dn
                      p->shape.W, i, dw[i], reference[i]);
     same_bits(dw, run_dw(p, kernel, pool, false, 1), n, "two threads");
     same_bits(dw, run_dw(p, kernel, pool, false, 5), n, "five parts");
+    dn_pool *three = dn_pool_new(3, NULL);
+    same_bits(dw, run_dw(p, kernel, three, false, 2), n, "three threads");
+    dn_pool_free(three);
     if (same)
         same_bits(dw, run_dw(p, same, pool, false, 1), n, same->name);
     same_bits(dw, run_dw(p, kernel, pool, true, 1), n, "dense");
     free(dw);
+}
+
+static void check_dw(const problem *p, const dn_conv_dw_kernel *kernel, const dn_conv_dw_kernel *same, dn_pool *pool)
+{
+    double *reference = reference_dw(p);
+    check_dw_against(p, kernel, same, pool, reference);
     free(reference);
 }
 
@@ -186,6 +198,35 @@ static void test_by_weights(void **state)
             check_dw(&p, &dn_cpu_winograd2_dw_avx2, both ? &dn_cpu_winograd2_dw_avx512 : NULL, pool);
         }
         problem_free(&p);
+    }
+}
+
+/* By the weights of a map that is doubled first: the large one is what the reference reads. */
+static void test_doubled(void **state)
+{
+    for (int i = 0; i < LAYERS; i++) {
+        const layer *l = &layers[i];
+        if (l->kh != 3 || l->kw != 3 || l->stride != 1 || l->C <= 4 || l->K <= 7 || l->H > 20)
+            continue;
+        layer twice = *l;
+        twice.H *= 2;
+        twice.W *= 2;
+        problem small = problem_new(l), large = problem_new(&twice);
+        for (int r = 0; r < l->n; r++)
+            for (int at = 0; at < twice.H * twice.W; at++)
+                for (int c = 0; c < l->C; c++)
+                    *tensor_at(&large.x, r, at, c) = *tensor_at(&small.x, r, at / twice.W / 2 * l->W + at % twice.W / 2, c);
+        double *reference = reference_dw(&large);
+        tensor_free(&small.dy);
+        small.dy = tensor_copy(&large.dy, false, GAP);
+        small.shape.Ho = large.shape.Ho;
+        small.shape.Wo = large.shape.Wo;
+        assert_non_null(dn_cpu_doubled_dw_choose(&small.shape));
+        check_dw_against(&small, &dn_cpu_doubled_dw_avx2, dn_cpu_has_avx512() ? &dn_cpu_doubled_dw_avx512 : NULL, *state,
+                         reference);
+        free(reference);
+        problem_free(&small);
+        problem_free(&large);
     }
 }
 
@@ -369,6 +410,24 @@ static void test_outer(void **state)
                 assert_memory_equal(c[0], c[1], sizeof c[0]);
             }
         }
+    for (int planes = 1; planes <= 4; planes++)
+        for (int more = 0; more < 2; more++) {
+            for (int i = 0; i < 8 * PITCH; i++)
+                c[0][i] = c[1][i] = 0.25f;
+            dn_cpu_outer_planes_avx2(N, a, b, N * 8, planes, c[0], PITCH, more);
+            for (int i = 0; i < 8 * PITCH; i++) {
+                const int column = i % PITCH;
+                float sum = 0;
+                for (int t = 0; t < N && column < planes * 8; t++)
+                    sum = fmaf(a[t * 8 + i / PITCH], b[(column / 8 * N + t) * 8 + column % 8], sum);
+                if (column < planes * 8 || column >= (planes + 1) / 2 * 16)
+                    assert_true(c[0][i] == (column >= planes * 8 ? 0.25f : more ? 0.25f + sum : sum));
+            }
+            if (dn_cpu_has_avx512()) {
+                dn_cpu_outer_planes_avx512(N, a, b, N * 8, planes, c[1], PITCH, more);
+                assert_memory_equal(c[0], c[1], sizeof c[0]);
+            }
+        }
 }
 
 static int start(void **state) { return (*state = dn_pool_new(2, NULL)) ? 0 : -1; }
@@ -384,7 +443,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_by_weights), cmocka_unit_test(test_zero_rows), cmocka_unit_test(test_strided),
         cmocka_unit_test(test_rotated),    cmocka_unit_test(test_rotated_forms), cmocka_unit_test(test_parts),
-        cmocka_unit_test(test_outer),
+        cmocka_unit_test(test_outer),       cmocka_unit_test(test_doubled),
     };
     if (!dn_cpu_has_avx2())
         return 77; /* meson: skipped */
