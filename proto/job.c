@@ -347,6 +347,7 @@ static const dn_field dataset_v[DN_DATASET_CARD_FIELDS] = {
     [DN_DATASET_CARD_PINNED_BY] = { "pinned_by", DN_T_INT, AT(pinned_by), .help = "Jobs that are not over." },
     [DN_DATASET_CARD_N_BROKEN] = { "n_broken", DN_T_INT, AT(n_broken), .help = "Files that were left out." },
     [DN_DATASET_CARD_BROKEN] = { "broken", DN_T_LIST, AT(broken), .sub = &broken_fields, .help = "The first of them." },
+    [DN_DATASET_CARD_CANCELLED] = { "cancelled", DN_T_BOOL, AT(cancelled), .help = "true: an import that was stopped; nothing is stored." },
 };
 #undef AT
 const dn_fields dn_dataset_card_fields = TABLE("Dataset", "A stored dataset.", dataset_v, dn_dataset_card);

@@ -251,11 +251,13 @@ typedef struct dn_dataset_card {
     int64_t pinned_by;         /* jobs that are not over */
     int64_t n_broken;          /* left out with skip_broken */
     dn_items broken;           /* dn_broken_file, the first 50; only in the answer to PUT */
+    bool cancelled;            /* the answer to DELETE that stopped an import */
 } dn_dataset_card;
 enum {
     DN_DATASET_CARD_NAME, DN_DATASET_CARD_HASH, DN_DATASET_CARD_IMAGES, DN_DATASET_CARD_BYTES, DN_DATASET_CARD_CHANNELS,
     DN_DATASET_CARD_HEIGHT_MIN, DN_DATASET_CARD_HEIGHT_MAX, DN_DATASET_CARD_WIDTH_MIN, DN_DATASET_CARD_WIDTH_MAX, DN_DATASET_CARD_CLASSES,
     DN_DATASET_CARD_N_CLASSES, DN_DATASET_CARD_CREATED_AT, DN_DATASET_CARD_PINNED_BY, DN_DATASET_CARD_N_BROKEN, DN_DATASET_CARD_BROKEN,
+    DN_DATASET_CARD_CANCELLED,
     DN_DATASET_CARD_FIELDS
 };
 typedef struct dn_dataset_list {

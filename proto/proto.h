@@ -428,7 +428,7 @@ void dn_event_error_write(dn_buf *b, int64_t id, const dn_http_error *e);
     X(DATASET_PUT, "PUT", "/datasets/{name}", DN_UPLOAD_BODY_MAX, DN_UPLOAD_TYPES, "application/json",                 \
       "Upload pictures, IDX, npy or safetensors")                                                                      \
     X(DATASET_DELETE, "DELETE", "/datasets/{name}", 0, NULL, "application/json",                                       \
-      "Delete it: name (the newest; an import under way is stopped: 204) or name@hash")                                \
+      "Delete it: name (the newest; an import that is under way is stopped) or name@hash")                             \
     X(STATUS, "GET", "/status", 0, NULL, "application/json", "Devices, queue, models; an event stream twice a second") \
     X(METRICS, "GET", "/metrics", 0, NULL, "text/plain", "Prometheus metrics")                                         \
     X(HEALTHZ, "GET", "/healthz", 0, NULL, "application/json", "Alive")                                                \

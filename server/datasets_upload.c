@@ -145,7 +145,7 @@ static int describe(dn_arrival *a, dn_error *err)
 static void import_work(dn_work *work)
 {
     dn_arrival *a = dn_container_of(work, dn_arrival, work);
-    int rc = *a->boundary ? dn_multipart_unwrap(a->src, a->boundary, &a->err) : 0;
+    int rc = *a->boundary ? dn_multipart_unwrap(a->src, a->boundary, a->params.total_max, &a->err) : 0;
     if (!rc)
         rc = dn_dataset_import(a->src, a->made, &a->params, &a->report, &a->err);
     dn_tree_remove(a->src);

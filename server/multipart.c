@@ -272,7 +272,7 @@ static int unwrap_to(const char *to, const char *data, size_t n, const char *bou
     return rc;
 }
 
-int dn_multipart_unwrap(const char *path, const char *boundary, dn_error *err)
+int dn_multipart_unwrap(const char *path, const char *boundary, uint64_t room, dn_error *err)
 {
     struct stat st;
     char *to = NULL;
@@ -281,7 +281,10 @@ int dn_multipart_unwrap(const char *path, const char *boundary, dn_error *err)
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     size_t n = fd >= 0 && !fstat(fd, &st) ? (size_t)st.st_size : 0;
     char *data = n ? mmap(NULL, n, PROT_READ, MAP_PRIVATE, fd, 0) : MAP_FAILED;
-    int rc = data == MAP_FAILED ? bad(err, NULL, "it cannot be read") : unwrap_to(to, data, n, boundary, err);
+    int rc = data == MAP_FAILED ? bad(err, NULL, "it cannot be read") : 0;
+    if (!rc && n > room)
+        rc = dn_fail(err, DN_E_LIMIT, NULL, "multipart body: no room to take it apart, it has %zu bytes", n);
+    rc = rc ? rc : unwrap_to(to, data, n, boundary, err);
     if (!rc && rename(to, path))
         rc = dn_fail(err, DN_E_IO, "state", "the upload cannot be unwrapped: %s", strerror(errno));
     if (data != MAP_FAILED)

@@ -16,7 +16,7 @@ static bool may_see(const dn_call *call, const dn_stored *s)
 static void card_of(const dn_stored *s, dn_dataset_card *card)
 {
     int n = s->n_classes < CLASSES_SHOWN ? s->n_classes : CLASSES_SHOWN;
-    uint64_t absent = DN_BIT(DN_DATASET_CARD_N_BROKEN) | DN_BIT(DN_DATASET_CARD_BROKEN);
+    uint64_t absent = DN_BIT(DN_DATASET_CARD_N_BROKEN) | DN_BIT(DN_DATASET_CARD_BROKEN) | DN_BIT(DN_DATASET_CARD_CANCELLED);
     if (!s->classes)
         absent |= DN_BIT(DN_DATASET_CARD_CLASSES);
     *card = (dn_dataset_card){ .has = DN_HAS_ALL & ~absent,
@@ -159,8 +159,13 @@ void dn_route_dataset_put(dn_call *call)
 static void stopped(void *arg)
 {
     waiting *w = arg;
+    dn_dataset_card card = { .has = DN_HAS_ALL & ~(DN_BIT(DN_DATASET_CARD_CLASSES) | DN_BIT(DN_DATASET_CARD_PINNED_BY) |
+                                                   DN_BIT(DN_DATASET_CARD_N_BROKEN) | DN_BIT(DN_DATASET_CARD_BROKEN)),
+                             .name = w->call ? dn_call_arg(w->call, 0) : NULL,
+                             .hash = "",
+                             .cancelled = true };
     if (w->call)
-        dn_reply(w->call, 204, NULL, NULL, 0);
+        dn_route_reply(w->call, 200, &dn_dataset_card_fields, &card);
     free(w);
 }
 

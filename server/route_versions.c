@@ -155,7 +155,7 @@ static void reply_later(errand *e, const char *name, bool wait)
 static int unpack(void *arg, const char *dir, dn_error *err)
 {
     const errand *e = arg;
-    int rc = *e->boundary ? dn_multipart_unwrap(e->src, e->boundary, err) : 0;
+    int rc = *e->boundary ? dn_multipart_unwrap(e->src, e->boundary, e->room, err) : 0;
     return rc ? rc : dn_version_unpack(e->src, e->dir, dir, &(dn_archive_limits){ e->room, e->room }, err);
 }
 

@@ -60,7 +60,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     check_boundary(data, size);
     FILE *f = fopen(path, "wb");
     must(f && fwrite(data, 1, size, f) == size && !fclose(f));
-    int rc = dn_multipart_unwrap(path, "B", &err);
+    int rc = dn_multipart_unwrap(path, "B", 4096, &err);
     uint8_t *now = read_back(&n);
     if (rc)
         must(err.code == rc && err.message[0] && n == size && !memcmp(now, data, n));
