@@ -169,6 +169,16 @@ always_inline void put_tile(const int m, const sink *to, const dn_conv_shape *s,
     }
 }
 
+/* Fetch where a tile's outputs go, and the residual. */
+always_inline void fetch_outputs(const int m, const dn_conv_call *call, int channel, const spot *p)
+{
+    const dn_conv_shape *s = &call->shape;
+    const dn_rows *const maps[] = { &call->y, &call->epilogue.residual };
+    for (int i = 0; i < 2; i++)
+        if (maps[i]->base && maps[i]->plane)
+            fetch_tile(m, 0, (const float *)rows_at(maps[i], p->row, channel), s->Ho, s->Wo, p->y * m, p->x * m);
+}
+
 /* Inverse transform and epilogue of a panel. */
 always_inline void output_tiles(const int f, const winograd *w, int panel, int t0, int t1, const float *sums)
 {
@@ -179,6 +189,7 @@ always_inline void output_tiles(const int f, const winograd *w, int panel, int t
         const spot p = w->g.at[t];
         for (int h = 0; h < halves; h++) {
             __m256 o[16];
+            fetch_outputs(m, call, panel * PANEL + h * LANES, &w->g.at[t + TILES_FETCHED]);
             if (t == t0 || p.row != w->g.at[t - 1].row)
                 to[h] = sink_open(&call->epilogue, &call->y, K, p.row, panel * PANEL + h * LANES);
             output_tile(f, sums + (t - t0) * PANEL + h * LANES, SUMS_PLANE, o);
