@@ -3,8 +3,9 @@
  *
  * With p the weights, dp = dy v^T and ds = scale * p * (dp - sum of p * dp):
  *     dq = ds k,  dk = ds^T q,  dv = p^T dy.
- * Per strip of query rows: scores and dp by panels of keys [M/16][rows][16], then p and ds as blocks [M/8][rows][8]: as they
- * are, an operand of dq's product and of the outer products that dk and dv are sums of, strip by strip in order. */
+ * Per strip of query rows: scores and dp by panels of keys [M/16][rows][16], then p and ds as blocks [M/8][rows][8]: as
+ * they are, an operand of dq's product and of the outer products that dk and dv are sums of, strip by strip in order.
+ */
 #include "attention_bwd.h"
 #include "attention_parts.h"
 #include "gradients.h"
@@ -136,8 +137,8 @@ always_inline void store_blocks(float *to, ptrdiff_t block, v16 x)
     _mm256_storeu_ps(to + block, v16_high(x));
 }
 
-always_inline void write_weights(const int rows, const some_rows *s, const float *e, const float *dp, v16 scale, float *p,
-                                 float *ds, ptrdiff_t block)
+always_inline void write_weights(const int rows, const some_rows *s, const float *e, const float *dp, v16 scale,
+                                 float *p, float *ds, ptrdiff_t block)
 {
 #pragma GCC unroll 4
     for (int r = 0; r < rows; r++) {
@@ -148,8 +149,8 @@ always_inline void write_weights(const int rows, const some_rows *s, const float
     }
 }
 
-/* p and ds of `rows` rows from i on. The mean of dp, weighed by p, is what makes a row of ds sum to nothing, which the gradient by
- * a bias of k is all made of: so it is found again from what the first one leaves. */
+/* p and ds of `rows` rows from i on. The mean of dp, weighed by p, is what makes a row of ds sum to nothing, which the
+ * gradient by a bias of k is all made of: so it is found again from what the first one leaves. */
 always_inline void settle(const int rows, const strip *t, int64_t keys, float scale, int i)
 {
     const ptrdiff_t panel = (ptrdiff_t)t->rows * PANEL, block = (ptrdiff_t)t->rows * LANES;
@@ -180,8 +181,8 @@ always_inline void settle(const int rows, const strip *t, int64_t keys, float sc
     for (int r = 0; r < rows; r++)
         s.mean[r] = v16_set(mean[r] + v16_sum(s.left[r]) / sum[r]);
     for (int m = 0; m < panels; m++)
-        write_weights(rows, &s, scores + m * panel, dp + m * panel, v16_set(scale), p + 2 * m * block, ds + 2 * m * block,
-                      block);
+        write_weights(rows, &s, scores + m * panel, dp + m * panel, v16_set(scale), p + 2 * m * block,
+                      ds + 2 * m * block, block);
 }
 
 /* n <= 16 channels from c on of one position into a blocked output. */
@@ -215,8 +216,9 @@ static void gather(const head *h, const strip *s, float *sums, const float *x, c
     const int64_t wide = round_up(h->d, PANEL), depth = round_up(h->a->queries, LANES);
     for (int64_t m = 0; m < h->a->keys; m += LANES)
         for (int c = 0; c < wide; c += 2 * PANEL)
-            NAME(dn_cpu_outer)(s->rows, x + m * s->rows, values + c * depth + s->from * PANEL, depth * PANEL,
-                               c + PANEL < wide ? 2 : 1, sums + m * wide + c, wide, s->from > 0);
+            NAME(dn_cpu_outer)
+            (s->rows, x + m * s->rows, values + c * depth + s->from * PANEL, depth * PANEL, c + PANEL < wide ? 2 : 1,
+             sums + m * wide + c, wide, s->from > 0);
 }
 
 static void do_strip(const head *h, const strip *s)
@@ -224,10 +226,12 @@ static void do_strip(const head *h, const strip *s)
     const dn_attention_bwd_args *a = h->a;
     const int depth = (int)round_up(h->d, LANES);
     for (int64_t m = 0; m < a->keys; m += PANEL) {
-        NAME(dn_cpu_strip)(s->rows, depth / LANES, h->q + s->from * LANES, h->q_block, h->k_keys + m * depth,
-                           s->scores + m * s->rows, false);
-        NAME(dn_cpu_strip)(s->rows, depth / LANES, h->dy + s->from * LANES, h->dy_block, h->v_keys + m * depth,
-                           s->dp + m * s->rows, false);
+        NAME(dn_cpu_strip)
+        (s->rows, depth / LANES, h->q + s->from * LANES, h->q_block, h->k_keys + m * depth, s->scores + m * s->rows,
+         false);
+        NAME(dn_cpu_strip)
+        (s->rows, depth / LANES, h->dy + s->from * LANES, h->dy_block, h->v_keys + m * depth, s->dp + m * s->rows,
+         false);
     }
     int i = 0;
     for (; i + ROWS <= s->rows; i += ROWS)

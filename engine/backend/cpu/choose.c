@@ -84,7 +84,8 @@ const dn_conv_kernel *dn_cpu_doubled_choose(const dn_conv_shape *s, enum dn_form
 
 const dn_conv_kernel *dn_cpu_halved_choose(const dn_conv_shape *s)
 {
-    const dn_conv_shape doubled = { s->K, s->C, s->Ho, s->Wo, s->H, s->W, s->kh, s->kw, s->stride, s->pad_top, s->pad_left };
+    const dn_conv_shape doubled = { s->K,  s->C,  s->Ho,     s->Wo,      s->H,       s->W,
+                                    s->kh, s->kw, s->stride, s->pad_top, s->pad_left };
     return !is_doubled(&doubled) ? NULL : dn_cpu_has_avx512() ? &dn_cpu_halved_avx512 : &dn_cpu_halved_avx2;
 }
 

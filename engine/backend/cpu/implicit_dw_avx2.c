@@ -10,8 +10,8 @@
 enum {
     CHUNK = 128,
     BLOCKS_PER_TASK = 8,
-    PIECE_MIN = 32,          /* rows of fewer positions share chunks */
-    SUMS_MAX = 64 << 10,     /* floats of dw that stay in L2 from chunk to chunk */
+    PIECE_MIN = 32,      /* rows of fewer positions share chunks */
+    SUMS_MAX = 64 << 10, /* floats of dw that stay in L2 from chunk to chunk */
     TASKS_PER_THREAD = 2
 };
 
@@ -21,9 +21,9 @@ typedef struct implicit_dw {
     float *a, *b;
     int64_t first; /* the chunk: positions first .. first+count-1 */
     int count;
-    int pieces;             /* chunks of a row; 0: rows share them */
-    int64_t chunk, end;     /* of this part */
-    int group;              /* blocks of input channels that a task multiplies in place */
+    int pieces;         /* chunks of a row; 0: rows share them */
+    int64_t chunk, end; /* of this part */
+    int group;          /* blocks of input channels that a task multiplies in place */
 } implicit_dw;
 
 static implicit_dw sizes_of(const dn_conv_shape *s)
@@ -139,9 +139,10 @@ static void put_edge(const implicit_dw *g, const float *whole, float *dw, int ro
             dw[i * K + j] = whole[i * 2 * PANEL + j] + (g->first > 0 ? dw[i * K + j] : 0);
 }
 
-/* A^T B of one tap, one block of inputs and two panels, at the matrix' edge by way of a whole tile. `b`: where they are in place;
- * NULL: gathered. */
-static void product(const implicit_dw *g, int tap, int block, int panel, const float *a, const float *b, ptrdiff_t plane)
+/* A^T B of one tap, one block of inputs and two panels, at the matrix' edge by way of a whole tile. `b`: where they are
+ * in place; NULL: gathered. */
+static void product(const implicit_dw *g, int tap, int block, int panel, const float *a, const float *b,
+                    ptrdiff_t plane)
 {
     const dn_conv_shape *s = &g->call->shape;
     const int panels = panel + 1 < g->panels ? 2 : 1, rows = (int)min64(LANES, s->C - block * LANES);

@@ -79,8 +79,8 @@ const dn_conv_kernel *dn_cpu_conv_choose(const dn_conv_shape *s, enum dn_form_us
  * small one, Ho and Wo are 2H and 2W. NULL: none, double it and convolve. */
 const dn_conv_kernel *dn_cpu_doubled_choose(const dn_conv_shape *s, enum dn_form_use use);
 
-/* Its gradient by the small map: a convolution of the large map's gradient (the call's x; H and W are 2Ho and 2Wo) with rotated
- * weights, and then sums of 2x2. NULL: none. */
+/* Its gradient by the small map: a convolution of the large map's gradient (the call's x; H and W are 2Ho and 2Wo) with
+ * rotated weights, and then sums of 2x2. NULL: none. */
 const dn_conv_kernel *dn_cpu_halved_choose(const dn_conv_shape *s);
 
 /* y[m] = act((x[m] W + bias ...) * scale): linear layers and 1x1 convolutions. x and y are each blocked or dense. */

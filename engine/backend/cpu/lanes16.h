@@ -1,5 +1,5 @@
-/* lanes16.h - sixteen floats: one vector of AVX-512, or two of AVX2 that give the same bits. For files that are included
- * once per instruction set. */
+/* lanes16.h - sixteen floats: one vector of AVX-512, or two of AVX2 that give the same bits. For files that are
+ * included once per instruction set. */
 #ifndef DN_CPU_LANES16_H
 #define DN_CPU_LANES16_H
 

@@ -78,8 +78,8 @@ void dn_lower_swallow(dn_lower_state *s, int op);
 /* Lower op number i if there is a kernel for it; false: ref does it. */
 typedef bool (*dn_lower_fn)(dn_lower_state *s, int i);
 bool dn_lower_conv(dn_lower_state *s, int i);
-/* Is v a map that nearest upsampling doubles, and op i, a convolution of it or its gradient by the weights, one that reads the small
- * map instead? Returns that, or DN_NONE. */
+/* Is v a map that nearest upsampling doubles, and op i, a convolution of it or its gradient by the weights, one that
+ * reads the small map instead? Returns that, or DN_NONE. */
 dn_val dn_lower_doubled(const dn_lower_state *s, int i);
 /* Does nobody need what op i, a nearest upsampling, makes? */
 bool dn_lower_skip_upsample(dn_lower_state *s, int i);
@@ -87,8 +87,8 @@ bool dn_lower_conv_dx(dn_lower_state *s, int i);
 bool dn_lower_conv_dw(dn_lower_state *s, int i);
 bool dn_lower_matmul_dw(dn_lower_state *s, int i);
 /* Op i as the convolution `shape` of x on `kernel`, making y, with what follows it. */
-void dn_lower_conv_emit(dn_lower_state *s, int i, dn_val x, dn_val y, const dn_conv_shape *shape, const dn_conv_kernel *kernel,
-                        int weights);
+void dn_lower_conv_emit(dn_lower_state *s, int i, dn_val x, dn_val y, const dn_conv_shape *shape,
+                        const dn_conv_kernel *kernel, int weights);
 /* The shape of the convolution x -> y. */
 dn_conv_shape dn_lower_conv_shape(const dn_program *p, dn_val x, dn_val w, dn_val y, const dn_attr *attr);
 /* Bytes of the packed weights of all convolutions. */

@@ -116,7 +116,8 @@ bool dn_lower_conv_dx(dn_lower_state *s, int i)
     const dn_op *op = &s->p->op[i];
     if (!is_param(s->p, op->in[1]) || !is_row(s->p, op->in[0]))
         return false;
-    dn_conv_shape shape = dn_lower_conv_shape(s->p, op->out[0], op->in[1], op->in[0], &op->attr), dual = dual_of(&shape);
+    dn_conv_shape shape = dn_lower_conv_shape(s->p, op->out[0], op->in[1], op->in[0], &op->attr),
+                  dual = dual_of(&shape);
     if (shape.stride > 1) {
         emit_strided(s, i, &shape);
         return true;

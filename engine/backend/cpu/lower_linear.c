@@ -378,8 +378,8 @@ static enum dn_form_use use_of(const dn_lower_state *s, dn_val weights)
     return dn_lower_trains(s, weights) ? DN_FORM_EACH_RUN : s->live ? DN_FORM_NONE : DN_FORM_KEPT;
 }
 
-void dn_lower_conv_emit(dn_lower_state *s, int i, dn_val x, dn_val y, const dn_conv_shape *shape, const dn_conv_kernel *kernel,
-                        int weights)
+void dn_lower_conv_emit(dn_lower_state *s, int i, dn_val x, dn_val y, const dn_conv_shape *shape,
+                        const dn_conv_kernel *kernel, int weights)
 {
     dn_op op = s->p->op[i];
     op.in[0] = x;
@@ -395,8 +395,8 @@ void dn_lower_conv_emit(dn_lower_state *s, int i, dn_val x, dn_val y, const dn_c
     }
 }
 
-/* Without gradients only where nobody else reads the large map: that is what bits of samples are promised with. With them from the
- * pair alone, so that it is the same when it is recomputed. */
+/* Without gradients only where nobody else reads the large map: that is what bits of samples are promised with. With
+ * them from the pair alone, so that it is the same when it is recomputed. */
 dn_val dn_lower_doubled(const dn_lower_state *s, int i)
 {
     const dn_op *op = &s->p->op[i];
@@ -404,8 +404,8 @@ dn_val dn_lower_doubled(const dn_lower_state *s, int i)
     const int up = s->p->value[large].op;
     const dn_op *copy = up < 0 ? NULL : &s->p->op[up];
     if (!copy || copy->kind != DN_OP_COPY || copy->attr.copy.hint != DN_COPY_UPSAMPLE2 || copy->attr.copy.scale != 1 ||
-        s->p->value[large].shape.rank != 3 || s->p->value[large].dtype != DN_F32 || !dn_value_is_map(s->p, copy->in[0]) ||
-        (!s->gradients && dn_lower_only_reader(s, large) != i))
+        s->p->value[large].shape.rank != 3 || s->p->value[large].dtype != DN_F32 ||
+        !dn_value_is_map(s->p, copy->in[0]) || (!s->gradients && dn_lower_only_reader(s, large) != i))
         return DN_NONE;
     if (op->kind == DN_OP_CONV2D) {
         const dn_conv_shape shape = shape_of(s->p, op, copy->in[0]);
@@ -438,7 +438,8 @@ bool dn_lower_conv(dn_lower_state *s, int i)
     const dn_val small = dn_lower_doubled(s, i), x = small == DN_NONE ? op->in[0] : small;
     const dn_conv_shape shape = shape_of(s->p, op, x);
     const enum dn_form_use use = use_of(s, op->in[1]);
-    const dn_conv_kernel *kernel = small == DN_NONE ? dn_cpu_conv_choose(&shape, use) : dn_cpu_doubled_choose(&shape, use);
+    const dn_conv_kernel *kernel =
+        small == DN_NONE ? dn_cpu_conv_choose(&shape, use) : dn_cpu_doubled_choose(&shape, use);
     dn_lower_conv_emit(s, i, x, op->out[0], &shape, kernel, weights_of(s, op->in[1], kernel));
     return true;
 }

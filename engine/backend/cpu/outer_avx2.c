@@ -54,5 +54,6 @@ void dn_cpu_outer(int n, const float *a, const float *b, ptrdiff_t b_panel, int 
 void dn_cpu_outer_planes(int n, const float *a, const float *b, ptrdiff_t plane, int planes, float *c, ptrdiff_t pitch,
                          bool more)
 {
-    (dn_cpu_has_avx512() ? dn_cpu_outer_planes_avx512 : dn_cpu_outer_planes_avx2)(n, a, b, plane, planes, c, pitch, more);
+    (dn_cpu_has_avx512() ? dn_cpu_outer_planes_avx512 : dn_cpu_outer_planes_avx2)(n, a, b, plane, planes, c, pitch,
+                                                                                  more);
 }

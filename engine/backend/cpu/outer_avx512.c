@@ -55,7 +55,8 @@ void dn_cpu_outer_avx512(int n, const float *a, const float *b, ptrdiff_t b_pane
 void dn_cpu_outer_planes_avx512(int n, const float *a, const float *b, ptrdiff_t plane, int planes, float *c,
                                 ptrdiff_t pitch, bool more)
 {
-    const float *const halves[] = { b, planes > 1 ? b + plane : b, b + 2 * plane, planes > 3 ? b + 3 * plane : b + 2 * plane };
+    const float *const halves[] = { b, planes > 1 ? b + plane : b, b + 2 * plane,
+                                    planes > 3 ? b + 3 * plane : b + 2 * plane };
     if (planes > 2)
         tile(2, false, n, a, halves, c, pitch, more);
     else

@@ -1,19 +1,20 @@
 /* winograd_dw_tmpl.h - the gradient by the weights of 3x3 convolutions, stride 1, padding 1: the adjoint of F(4x4,3x3)
- * and F(2x2,3x3), and of DOUBLED (winograd_tmpl.h). Included once per instruction set, with NAME(x) the exported name and ISA its text.
+ * and F(2x2,3x3), and of DOUBLED (winograd_tmpl.h). Included once per instruction set, with NAME(x) the exported name
+ * and ISA its text.
  *
  * Tiles of all rows of the batch are counted through and taken in chunks. For a chunk: (1) every tile of
  * inputs becomes one element of planes V [a*a][C/8][tiles][8], every tile of output gradients one of D
- * [a*a][K/16][tiles][16]; (2) in each plane, V^T D is added to U [a*a][C padded to 8][K padded to 16]. In the end each U
- * of one pair of channels becomes 9 taps. Where one chunk is all, U exists for 8x32 channels at a time only, and planes
- * are the inner dimension of V and D. */
+ * [a*a][K/16][tiles][16]; (2) in each plane, V^T D is added to U [a*a][C padded to 8][K padded to 16]. In the end each
+ * U of one pair of channels becomes 9 taps. Where one chunk is all, U exists for 8x32 channels at a time only, and
+ * planes are the inner dimension of V and D. */
 #include "gradients.h"
 #include "winograd_tile.h"
 
 enum {
-    CHUNK = 48,        /* tiles: V, D and U stay in L2 */
+    CHUNK = 48,                  /* tiles: V, D and U stay in L2 */
     CHUNK_LARGE = TILES_AT_WORK, /* ... where U alone does not: it is read and written once for each chunk */
-    SMALL = 192 * 64,  /* weights of one tap whose U does */
-    SUMS = 2,          /* ... and there are so many U, each of a part of the chunks: so many threads work by themselves */
+    SMALL = 192 * 64,            /* weights of one tap whose U does */
+    SUMS = 2, /* ... and there are so many U, each of a part of the chunks: so many threads work by themselves */
     PARTS = 4,
     BLOCKS_PER_TASK = 16
 };
@@ -80,7 +81,8 @@ always_inline void gradient_tiles(const int f, const winograd_dw *w, int panel, 
 {
     for (int t = t0; t < t1; t++)
         for (int h = 0; h < 2; h++)
-            gradient_block(f, w, 2 * panel + h, &w->g.at[t], &w->g.at[t + TILES_FETCHED], w->d + panel * w->d_panel + t * PANEL + h * LANES);
+            gradient_block(f, w, 2 * panel + h, &w->g.at[t], &w->g.at[t + TILES_FETCHED],
+                           w->d + panel * w->d_panel + t * PANEL + h * LANES);
 }
 
 always_inline void tiles_run(const int f, const winograd_dw *w, int item, int part)
@@ -304,11 +306,8 @@ static size_t workspace(const dn_conv_shape *s, int f, int rows_max)
     return (size_t)floats * sizeof(float);
 }
 
-#define FORM(f)                                                            \
-    static size_t workspace_##f(const dn_conv_shape *s, int rows_max)      \
-    {                                                                      \
-        return workspace(s, f, rows_max);                                  \
-    }                                                                      \
+#define FORM(f)                                                                                             \
+    static size_t workspace_##f(const dn_conv_shape *s, int rows_max) { return workspace(s, f, rows_max); } \
     static void run_##f(const dn_conv_dw_call *call) { run(call, f); }
 FORM(F43)
 FORM(F23)

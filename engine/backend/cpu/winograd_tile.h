@@ -1,8 +1,8 @@
-/* winograd_tile.h - the transforms of F(4x4,3x3), F(2x2,3x3), DOUBLED and HALVED (winograd_tmpl.h) on one tile, 8 channels at a
- * time. f is the algorithm.
+/* winograd_tile.h - the transforms of F(4x4,3x3), F(2x2,3x3), DOUBLED and HALVED (winograd_tmpl.h) on one tile, 8
+ * channels at a time. f is the algorithm.
  *
- * Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks" (CVPR 2016). y = A^T [(G g) (B^T d)], and its adjoint by
- * g: dg = G^T [(A dy) (B^T d)]. F(4,3) interpolates at 0, +-sqrt(1/2), +-sqrt(2) and infinity. */
+ * Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks" (CVPR 2016). y = A^T [(G g) (B^T d)], and its
+ * adjoint by g: dg = G^T [(A dy) (B^T d)]. F(4,3) interpolates at 0, +-sqrt(1/2), +-sqrt(2) and infinity. */
 #ifndef DN_CPU_WINOGRAD_TILE_H
 #define DN_CPU_WINOGRAD_TILE_H
 
@@ -32,7 +32,10 @@ always_inline int outputs_of(int f) { return f == F23 || f == HALVED ? 2 : 4; }
 always_inline int inputs_of(int f) { return f == F43 || f == HALVED ? 6 : 4; }
 always_inline int planes_of(int f) { return f == F43 ? 6 : f == HALVED ? 5 : 4; }
 always_inline int products_of(int f) { return f == F23 ? 4 : f == F43 ? 6 : 5; }
-always_inline int last_of(int f) { return f == HALVED ? 2 : 1; } /* products, the last ones, that only the last output has */
+always_inline int last_of(int f)
+{
+    return f == HALVED ? 2 : 1;
+} /* products, the last ones, that only the last output has */
 always_inline int step_of(int f) { return f == F43 || f == HALVED ? 4 : 2; }
 
 /* The plane of V in product i. */
@@ -48,10 +51,10 @@ typedef struct spot {
     int y, x;
 } spot;
 
-/* The tiles of a batch, of which some are at work: count of them from the first on. They are counted through the rows; but where an
- * edge has tiles whose last outputs do not exist, `first` begins a row, and the rows at work are sorted into tiles that lack a column,
- * that lack nothing, that lack a line, and both. Only the last output needs the last products: so these have work in a range
- * of tiles only. */
+/* The tiles of a batch, of which some are at work: count of them from the first on. They are counted through the rows;
+ * but where an edge has tiles whose last outputs do not exist, `first` begins a row, and the rows at work are sorted
+ * into tiles that lack a column, that lack nothing, that lack a line, and both. Only the last output needs the last
+ * products: so these have work in a range of tiles only. */
 typedef struct grid {
     int tiles_x, tiles_y, full_x, full_y; /* full: those before it lack nothing */
     int64_t first;
@@ -235,7 +238,8 @@ always_inline void input_lines(const int f, const float *const line[A_MAX], int 
 }
 
 /* The tile whose top left input is (y, x) of one block of channels at `src`, zero where it lies outside the image. */
-always_inline void input_tile(const int f, const float *src, const dn_conv_shape *s, int y, int x, float *v, ptrdiff_t plane)
+always_inline void input_tile(const int f, const float *src, const dn_conv_shape *s, int y, int x, float *v,
+                              ptrdiff_t plane)
 {
     static const float zeros[A_MAX * LANES];
     const int a = inputs_of(f);
@@ -250,8 +254,8 @@ always_inline void input_tile(const int f, const float *src, const dn_conv_shape
         input_lines(f, line, -x, s->W - x, v, plane);
 }
 
-/* Fetch n lines of a tile ahead, a cache line of two columns each time, from column `first` on: those before it are the last
- * tile's too. Maps come from L3 or memory, in pieces too short for the CPU to see where they go on. */
+/* Fetch n lines of a tile ahead, a cache line of two columns each time, from column `first` on: those before it are the
+ * last tile's too. Maps come from L3 or memory, in pieces too short for the CPU to see where they go on. */
 always_inline void fetch_tile(const int n, const int first, const float *src, int height, int width, int y, int x)
 {
 #pragma GCC unroll 6

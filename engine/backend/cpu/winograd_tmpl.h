@@ -9,16 +9,17 @@
  * w0 x[i-1] + (w1+w2) x[i], odd ones (w0+w1) x[i] + w2 x[i+1]. F(2,2) at 0, 1, -1 for the even and at 1, -1, infinity
  * for the odd ones meets in the product at 1 (both filters have the same sum there) and in the input at -1: 4 inputs
  * become the 4 of F(2,3), 5 products and 4 outputs; 25 products for 4x4 outputs, where F(4,3) has 36.
- * HALVED: its gradient by the small map, from the rotated weights w2, w1, w0 as any gradient by an input. Along one dimension
- * (w1+w2) dy[2i] + w0 dy[2i+2] + w2 dy[2i-1] + (w0+w1) dy[2i+1]: two F(2,2), of the even and of the odd ones, which meet in the
- * product with w0+w1+w2; 6 inputs, 5 products, 2 outputs, and additions only.
+ * HALVED: its gradient by the small map, from the rotated weights w2, w1, w0 as any gradient by an input. Along one
+ * dimension (w1+w2) dy[2i] + w0 dy[2i+2] + w2 dy[2i-1] + (w0+w1) dy[2i+1]: two F(2,2), of the even and of the odd ones,
+ * which meet in the product with w0+w1+w2; 6 inputs, 5 products, 2 outputs, and additions only.
  *
  * Tiles of all rows of the batch are counted through and taken in chunks. For a chunk: (1) every tile of a x a inputs
  * becomes one element of a*a planes V [a*a][C/8][tiles][8]; (2) for each panel of 16 output channels, a*a products
  * V U into sums [a*a][tiles][16], which stay in L2, and then the inverse transform and the epilogue. Threads divide
- * only outputs: whole chunks where there are enough of them, else blocks and panels of one chunk. Weights are transformed ahead (U [panel][a*a][C padded to 8][16]) or on the way, STEP input channels at a
- * time, from a form of plain taps ([panel][C padded to 8][9][16], a quarter of the bytes) or from the parameter itself.
- * Sums continue from step to step, so all three give the same bits. */
+ * only outputs: whole chunks where there are enough of them, else blocks and panels of one chunk. Weights are
+ * transformed ahead (U [panel][a*a][C padded to 8][16]) or on the way, STEP input channels at a time, from a form of
+ * plain taps ([panel][C padded to 8][9][16], a quarter of the bytes) or from the parameter itself. Sums continue from
+ * step to step, so all three give the same bits. */
 #include "choose.h"
 #include "gradients.h"
 #include "winograd_tile.h"
@@ -66,7 +67,7 @@ typedef struct winograd {
     const dn_conv_call *call;
     int f;
     enum weights weights;
-    grid g;                     /* at work: the chunk */
+    grid g; /* at work: the chunk */
     int c_blocks, panels, chunk;
     float *v;
     ptrdiff_t v_block, v_plane; /* floats */
@@ -139,23 +140,43 @@ always_inline void products_live(const int f, const winograd *w, int panel, int 
     }
 }
 
+/* All outputs of a tile, from position `at` on; by value, for the compiler to know what does not happen. */
+always_inline void put_whole(const int m, const sink to, int64_t at, int width, const __m256 *o)
+{
+#pragma GCC unroll 4
+    for (int i = 0; i < m; i++)
+#pragma GCC unroll 4
+        for (int j = 0; j < m; j++)
+            sink_put(&to, at + (int64_t)i * width + j, o[i * m + j]);
+}
+
 /* The outputs of a tile that exist. */
 always_inline void put_tile(const int m, const sink *to, const dn_conv_shape *s, int y, int x, const __m256 *o)
 {
-    const int64_t at = (int64_t)y * s->Wo + x;
-    if (y + m <= s->Ho && x + m <= s->Wo && !to->silu && !to->masked) {
-        sink plain = *to;
-        plain.silu = plain.masked = false; /* for the compiler to know */
-#pragma GCC unroll 4
-        for (int i = 0; i < m; i++)
-#pragma GCC unroll 4
-            for (int j = 0; j < m; j++)
-                sink_put(&plain, at + (int64_t)i * s->Wo + j, o[i * m + j]);
-        return;
+    const int width = s->Wo;
+    const int64_t at = (int64_t)y * width + x;
+    sink plain = *to;
+    plain.silu = plain.masked = false;
+    if (to->silu || to->masked || y + m > s->Ho || x + m > width) {
+        for (int i = 0; i < m && y + i < s->Ho; i++)
+            for (int j = 0; j < m && x + j < width; j++)
+                sink_put(to, at + (int64_t)i * width + j, o[i * m + j]);
+    } else if (to->residual) {
+        put_whole(m, plain, at, width, o);
+    } else {
+        plain.residual = NULL;
+        put_whole(m, plain, at, width, o);
     }
-    for (int i = 0; i < m && y + i < s->Ho; i++)
-        for (int j = 0; j < m && x + j < s->Wo; j++)
-            sink_put(to, at + (int64_t)i * s->Wo + j, o[i * m + j]);
+}
+
+/* Fetch where a tile's outputs go, and the residual. */
+always_inline void fetch_outputs(const int m, const dn_conv_call *call, int channel, const spot *p)
+{
+    const dn_conv_shape *s = &call->shape;
+    const dn_rows *const maps[] = { &call->y, &call->epilogue.residual };
+    for (int i = 0; i < 2; i++)
+        if (maps[i]->base && maps[i]->plane)
+            fetch_tile(m, 0, (const float *)rows_at(maps[i], p->row, channel), s->Ho, s->Wo, p->y * m, p->x * m);
 }
 
 /* Inverse transform and epilogue of a panel. */
@@ -168,6 +189,7 @@ always_inline void output_tiles(const int f, const winograd *w, int panel, int t
         const spot p = w->g.at[t];
         for (int h = 0; h < halves; h++) {
             __m256 o[16];
+            fetch_outputs(m, call, panel * PANEL + h * LANES, &w->g.at[t + TILES_FETCHED]);
             if (t == t0 || p.row != w->g.at[t - 1].row)
                 to[h] = sink_open(&call->epilogue, &call->y, K, p.row, panel * PANEL + h * LANES);
             output_tile(f, sums + (t - t0) * PANEL + h * LANES, SUMS_PLANE, o);

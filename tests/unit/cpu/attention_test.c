@@ -166,10 +166,19 @@ static void gradients_agree(void **state)
             t.work = aligned_alloc(64, (size_t)(work * ROWS));
             memset(t.work, 0xff, (size_t)(work * ROWS)); /* NaN */
             dn_pool *pool = k ? dn_pool_new(2, NULL) : NULL;
-            backward[k](pool, &(dn_attention_bwd_args){ .n = ROWS, .queries = s->queries, .keys = s->keys,
-                                                        .channels = s->channels, .heads = s->heads, .scale = 0.7f,
-                                                        .q = t.q, .k = t.k, .v = t.v, .dy = dy, .dq = out[k][0],
-                                                        .dk = out[k][1], .dv = out[k][2],
+            backward[k](pool, &(dn_attention_bwd_args){ .n = ROWS,
+                                                        .queries = s->queries,
+                                                        .keys = s->keys,
+                                                        .channels = s->channels,
+                                                        .heads = s->heads,
+                                                        .scale = 0.7f,
+                                                        .q = t.q,
+                                                        .k = t.k,
+                                                        .v = t.v,
+                                                        .dy = dy,
+                                                        .dq = out[k][0],
+                                                        .dk = out[k][1],
+                                                        .dv = out[k][2],
                                                         .work = { .base = t.work, .row_bytes = work } });
             dn_pool_free(pool);
             free(t.work);

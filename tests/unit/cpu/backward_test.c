@@ -135,11 +135,13 @@ static dn_val doubled(lab *m, const int *c)
     dn_program *p = m->p;
     const int pad[4] = { 1, 1, 1, 1 };
     dn_val x = blocked(m, feed(m, "x", dn_shape(c[0], c[1], c[2]))), large = dn_upsample2(p, x);
-    dn_val y = dn_conv2d(p, large, param(m, "weight", dn_shape(3, 3, c[2], c[3])), param(m, "bias", dn_shape(c[3])), 1, pad);
+    dn_val y =
+        dn_conv2d(p, large, param(m, "weight", dn_shape(3, 3, c[2], c[3])), param(m, "bias", dn_shape(c[3])), 1, pad);
     if (c[4] == 1)
         return dn_concat(p, (dn_val[]){ y, dn_unary(p, DN_SILU, large) }, 2);
     if (c[4] == 2)
-        y = dn_binary(p, DN_MUL, y, dn_conv2d(p, large, param(m, "second", dn_shape(3, 3, c[2], c[3])), DN_NONE, 1, pad));
+        y = dn_binary(p, DN_MUL, y,
+                      dn_conv2d(p, large, param(m, "second", dn_shape(3, 3, c[2], c[3])), DN_NONE, 1, pad));
     return dn_binary(p, DN_ADD, c[4] ? dn_avg_pool2(p, y) : y, feed(m, "e", dn_shape(c[3])));
 }
 

@@ -154,8 +154,8 @@ static bool is_winograd(const dn_conv_shape *s)
 }
 
 /* `same`: a kernel that gives the same bits, or NULL. */
-static void check_dw_against(const problem *p, const dn_conv_dw_kernel *kernel, const dn_conv_dw_kernel *same, dn_pool *pool,
-                             const double *reference)
+static void check_dw_against(const problem *p, const dn_conv_dw_kernel *kernel, const dn_conv_dw_kernel *same,
+                             dn_pool *pool, const double *reference)
 {
     const int n = weights_count(&p->shape);
     const double scale = largest(reference, (size_t)n);
@@ -215,15 +215,16 @@ static void test_doubled(void **state)
         for (int r = 0; r < l->n; r++)
             for (int at = 0; at < twice.H * twice.W; at++)
                 for (int c = 0; c < l->C; c++)
-                    *tensor_at(&large.x, r, at, c) = *tensor_at(&small.x, r, at / twice.W / 2 * l->W + at % twice.W / 2, c);
+                    *tensor_at(&large.x, r, at, c) =
+                        *tensor_at(&small.x, r, at / twice.W / 2 * l->W + at % twice.W / 2, c);
         double *reference = reference_dw(&large);
         tensor_free(&small.dy);
         small.dy = tensor_copy(&large.dy, false, GAP);
         small.shape.Ho = large.shape.Ho;
         small.shape.Wo = large.shape.Wo;
         assert_non_null(dn_cpu_doubled_dw_choose(&small.shape));
-        check_dw_against(&small, &dn_cpu_doubled_dw_avx2, dn_cpu_has_avx512() ? &dn_cpu_doubled_dw_avx512 : NULL, *state,
-                         reference);
+        check_dw_against(&small, &dn_cpu_doubled_dw_avx2, dn_cpu_has_avx512() ? &dn_cpu_doubled_dw_avx512 : NULL,
+                         *state, reference);
         free(reference);
         problem_free(&small);
         problem_free(&large);
@@ -441,9 +442,9 @@ static int stop(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_by_weights), cmocka_unit_test(test_zero_rows), cmocka_unit_test(test_strided),
+        cmocka_unit_test(test_by_weights), cmocka_unit_test(test_zero_rows),     cmocka_unit_test(test_strided),
         cmocka_unit_test(test_rotated),    cmocka_unit_test(test_rotated_forms), cmocka_unit_test(test_parts),
-        cmocka_unit_test(test_outer),       cmocka_unit_test(test_doubled),
+        cmocka_unit_test(test_outer),      cmocka_unit_test(test_doubled),
     };
     if (!dn_cpu_has_avx2())
         return 77; /* meson: skipped */
