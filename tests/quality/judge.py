@@ -31,7 +31,7 @@ from torch import nn
 DATA = pathlib.Path("/usr/share/datasets/fashion-mnist")
 SEEDS, SAMPLES, AT_ONCE, CLASSES = (1, 2, 3), 5000, 50, 10
 REQUEST = {"n": AT_ONCE, "sampler": "ddim", "steps": 50, "output": {"layout": "grid"}, "deadline_ms": 3600000}
-EPOCHS, BATCH = 6, 128
+EPOCHS, BATCH = 4, 128
 
 
 def idx(name, header):
@@ -51,8 +51,8 @@ class Classifier(nn.Module):
         super().__init__()
         def layer(i, o, stride):
             return [nn.Conv2d(i, o, 3, stride, 1, bias=False), nn.BatchNorm2d(o), nn.ReLU()]
-        self.features = nn.Sequential(*layer(1, 32, 1), *layer(32, 64, 2), *layer(64, 128, 2), nn.Flatten(),
-                                      nn.Dropout(0.4), nn.Linear(128 * 49, 128), nn.ReLU())
+        self.features = nn.Sequential(*layer(1, 32, 2), *layer(32, 48, 1), *layer(48, 96, 2), nn.Flatten(),
+                                      nn.Dropout(0.3), nn.Linear(96 * 49, 128), nn.ReLU())
         self.classes = nn.Linear(128, CLASSES)
 
 
