@@ -5,7 +5,8 @@
  * Tiles of all rows of the batch are counted through and taken in chunks. For a chunk: (1) every tile of
  * inputs becomes one element of planes V [a*a][C/8][tiles][8], every tile of output gradients one of D
  * [a*a][K/16][tiles][16]; (2) in each plane, V^T D is added to U [a*a][C padded to 8][K padded to 16]. In the end each
- * U of one pair of channels becomes 9 taps. Where one chunk is all, U exists for 8x32 channels at a time only, and
+ * U of one pair of channels becomes 9 taps. Small U are two, for half of the chunks each, whatever the threads; they are
+ * added in the end. Where one chunk is all, U exists for 8x32 channels at a time only, and
  * planes are the inner dimension of V and D. */
 #include "gradients.h"
 #include "winograd_tile.h"
