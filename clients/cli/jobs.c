@@ -11,28 +11,37 @@
 
 enum { CELL = 48 };
 
+/* Of a loss, which may be null. */
+static const char *loss_text(char out[24], const json_t *loss)
+{
+    out[0] = 0;
+    if (json_is_number(loss))
+        snprintf(out, 24, "%.4g", json_number_value(loss));
+    return out;
+}
+
 static void print_list(const json_t *list)
 {
     static const char *const names[] = { "ID", "STATE", "NAME", "DATASET", "STEP", "LOSS", "LEFT", "CREATED", NULL };
     dn_columns t;
     size_t i;
     json_t *j;
-    char step[CELL], loss[CELL], left[24], created[24];
+    char step[CELL], loss[24], left[24], created[24];
     dn_columns_init(&t, names);
     json_array_foreach(list, i, j)
     {
-        const json_t *eta = json_object_get(j, "eta_s"), *l = json_object_get(j, "loss");
+        const json_t *eta = json_object_get(j, "eta_s");
         const char *dataset = dn_json_text(j, "dataset");
         char data[CELL];
         snprintf(data, sizeof data, "%.*s", (int)strcspn(dataset, "@"), dataset);
         snprintf(step, sizeof step, "%ld/%ld", dn_json_count(j, "step"), dn_json_count(j, "steps"));
-        snprintf(loss, sizeof loss, json_is_number(l) ? "%.4g" : "", json_number_value(l));
         if (json_is_number(eta))
             dn_text_time(left, json_number_value(eta));
         else
             left[0] = 0;
         dn_columns_add(&t, (const char *const[]){ dn_json_text(j, "id"), dn_json_text(j, "state"),
-                                                  dn_json_text(j, "name"), data, step, loss, left,
+                                                  dn_json_text(j, "name"), data, step,
+                                                  loss_text(loss, json_object_get(j, "loss")), left,
                                                   dn_text_date(created, dn_json_number(j, "created_at")) });
     }
     dn_columns_print(&t, 0, stdout);
@@ -76,14 +85,13 @@ static void print_checkpoints(const json_t *list)
     dn_columns t;
     size_t i;
     json_t *c;
-    char step[CELL], bytes[24], loss[CELL], created[24];
+    char step[CELL], bytes[24], loss[24], created[24];
     dn_columns_init(&t, names);
     json_array_foreach(list, i, c)
     {
-        const json_t *l = json_object_get(c, "eval_loss");
         snprintf(step, sizeof step, "%ld", dn_json_count(c, "step"));
-        snprintf(loss, sizeof loss, json_is_number(l) ? "%.4g" : "", json_number_value(l));
-        dn_columns_add(&t, (const char *const[]){ step, dn_text_bytes(bytes, dn_json_number(c, "bytes")), loss,
+        dn_columns_add(&t, (const char *const[]){ step, dn_text_bytes(bytes, dn_json_number(c, "bytes")),
+                                                  loss_text(loss, json_object_get(c, "eval_loss")),
                                                   dn_json_true(c, "best") ? "best" : "",
                                                   dn_text_date(created, dn_json_number(c, "created_at")) });
     }
