@@ -1,6 +1,6 @@
 /* jobs_events.c - what is told of a job: lines of metrics, events, its card.
  *
- * An event's id is "attempt.step". The last DN_JOB_LOG_MAX lines are kept in memory for those who come later or come back; all
+ * An event's id is "attempt.step", and "attempt.step.e" once that step's evaluation has been told. The last DN_JOB_LOG_MAX lines are kept in memory for those who come later or come back; all
  * are in metrics.csv. A slow reader loses steps, never anything else. */
 #include "jobs.h"
 
@@ -40,10 +40,17 @@ static void write_csv(dn_job *j, const dn_job_line *l)
     dn_buf_puts(b, "\n");
 }
 
+enum { ID_MAX = 48 };
+
+static void write_id(char id[ID_MAX], int attempt, int64_t step, bool evaluated)
+{
+    snprintf(id, ID_MAX, "%d.%lld%s", attempt, (long long)step, evaluated ? ".e" : "");
+}
+
 static void write_line_event(const dn_job *j, const dn_job_line *l, dn_buf *b)
 {
-    char id[48];
-    snprintf(id, sizeof id, "%d.%lld", l->attempt, (long long)l->step);
+    char id[ID_MAX];
+    write_id(id, l->attempt, l->step, l->is_eval);
     if (l->is_eval) {
         dn_event_eval e = { DN_HAS_ALL, .step = l->step, .loss = l->loss, .buckets = { l->bucket, DN_EVAL_BUCKETS } };
         dn_event_write_id(b, id, "eval", &dn_event_eval_fields, &e);
@@ -84,14 +91,20 @@ void dn_job_line_add(dn_job *j, const dn_job_line *line, bool fresh)
 
 /* ---- events ---------------------------------------------------------------------------------------------------- */
 
+static bool was_evaluated(const dn_job *j, int64_t step)
+{
+    const dn_job_line *last = j->n_lines ? &j->line[(j->n_lines - 1) % DN_JOB_LOG_MAX] : NULL;
+    return last && last->is_eval && last->step == step;
+}
+
 /* To one stream; NULL: to everyone who listens. */
 static void tell_one(dn_job *j, dn_stream *stream, int64_t step, const char *event, const dn_fields *t, const void *data)
 {
-    char id[48];
+    char id[ID_MAX];
     dn_buf b;
     if (!stream && dn_link_empty(&j->watchers))
         return;
-    snprintf(id, sizeof id, "%d.%lld", j->attempt, (long long)step);
+    write_id(id, j->attempt, step, was_evaluated(j, step));
     dn_buf_init(&b, EVENT_MAX);
     dn_event_write_id(&b, id, event, t, data);
     if (!stream)
@@ -173,19 +186,26 @@ void dn_job_unwatch_all(dn_job *j)
     }
 }
 
-/* After which line: of an attempt that was cut back, what is left of it counts. */
-static bool is_after(const dn_job_line *l, int attempt, int64_t step)
+/* What a client has seen. */
+typedef struct seen {
+    int attempt;
+    int64_t step;
+    bool evaluated;
+} seen;
+
+/* Of an attempt that was cut back, what is left of it counts. */
+static bool is_new(const dn_job_line *l, const seen *s)
 {
-    return l->step > step || (l->step == step && l->attempt > attempt);
+    return l->step > s->step || (l->step == s->step && (l->attempt > s->attempt || (l->is_eval && !s->evaluated)));
 }
 
-static void replay(dn_job *j, dn_stream *stream, int attempt, int64_t step)
+static void replay(dn_job *j, dn_stream *stream, const seen *s)
 {
     int64_t first = j->n_lines > DN_JOB_LOG_MAX ? j->n_lines - DN_JOB_LOG_MAX : 0;
     for (int64_t i = first; i < j->n_lines; i++) {
         const dn_job_line *l = &j->line[i % DN_JOB_LOG_MAX];
         dn_buf b;
-        if (!is_after(l, attempt, step))
+        if (!is_new(l, s))
             continue;
         dn_buf_init(&b, EVENT_MAX);
         write_line_event(j, l, &b);
@@ -195,23 +215,24 @@ static void replay(dn_job *j, dn_stream *stream, int attempt, int64_t step)
     }
 }
 
-static bool read_id(const char *text, int *attempt, int64_t *step)
+static bool read_id(const char *text, seen *s)
 {
     char *end;
-    *attempt = (int)strtol(text, &end, 10);
+    s->attempt = (int)strtol(text, &end, 10);
     if (end == text || *end != '.')
         return false;
     text = end + 1;
-    *step = strtoll(text, &end, 10);
-    return end != text && !*end && *attempt >= 0 && *step >= 0;
+    s->step = strtoll(text, &end, 10);
+    s->evaluated = !strcmp(end, ".e");
+    return end != text && (!*end || s->evaluated) && s->attempt >= 0 && s->step >= 0;
 }
 
 void dn_job_watch(dn_job *j, dn_call *call, const char *last_id)
 {
-    int attempt = 0;
-    int64_t step = -1;
-    if (last_id && !read_id(last_id, &attempt, &step)) {
-        dn_reply_refuse(call, DN_H_BAD_HEADER, "Last-Event-ID", "Last-Event-ID must be attempt.step, got %.40s", last_id);
+    seen s = { .step = -1 };
+    if (last_id && !read_id(last_id, &s)) {
+        dn_reply_refuse(call, DN_H_BAD_HEADER, "Last-Event-ID", "Last-Event-ID must be attempt.step or attempt.step.e, got %.40s",
+                        last_id);
         return;
     }
     watcher *w = calloc(1, sizeof *w);
@@ -226,11 +247,11 @@ void dn_job_watch(dn_job *j, dn_call *call, const char *last_id)
         return;
     }
     dn_call_on_gone(call, watcher_gone, w);
-    if (last_id && attempt < j->attempt && step > j->step) { /* it saw steps that were lost */
+    if (last_id && s.attempt < j->attempt && s.step > j->step) { /* it saw steps that were lost */
         dn_event_resumed e = { DN_HAS_ALL, j->step };
         tell_one(j, w->stream, j->step, "resumed", &dn_event_resumed_fields, &e);
     }
-    replay(j, w->stream, attempt, step);
+    replay(j, w->stream, &s);
     dn_job_info info;
     state_of(j, &info);
     tell_one(j, w->stream, j->step, "state", &dn_job_info_fields, &info); /* where it stands */

@@ -510,6 +510,10 @@ def test_events_resume_after_the_last_id(box):
     rest = d.ask("GET", "/jobs/%s/events" % id, headers={"Last-Event-ID": "1.%d" % (STEPS - 4)}).body.decode()
     steps = [json.loads(line[6:])["step"] for line in rest.splitlines() if line.startswith("data: ") and '"steps"' in line]
     assert steps[:4] == list(range(STEPS - 3, STEPS + 1))
+    after = [d.ask("GET", "/jobs/%s/events" % id, headers={"Last-Event-ID": "1.%d%s" % (HALF, end)}).body for end in ("", ".e")]
+    assert [body.count(b"event: eval") for body in after] == [2, 1]  # a step and its evaluation are two events
+    assert ids[-1] == "1.%d.e" % STEPS
+    assert b"event: eval" not in d.ask("GET", "/jobs/%s/events" % id, headers={"Last-Event-ID": ids[-1]}).body
     assert d.ask("GET", "/jobs/%s/events" % id, headers={"Last-Event-ID": "x"}).code == "bad_header"
 
 
