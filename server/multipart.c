@@ -1,9 +1,11 @@
 /* multipart.c - an upload that came as multipart/form-data.
  *
  * The body is mapped, so a part is found by searching, wherever it lies; what it carries is written to a second file,
- * which then takes the first one's name. */
+ * which then takes the first one's name. libarchive writes the tar of several. */
 #include "multipart.h"
 
+#include <archive.h>
+#include <archive_entry.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdbool.h>
@@ -17,7 +19,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { PARTS_MAX = 100000, HEADERS_MAX = 8 << 10, FILE_NAME_MAX = 100 /* of a tar's header */, TAR_BLOCK = 512 };
+enum { PARTS_MAX = 100000, HEADERS_MAX = 8 << 10, FILE_NAME_MAX = 100 };
 
 typedef struct part {
     char field[64], file[FILE_NAME_MAX + 1];
@@ -198,61 +200,67 @@ static int next_part(body *b, part *p, bool *more, dn_error *err)
 
 /* ---- what comes of it ------------------------------------------------------------------------------------------- */
 
-static int put(int fd, const void *data, size_t n, dn_error *err)
+static int cannot(dn_error *err, const char *why)
 {
-    const char *p = data;
+    return dn_fail(err, DN_E_IO, "state", "the upload cannot be unwrapped: %s", why);
+}
+
+static int put(int fd, const char *data, size_t n, dn_error *err)
+{
     while (n) {
-        ssize_t k = write(fd, p, n);
+        ssize_t k = write(fd, data, n);
         if (k < 0 && errno != EINTR)
-            return dn_fail(err, DN_E_IO, "state", "the upload cannot be unwrapped: %s", strerror(errno));
-        p += k > 0 ? k : 0;
+            return cannot(err, strerror(errno));
+        data += k > 0 ? k : 0;
         n -= k > 0 ? (size_t)k : 0;
     }
     return 0;
 }
 
-/* POSIX.1-1988's header; a size of 8 GiB and more as GNU's tar writes it. */
-static int put_tar(int fd, const part *p, dn_error *err)
+static int put_entry(struct archive *tar, const part *p)
 {
-    static const char zeros[TAR_BLOCK];
-    char head[TAR_BLOCK] = "";
-    unsigned sum = 0;
-    memcpy(head, p->file, strlen(p->file));
-    memcpy(head + 100, "0000600", 8);
-    memcpy(head + 108, "0000000", 8);
-    memcpy(head + 116, "0000000", 8);
-    snprintf(head + 124, 12, "%011llo", (unsigned long long)p->n & 077777777777ull);
-    if (p->n >> 33) {
-        head[124] = (char)0x80;
-        for (int i = 0; i < 11; i++)
-            head[135 - i] = i < 8 ? (char)(p->n >> 8 * i) : 0;
+    struct archive_entry *e = archive_entry_new();
+    if (!e)
+        return -1;
+    archive_entry_copy_pathname(e, p->file);
+    archive_entry_set_filetype(e, AE_IFREG);
+    archive_entry_set_perm(e, 0600);
+    archive_entry_set_size(e, (la_int64_t)p->n);
+    bool whole =
+        archive_write_header(tar, e) >= ARCHIVE_WARN && archive_write_data(tar, p->data, p->n) == (la_ssize_t)p->n;
+    archive_entry_free(e);
+    return whole ? 0 : -1;
+}
+
+static int write_tar(int fd, body b, dn_error *err)
+{
+    struct archive *tar = archive_write_new();
+    part p;
+    bool more = true;
+    int rc = 0;
+    if (!tar || archive_write_set_format_gnutar(tar) || /* names are bytes, whatever the locale */
+        archive_write_open_fd(tar, fd))
+        rc = dn_fail(err, DN_E_MEMORY, NULL, "out of memory");
+    while (!rc && more) {
+        rc = next_part(&b, &p, &more, err);
+        if (!rc && put_entry(tar, &p))
+            rc = cannot(err, archive_error_string(tar) ? archive_error_string(tar) : "out of memory");
     }
-    memcpy(head + 136, "00000000000", 12);
-    memcpy(head + 148, "        0", 9);
-    memcpy(head + 257, "ustar\00000", 8);
-    for (int i = 0; i < TAR_BLOCK; i++)
-        sum += (unsigned char)head[i];
-    snprintf(head + 148, 8, "%06o", sum);
-    head[155] = ' ';
-    int rc = put(fd, head, sizeof head, err);
-    rc = rc ? rc : put(fd, p->data, p->n, err);
-    return rc ? rc : put(fd, zeros, (TAR_BLOCK - p->n % TAR_BLOCK) % TAR_BLOCK, err);
+    if (!rc && archive_write_close(tar))
+        rc = cannot(err, archive_error_string(tar));
+    archive_write_free(tar); /* NULL is fine */
+    return rc;
 }
 
 static int write_parts(int fd, const body *first, dn_error *err)
 {
-    static const char end[2 * TAR_BLOCK];
     body b = *first;
     part p;
     bool more;
     int rc = next_part(&b, &p, &more, err);
-    if (rc || !more)
-        return rc ? rc : put(fd, p.data, p.n, err);
-    for (b = *first, more = true; !rc && more;) {
-        rc = next_part(&b, &p, &more, err);
-        rc = rc ? rc : put_tar(fd, &p, err);
-    }
-    return rc ? rc : put(fd, end, sizeof end, err);
+    if (rc)
+        return rc;
+    return more ? write_tar(fd, *first, err) : put(fd, p.data, p.n, err);
 }
 
 static int unwrap_to(const char *to, const char *data, size_t n, const char *boundary, dn_error *err)
@@ -263,10 +271,10 @@ static int unwrap_to(const char *to, const char *data, size_t n, const char *bou
         return rc;
     int fd = open(to, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     if (fd < 0)
-        return dn_fail(err, DN_E_IO, "state", "the upload cannot be unwrapped: %s", strerror(errno));
+        return cannot(err, strerror(errno));
     rc = write_parts(fd, &b, err);
     if (close(fd) && !rc)
-        rc = dn_fail(err, DN_E_IO, "state", "the upload cannot be unwrapped: %s", strerror(errno));
+        rc = cannot(err, strerror(errno));
     if (rc)
         unlink(to);
     return rc;
@@ -286,7 +294,7 @@ int dn_multipart_unwrap(const char *path, const char *boundary, uint64_t room, d
         rc = dn_fail(err, DN_E_LIMIT, NULL, "multipart body: no room to take it apart, it has %zu bytes", n);
     rc = rc ? rc : unwrap_to(to, data, n, boundary, err);
     if (!rc && rename(to, path))
-        rc = dn_fail(err, DN_E_IO, "state", "the upload cannot be unwrapped: %s", strerror(errno));
+        rc = cannot(err, strerror(errno));
     if (data != MAP_FAILED)
         munmap(data, n);
     if (fd >= 0)

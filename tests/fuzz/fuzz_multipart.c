@@ -64,7 +64,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     uint8_t *now = read_back(&n);
     if (rc)
         must(err.code == rc && err.message[0] && n == size && !memcmp(now, data, n));
-    else if (n >= 512 && !memcmp(now + 257, "ustar", 6))
+    else if (n >= 512 && !memcmp(now + 257, "ustar  ", 8))
         must(n % 512 == 0);
     else
         must(n < size && (!n || memmem(data, size, now, n)));
