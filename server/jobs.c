@@ -158,7 +158,8 @@ int dn_jobs_active(const dn_app *app)
     return n;
 }
 
-bool dn_jobs_copying(const dn_app *app)
+/* Copies are being written: the memory that they hold comes free soon. */
+static bool is_copying(const dn_app *app)
 {
     DN_LINK_EACH(l, &app->jobs->jobs)
     {
@@ -166,6 +167,12 @@ bool dn_jobs_copying(const dn_app *app)
             return true;
     }
     return false;
+}
+
+int dn_jobs_make_room(dn_app *app, int64_t bytes)
+{
+    int room = dn_models_make_room(app, bytes, NULL);
+    return room < 0 && is_copying(app) ? 1 : room;
 }
 
 /* ---- states ---------------------------------------------------------------------------------------------------- */
@@ -323,8 +330,8 @@ static dn_job *next_of(const dn_app *app, const dn_place *p)
 static void begin(dn_job *j)
 {
     dn_app *app = j->app;
-    int room = dn_models_make_room(app, (int64_t)j->plan.total, NULL);
-    if (room > 0 || (room < 0 && dn_jobs_copying(app)))
+    int room = dn_jobs_make_room(app, (int64_t)j->plan.total);
+    if (room > 0)
         return; /* what is being unloaded, or written, makes room: the next tick tries again */
     if (room < 0) {
         char why[160];

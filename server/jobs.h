@@ -148,7 +148,8 @@ void dn_jobs_drain(dn_app *app);
 /* The time to drain is over: the daemon stops in good order, and no job is why. */
 void dn_jobs_abort(dn_app *app);
 int dn_jobs_active(const dn_app *app); /* that a drain waits for */
-bool dn_jobs_copying(const dn_app *app); /* copies are being written: the memory that they hold comes free soon */
+/* dn_models_make_room, but copies that are being written make room too. */
+int dn_jobs_make_room(dn_app *app, int64_t bytes);
 void dn_jobs_pump(dn_app *app);        /* start what can be started */
 void dn_jobs_tick(dn_app *app);        /* now and then: write metrics, pump */
 dn_job *dn_job_new(dn_app *app, const char *id, const char *owner); /* NULL: out of memory */

@@ -165,8 +165,8 @@ static int hold(struct publishing *p, dn_http_error *err)
 {
     dn_app *app = p->job->app;
     int64_t bytes = COPIES * (int64_t)p->job->plan.weights;
-    int room = dn_models_make_room(app, bytes, NULL);
-    if ((room > 0 || (room < 0 && dn_jobs_copying(app))) && dn_clock_ms() < p->until_ms)
+    int room = dn_jobs_make_room(app, bytes);
+    if (room > 0 && dn_clock_ms() < p->until_ms)
         return 1;
     if (room)
         return dn_http_fail(err, DN_H_MEMORY, NULL, "publishing takes %lld bytes, more than --memory leaves now; ask again",
