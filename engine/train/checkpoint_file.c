@@ -18,11 +18,12 @@
 enum { HEADER_MAX = 8 << 20, LEVEL = 1, HEAD = 16 };
 static const char magic[8] = "DNTRAIN1";
 
-static uint32_t crc32_of(const char *data, size_t n)
+uint32_t dn_checkpoint_crc(const void *data, size_t n)
 {
+    const unsigned char *byte = data;
     uint32_t crc = ~0u;
     for (size_t i = 0; i < n; i++) {
-        crc ^= (unsigned char)data[i];
+        crc ^= byte[i];
         for (int k = 0; k < 8; k++)
             crc = crc >> 1 ^ (0xEDB88320u & -(crc & 1));
     }
@@ -49,7 +50,7 @@ static int write_header(dn_file *f, const json_t *header, dn_error *err)
     unsigned char head[HEAD];
     memcpy(head, magic, sizeof magic);
     put32(head + 8, (uint32_t)strlen(text));
-    put32(head + 12, crc32_of(text, strlen(text)));
+    put32(head + 12, dn_checkpoint_crc(text, strlen(text)));
     int rc = dn_file_write(f, head, sizeof head, err);
     rc = rc ? rc : dn_file_write(f, text, strlen(text), err);
     free(text);
@@ -131,7 +132,7 @@ static int read_header(json_t **out, FILE *f, const char *path, dn_error *err)
     if (!text)
         return dn_fail(err, DN_E_MEMORY, NULL, "out of memory");
     int rc = 0;
-    if (fread(text, 1, n, f) != n || crc32_of(text, n) != get32(head + 12))
+    if (fread(text, 1, n, f) != n || dn_checkpoint_crc(text, n) != get32(head + 12))
         rc = broken(path, "its header is cut off or damaged", err);
     rc = rc ? rc : dn_json_text(out, text, n, path, err);
     free(text);

@@ -228,6 +228,7 @@ struct dn_snapshot {
     struct json_t *header;
 };
 enum { DN_CHECKPOINT_VERSION = 1 };
+uint32_t dn_checkpoint_crc(const void *data, size_t n); /* of its header: CRC-32 as in zip and PNG */
 struct json_t *dn_trainer_header(const dn_trainer *t);
 /* Which job a checkpoint is of: hashes of model and data, numerics, parameters. NULL: out of memory. */
 struct json_t *dn_train_identity(const char *model_hash, const char *data_hash, const dn_train_params *p,

@@ -2,21 +2,11 @@
 import contextlib
 import io
 import os
-import struct
 import tarfile
 import threading
 import time
-import zlib
 
-from serving import PATIENCE
-
-
-def blank_png(side):
-    def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-    rows = zlib.compress(bytes((side + 1) * side), 9)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)) + chunk(b"IDAT", rows) + \
-        chunk(b"IEND", b"")
+from serving import PATIENCE, png_write
 
 
 FORM = {"Content-Type": 'multipart/form-data; boundary="--- a file"'}
@@ -33,7 +23,7 @@ def form(files, field="file"):
 
 def slow_tar(n, side=1024):
     """A few megabytes that take seconds to import."""
-    out, data = io.BytesIO(), blank_png(side)
+    out, data = io.BytesIO(), png_write(side, side, 1, bytes(side * side))
     with tarfile.open(fileobj=out, mode="w") as t:
         for k in range(n):
             info = tarfile.TarInfo("%04d.png" % k)

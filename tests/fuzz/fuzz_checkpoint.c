@@ -120,17 +120,6 @@ static void start(void)
 
 /* ---- one input ---- */
 
-static uint32_t crc32_of(const uint8_t *data, size_t n)
-{
-    uint32_t crc = ~0u;
-    for (size_t i = 0; i < n; i++) {
-        crc ^= data[i];
-        for (int k = 0; k < 8; k++)
-            crc = crc >> 1 ^ (0xEDB88320u & -(crc & 1));
-    }
-    return ~crc;
-}
-
 static void fix_crc(uint8_t *file, size_t size)
 {
     uint32_t n;
@@ -139,7 +128,7 @@ static void fix_crc(uint8_t *file, size_t size)
     memcpy(&n, file + 8, sizeof n);
     if (n > size - HEAD)
         return;
-    uint32_t crc = crc32_of(file + HEAD, n);
+    uint32_t crc = dn_checkpoint_crc(file + HEAD, n);
     memcpy(file + 12, &crc, sizeof crc);
 }
 

@@ -384,10 +384,21 @@ static void test_parts(void **state)
 
 /* ---- outer products ---- */
 
+enum { N = 37 };
+
+/* Row i, column j of A^T B, b in blocks of so many columns. */
+static float outer_sum(const float *a, const float *b, int wide, int i, int j)
+{
+    float sum = 0;
+    for (int t = 0; t < N; t++)
+        sum = fmaf(a[t * 8 + i], b[(j / wide * N + t) * wide + j % wide], sum);
+    return sum;
+}
+
 static void test_outer(void **state)
 {
     (void)state;
-    enum { N = 37, PITCH = 40 };
+    enum { PITCH = 40 };
     float a[N * 8], b[2 * N * 16], c[2][8 * PITCH];
     uint64_t seed = 5;
     for (int i = 0; i < N * 8; i++)
@@ -401,9 +412,7 @@ static void test_outer(void **state)
             dn_cpu_outer_avx2(N, a, b, N * 16, panels, c[0], PITCH, more);
             for (int i = 0; i < 8 * PITCH; i++) {
                 const int column = i % PITCH;
-                float sum = 0;
-                for (int t = 0; t < N && column < panels * 16; t++)
-                    sum = fmaf(a[t * 8 + i / PITCH], b[(column / 16 * N + t) * 16 + column % 16], sum);
+                const float sum = column < panels * 16 ? outer_sum(a, b, 16, i / PITCH, column) : 0;
                 assert_true(c[0][i] == (column >= panels * 16 ? 0.25f : more ? 0.25f + sum : sum));
             }
             if (dn_cpu_has_avx512()) {
@@ -418,9 +427,7 @@ static void test_outer(void **state)
             dn_cpu_outer_planes_avx2(N, a, b, N * 8, planes, c[0], PITCH, more);
             for (int i = 0; i < 8 * PITCH; i++) {
                 const int column = i % PITCH;
-                float sum = 0;
-                for (int t = 0; t < N && column < planes * 8; t++)
-                    sum = fmaf(a[t * 8 + i / PITCH], b[(column / 8 * N + t) * 8 + column % 8], sum);
+                const float sum = column < planes * 8 ? outer_sum(a, b, 8, i / PITCH, column) : 0;
                 if (column < planes * 8 || column >= (planes + 1) / 2 * 16)
                     assert_true(c[0][i] == (column >= planes * 8 ? 0.25f : more ? 0.25f + sum : sum));
             }
