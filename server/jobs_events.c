@@ -1,7 +1,8 @@
 /* jobs_events.c - what is told of a job: lines of metrics, events, its card.
  *
- * An event's id is "attempt.step", and "attempt.step.e" once that step's evaluation has been told. The last DN_JOB_LOG_MAX lines are kept in memory for those who come later or come back; all
- * are in metrics.csv. A slow reader loses steps, never anything else. */
+ * An event's id is "attempt.step", and "attempt.step.e" once that step's evaluation has been told. The last DN_JOB_LOG_MAX
+ * lines are kept in memory for those who come later or come back; all are in metrics.csv. A slow reader loses steps, never
+ * anything else. */
 #include "jobs.h"
 
 #include <math.h>

@@ -201,10 +201,10 @@ void dn_models_close(dn_app *app)
         free(k->dir);
         free(k);
     }
-    if (m)
+    if (m) {
         dn_versions_close(m);
-    if (m)
         free(m->known);
+    }
     free(m);
     app->models = NULL;
 }

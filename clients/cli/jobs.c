@@ -114,15 +114,16 @@ int dn_run_job_follow(dn_args *args)
     dn_client client;
     dn_output_to output;
     int rc = dn_id_check(args->operand[0]);
-    if (!rc)
-        rc = dn_output_init_shown(&output, args);
-    if (!rc)
-        rc = dn_client_init(&client, args);
     if (rc)
         return rc;
-    dn_interrupt_catch();
-    rc = dn_job_follow(&client, &output, args->operand[0], false);
-    dn_client_fini(&client);
+    rc = dn_output_init_shown(&output, args);
+    if (!rc)
+        rc = dn_client_init(&client, args);
+    if (!rc) {
+        dn_interrupt_catch();
+        rc = dn_job_follow(&client, &output, args->operand[0], false);
+        dn_client_fini(&client);
+    }
     dn_output_fini(&output);
     return rc;
 }

@@ -171,7 +171,7 @@ function progress(sent, total) {
     setText($('upload-text'), `${bytes(sent)} of ${bytes(total)}`);
     return;
   }
-  bar.removeAttribute('value'); // how long that takes nobody knows, and it cannot be called back
+  bar.removeAttribute('value'); // how long that takes nobody knows, and closing the connection does not stop it
   setText($('upload-text'), 'Sent. The server reads the pictures …');
   if (document.activeElement === $('upload-cancel'))
     $('upload-text').focus();

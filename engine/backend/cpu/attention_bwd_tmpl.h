@@ -204,7 +204,8 @@ static void write_dq(const head *h, const strip *s)
     int64_t depth = round_up(h->a->keys, LANES);
     head_of_rows dq = part_of(h, &h->a->dq, h->a->queries);
     for (int c = 0; c < h->d; c += PANEL) {
-        dn_cpu_strip(s->rows, (int)(depth / LANES), s->ds, s->rows * LANES, h->k_values + c * depth, sums, false);
+        NAME(dn_cpu_strip)
+        (s->rows, (int)(depth / LANES), s->ds, s->rows * LANES, h->k_values + c * depth, sums, false);
         for (int i = 0; i < s->rows; i++)
             put(&dq, s->from + i, c, sums + i * PANEL);
     }

@@ -32,10 +32,8 @@ always_inline int outputs_of(int f) { return f == F23 || f == HALVED ? 2 : 4; }
 always_inline int inputs_of(int f) { return f == F43 || f == HALVED ? 6 : 4; }
 always_inline int planes_of(int f) { return f == F43 ? 6 : f == HALVED ? 5 : 4; }
 always_inline int products_of(int f) { return f == F23 ? 4 : f == F43 ? 6 : 5; }
-always_inline int last_of(int f)
-{
-    return f == HALVED ? 2 : 1;
-} /* products, the last ones, that only the last output has */
+/* Products, the last ones, that only the last output has. */
+always_inline int last_of(int f) { return f == HALVED ? 2 : 1; }
 always_inline int step_of(int f) { return f == F43 || f == HALVED ? 4 : 2; }
 
 /* The plane of V in product i. */
