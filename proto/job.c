@@ -323,6 +323,14 @@ static const dn_field dataset_query_v[] = {
 #undef AT
 const dn_fields dn_dataset_query_fields = TABLE("DatasetQuery", NULL, dataset_query_v, dn_dataset_query);
 
+#define AT(member) .offset = offsetof(dn_dataset_delete_query, member)
+static const dn_field dataset_delete_query_v[] = {
+    { "importing", DN_T_BOOL, AT(importing), .def = "false", .help = "true: only stop an import that is under way; what is stored stays." },
+};
+#undef AT
+const dn_fields dn_dataset_delete_query_fields =
+    TABLE("DatasetDeleteQuery", NULL, dataset_delete_query_v, dn_dataset_delete_query);
+
 #define AT(member) .offset = offsetof(dn_broken_file, member)
 static const dn_field broken_v[] = {
     { "file", DN_T_STR, AT(file), ALWAYS }, { "why", DN_T_STR, AT(why), ALWAYS },

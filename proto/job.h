@@ -236,6 +236,12 @@ typedef struct dn_dataset_query {
     bool skip_broken;
 } dn_dataset_query;
 
+/* DELETE /datasets/{name}?importing= */
+typedef struct dn_dataset_delete_query {
+    uint64_t has;
+    bool importing; /* only an import that is under way */
+} dn_dataset_delete_query;
+
 typedef struct dn_broken_file {
     uint64_t has;
     const char *file, *why;
@@ -269,6 +275,6 @@ extern const dn_fields dn_job_fields, dn_job_patch_fields, dn_publish_fields, dn
 extern const dn_fields dn_job_info_fields, dn_job_list_fields, dn_jobs_query_fields, dn_job_plan_fields;
 extern const dn_fields dn_job_checkpoint_fields, dn_job_checkpoint_list_fields, dn_job_sample_fields, dn_job_sample_list_fields;
 extern const dn_fields dn_event_step_fields, dn_event_eval_fields, dn_event_resumed_fields;
-extern const dn_fields dn_dataset_query_fields, dn_dataset_card_fields, dn_dataset_list_fields;
+extern const dn_fields dn_dataset_query_fields, dn_dataset_delete_query_fields, dn_dataset_card_fields, dn_dataset_list_fields;
 
 #endif

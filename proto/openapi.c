@@ -76,7 +76,7 @@ static const struct operation operations[DN_ROUTE_COUNT] = {
     [DN_ROUTE_DATASET_PUT] = { .query = &dn_dataset_query_fields, .answer = &dn_dataset_card_fields, .headers = upload_headers,
         .errors = { DN_H_FORMAT, DN_H_CANCELLED, DN_H_LENGTH, DN_H_TOO_LARGE, DN_H_MEDIA, DN_H_IMPOSSIBLE, DN_H_IO, DN_H_DRAINING,
                     DN_H_DISK } },
-    [DN_ROUTE_DATASET_DELETE] = { .answer = &dn_dataset_card_fields, .errors = { DN_H_NOT_FOUND, DN_H_CONFLICT } },
+    [DN_ROUTE_DATASET_DELETE] = { .query = &dn_dataset_delete_query_fields, .answer = &dn_dataset_card_fields, .errors = { DN_H_NOT_FOUND, DN_H_CONFLICT } },
     [DN_ROUTE_MODEL_PUT] = { .query = &dn_load_query_fields, .answer = &dn_model_card_fields, .accepted = &dn_model_card_fields,
         .headers = upload_headers, .errors = { DN_H_FORMAT, DN_H_LENGTH, DN_H_TOO_LARGE, DN_H_MEDIA, DN_H_IMPOSSIBLE, DN_H_IO,
                                                DN_H_DRAINING, DN_H_DISK } },

@@ -12,6 +12,7 @@ from selenium.webdriver.common.keys import Keys  # noqa: E402
 from serving import make_models  # noqa: E402
 from test_datasets import idx, pictures, png, tar  # noqa: E402
 from test_jobs import JOB, PREVIEWS, UNET, dots, job, put_dataset, submit, wait  # noqa: E402
+from uploads import slow_tar  # noqa: E402
 
 SHOTS = os.environ.get("PAGE_SHOTS")  # a folder: what it looks like, for people
 
@@ -387,6 +388,40 @@ def test_an_upload_is_cancelled(page, box, tmp_path):
         page.cdp("Network.disable")
     assert "big" not in [s["name"] for s in box.d.ask("GET", "/datasets").json()["datasets"]]
     assert page.text("#upload-chosen").startswith("big.npy")  # and can be tried again
+
+
+def test_an_import_is_cancelled(page, box, tmp_path):
+    """All is sent and the server reads: cancelling stops that, and what the name meant before stays."""
+    d = box.d
+    before = put_dataset(d, "slow", dots(9))["hash"]
+    (tmp_path / "slow.tar").write_bytes(slow_tar(1900))
+    put_files(page, tmp_path / "slow.tar")
+    page.at("#upload-send").send_keys(Keys.ENTER)
+    page.wait("return document.querySelector('#upload-text').textContent.startsWith('Sent.')")
+    assert page.js("return [document.activeElement.id, document.querySelector('#upload-bar').hasAttribute('value')]") == ["upload-text", False]
+    shoot(page, "importing")
+    press(page, Keys.TAB, Keys.ENTER)
+    page.wait("return document.activeElement.id === 'upload-send' && document.querySelector('#upload-progress').hidden")
+    assert page.text("#live") == "The upload is cancelled." and page.text("#upload-chosen").startswith("slow.tar")
+    assert not page.at("#upload-report").is_displayed() and not page.at("#upload-files-error").is_displayed()
+    assert all("404" in m or "409" in m for m in page.messages())
+    assert d.ask("GET", "/datasets/slow").json()["hash"] == before and os.listdir(box.state + "/incoming") == []
+
+    (tmp_path / "late.tar").write_bytes(slow_tar(300))  # a server that does not hear of it in time
+    put_files(page, tmp_path / "late.tar")
+    page.js("""const real = fetch;
+        document.querySelector('#upload-name').value = 'late';
+        window.fetch = (path, options) => real(options?.method === 'DELETE' ? path.replace('late', 'later') : path, options);""")
+    page.click("#upload-send")
+    page.wait("""if (!document.querySelector('#upload-text').textContent.startsWith('Sent.'))
+                     return false;
+                 document.querySelector('#upload-cancel').click();
+                 return document.querySelector('#upload-text').textContent === 'Asking the server to stop …';""")
+    page.wait("return document.activeElement.id === 'upload-report'", timeout=60)
+    assert page.text("#upload-report").startswith("Too late to be cancelled. late: 300 pictures")
+    assert page.messages() and "late" in [s["name"] for s in d.ask("GET", "/datasets").json()["datasets"]]
+    for name in ("late", "slow"):
+        assert d.ask("DELETE", "/datasets/" + name).status == 200
 
 
 def test_datasets_are_deleted_unless_they_are_used(page, box):
