@@ -188,6 +188,15 @@ const dn_fields dn_alias_fields = TABLE("AliasRequest", NULL, alias_v, dn_alias_
 
 /* ---- answers ---- */
 
+#define AT(member) .offset = offsetof(dn_job_recipe, member)
+static const dn_field recipe_v[] = {
+    { "model", DN_T_JSON, AT(model), ALWAYS, .help = "Its diffusers config." },
+    { "schedule", DN_T_JSON, AT(schedule), ALWAYS, .help = "What its scheduler says." },
+    { "objective", DN_T_OBJECT, AT(objective), ALWAYS, .sub = &objective_fields, .help = "The prediction that it learned." },
+};
+#undef AT
+const dn_fields dn_job_recipe_fields = TABLE("JobRecipe", "Of a JobRequest, what makes another network like it.", recipe_v, dn_job_recipe);
+
 #define AT(member) .offset = offsetof(dn_job_plan, member)
 static const dn_field plan_v[] = {
     { "micro_batch", DN_T_INT, AT(micro_batch), ALWAYS, .help = "Rows of one forward and backward pass." },
@@ -287,9 +296,18 @@ const dn_fields dn_job_sample_fields = TABLE("JobSample", "A preview.", job_samp
 #define AT(member) .offset = offsetof(dn_job_sample_list, member)
 static const dn_field sample_list_v[] = {
     { "samples", DN_T_LIST, AT(samples), ALWAYS, .sub = &dn_job_sample_fields, .help = "Newest first." },
+    { "next", DN_T_STR, AT(next), .flags = DN_F_REQUIRED | DN_F_NULL, .help = "`after` of the next page." },
 };
 #undef AT
-const dn_fields dn_job_sample_list_fields = TABLE("JobSampleList", NULL, sample_list_v, dn_job_sample_list);
+const dn_fields dn_job_sample_list_fields = TABLE("JobSampleList", "A page of previews.", sample_list_v, dn_job_sample_list);
+
+#define AT(member) .offset = offsetof(dn_samples_query, member)
+static const dn_field samples_query_v[] = {
+    { "limit", DN_T_INT, AT(limit), .min = 1, .max = DN_JOB_SAMPLES_MAX, .def = "256", .help = "Most of them." },
+    { "after", DN_T_STR, AT(after), .min = 1, .max = 64, .help = "Older than this one: the last part of its url." },
+};
+#undef AT
+const dn_fields dn_samples_query_fields = TABLE("SamplesQuery", NULL, samples_query_v, dn_samples_query);
 
 #define AT(member) .offset = offsetof(dn_event_step, member)
 static const dn_field event_step_v[] = {

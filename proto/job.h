@@ -174,6 +174,13 @@ enum {
     DN_JOBINFO_CREATED_AT, DN_JOBINFO_STARTED_AT, DN_JOBINFO_FINISHED_AT, DN_JOBINFO_PLAN, DN_JOBINFO_REQUEST, DN_JOBINFO_PUBLISHED,
     DN_JOBINFO_ERROR, DN_JOBINFO_FIELDS
 };
+/* GET /models/{name}/config: a part of a JobRequest. */
+typedef struct dn_job_recipe {
+    uint64_t has;
+    const struct json_t *model, *schedule;
+    dn_objective_in objective; /* only its prediction */
+} dn_job_recipe;
+
 typedef struct dn_job_list {
     uint64_t has;
     dn_items jobs; /* dn_job_info, newest first */
@@ -207,7 +214,14 @@ typedef struct dn_job_sample {
 typedef struct dn_job_sample_list {
     uint64_t has;
     dn_items samples; /* dn_job_sample, newest first */
+    const char *next;
 } dn_job_sample_list;
+enum { DN_JOB_SAMPLES_MAX = 256 /* of a page */ };
+typedef struct dn_samples_query {
+    uint64_t has;
+    int64_t limit;
+    const char *after;
+} dn_samples_query;
 
 /* Events of /jobs/{id}/events; the id is "attempt.step". Besides these: `error`, and `state` with a dn_job_info. */
 typedef struct dn_event_step {
@@ -272,8 +286,9 @@ typedef struct dn_dataset_list {
 } dn_dataset_list;
 
 extern const dn_fields dn_job_fields, dn_job_patch_fields, dn_publish_fields, dn_alias_fields;
-extern const dn_fields dn_job_info_fields, dn_job_list_fields, dn_jobs_query_fields, dn_job_plan_fields;
-extern const dn_fields dn_job_checkpoint_fields, dn_job_checkpoint_list_fields, dn_job_sample_fields, dn_job_sample_list_fields;
+extern const dn_fields dn_job_info_fields, dn_job_recipe_fields, dn_job_list_fields, dn_jobs_query_fields, dn_job_plan_fields;
+extern const dn_fields dn_job_checkpoint_fields, dn_job_checkpoint_list_fields, dn_job_sample_fields, dn_job_sample_list_fields,
+    dn_samples_query_fields;
 extern const dn_fields dn_event_step_fields, dn_event_eval_fields, dn_event_resumed_fields;
 extern const dn_fields dn_dataset_query_fields, dn_dataset_delete_query_fields, dn_dataset_card_fields, dn_dataset_list_fields;
 

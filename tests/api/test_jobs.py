@@ -117,6 +117,12 @@ def test_a_job_trains_evaluates_shows_and_saves(box):
     assert kept[0]["step"] == STEPS and len(kept) in (2, 3) and sum(c["best"] for c in kept) == 1
     shown = d.ask("GET", "/jobs/%s/samples" % id).json()["samples"]
     assert {s["label"] for s in shown} == {"blue", "green", "red"} and {s["step"] for s in shown} <= {HALF, STEPS}
+    pages, after = [], ""
+    while after is not None:
+        page = d.ask("GET", "/jobs/%s/samples?limit=2%s" % (id, after and "&after=" + after)).json()
+        pages, after = pages + [page["samples"]], page["next"]
+    assert [s for page in pages for s in page] == shown and len(pages) == (len(shown) + 1) // 2
+    assert d.ask("GET", "/jobs/%s/samples?after=1-1-1" % id).status == 404
     for s in shown:
         reply = d.ask("GET", s["url"])
         assert reply.status == 200 and reply.headers["content-type"] == "image/png" and reply.body[:4] == b"\x89PNG"
@@ -600,6 +606,36 @@ def test_publishing_takes_its_turn_in_the_memory_budget(box):
         assert publish(first).status == 200
         text = d.ask("GET", "/metrics").body.decode()
         assert 'denoised_memory_bytes{kind="training"} 0\n' in text, text
+
+
+def test_another_network_like_a_model(box):
+    """Its config, schedule and prediction are what a job begins with; weights are not read, and no model is loaded for it."""
+    d = box.start("--load", "none")
+    put_dataset(d)
+    schedule = {"beta_schedule": "squaredcos_cap_v2", "num_train_timesteps": 50}
+    first = submit(d, steps=1, eval={}, schedule=schedule, objective={"prediction": "v"})
+    wait(d, first)
+    assert d.ask("POST", "/jobs/%s/publish" % first, {"as": "made"}).status == 200
+    recipe = d.ask("GET", "/models/made/config").json()
+    assert recipe["model"] == UNET and recipe["objective"] == {"prediction": "v"}
+    assert recipe["schedule"] == schedule
+    second = submit(d, **{**recipe, "steps": 1, "eval": {}})
+    assert wait(d, second)["plan"] == job(d, first)["plan"]
+    assert weights_of(d, second) == weights_of(d, first)
+    assert d.ask("GET", "/models/made@1/config").json() == recipe
+    assert (lambda r: (r.status, r.code))(d.ask("GET", "/models/nothing/config")) == (404, "model_not_found")
+    assert {m["state"] for m in d.ask("GET", "/models").json()["models"]} == {"available"}
+    plain = d.ask("GET", "/models/plain/config").json()  # of a scheduler_config.json as diffusers writes it
+    assert plain["objective"] == {"prediction": "epsilon"} and "trained_betas" not in plain["schedule"]
+    assert not [key for key in plain["schedule"] if key.startswith("_")]
+    submit(d, schedule=plain["schedule"], steps=1)
+
+
+def weights_of(d, id):
+    """What it learned, as a model's hash."""
+    reply = d.ask("POST", "/jobs/%s/publish" % id, {"as": "hashed"})
+    assert reply.status == 200, reply.body
+    return next(v["hash"] for v in d.ask("GET", "/models/hashed").json()["versions"] if v["live"])
 
 
 # ---- what is refused ----

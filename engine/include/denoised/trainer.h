@@ -157,4 +157,14 @@ int dn_snapshot_read(dn_snapshot **out, dn_model *m, const dn_dataset *data, con
 /* The EMA as a model version in memory: previews. */
 int dn_snapshot_model(dn_model **out, const dn_snapshot *s, dn_error *err);
 
+/* What a job is told to train another network like that of a model folder; both objects are the caller's. */
+typedef struct dn_recipe {
+    struct json_t *network;  /* diffusers' config.json */
+    struct json_t *schedule; /* what dn_model_reschedule takes for a network that has just been made */
+    int prediction;          /* enum dn_train_prediction: what this one learned */
+} dn_recipe;
+/* Slow lane. Weights are not read. */
+int dn_recipe_read(dn_recipe *out, const char *dir, dn_error *err);
+void dn_recipe_fini(dn_recipe *r);
+
 #endif
