@@ -15,8 +15,9 @@ const MAY = { // by the job's state
   cancel: ['queued', 'running', 'paused'],
   checkpoints: ['running'],
   publish: ['running', 'paused', 'succeeded', 'failed', 'cancelled'],
+  again: ['queued', 'running', 'paused', ...OVER],
 };
-const TITLES = { pause: 'Pause', resume: 'Resume', cancel: 'Cancel', checkpoints: 'Save now', publish: 'Publish' };
+const TITLES = { pause: 'Pause', resume: 'Resume', cancel: 'Cancel', checkpoints: 'Save now', publish: 'Publish', again: 'Use as template' };
 
 const pathOf = (id, rest = '') => `jobs/${encodeURIComponent(id)}${rest}`;
 
@@ -30,16 +31,17 @@ function planRows(plan, { properties }) {
 }
 
 export class Card {
-  // `schemas` are those of the OpenAPI document.
-  constructor(job, schemas) {
+  // `schemas` are those of the OpenAPI document; again(job) begins another like it.
+  constructor(job, schemas, again) {
     Object.assign(this, { job, schemas, id: job.id, steps: [], evals: [], lastId: null, urls: [] });
     const { minimum: min, maximum: max } = schemas.JobPatch.properties.train_share;
     this.state = el('span', { class: 'job-state' });
     this.bar = el('progress', { max: 1, 'aria-label': 'Progress' });
     this.status = el('p', { class: 'status' });
     this.error = el('p', { class: 'error', role: 'alert', hidden: true });
+    const own = { publish: () => this.askName(), again: () => again(this.job) };
     this.buttons = Object.keys(TITLES).map((action) => el('button', { type: 'button', class: 'small', 'data-action': action,
-      onclick: () => (action === 'publish' ? this.askName() : this.act(action)) }, TITLES[action]));
+      onclick: own[action] ?? (() => this.act(action)) }, TITLES[action]));
     this.name = el('input', { type: 'text', spellcheck: 'false', autocapitalize: 'off' });
     this.form = el('form', { class: 'publish', novalidate: true, hidden: true, onsubmit: (e) => this.publish(e) },
       el('label', {}, 'Publish as model', this.name), el('button', { type: 'submit', class: 'primary' }, 'Publish'));

@@ -17,7 +17,7 @@ const openForm = (on) => show($('new-job'), on);
 
 function look(job) {
   card?.close();
-  card = new Card(job, schemas);
+  card = new Card(job, schemas, again);
   $('job').replaceChildren(card.node);
   card.follow();
   list.mark(job.id);
@@ -30,6 +30,11 @@ function choose(job) {
   card.heading.focus();
 }
 
+function again(job) {
+  openForm(true);
+  form.useJob(job);
+}
+
 function accepted(job) {
   choose(job);
   list.look();
@@ -37,6 +42,7 @@ function accepted(job) {
 
 function onJobs(jobs) {
   loadDatasets(); // which of them are used
+  form.setJobs(jobs);
   if (card)
     return;
   if (jobs.length)

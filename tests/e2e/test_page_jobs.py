@@ -173,7 +173,7 @@ def test_a_job_from_the_keyboard_on_a_phone(page, box):
     press(page, Keys.ENTER)
     tab_to(page, "a.id === 'new-open'")
     press(page, Keys.ENTER)
-    page.wait("return document.activeElement.id === 'j-dataset' && document.activeElement.value === 'dots'")
+    page.wait("return document.activeElement.id === 'new-template' && document.querySelector('#j-dataset').value === 'dots'")
     tab_to(page, "a.id === 'j-from'")
     while page.js("return document.activeElement.value") != "tiny":
         press(page, Keys.ARROW_DOWN)
@@ -258,7 +258,10 @@ def test_refusals_of_a_job_are_at_their_field(page, box):
 
 def test_a_small_network_from_scratch_and_its_plan(page, box):
     open_form(page)
-    page.click("#new-unet")
+    assert page.at("#j-model").get_attribute("value") != ""  # there from the beginning, for the dataset
+    field(page, "model", "{}")
+    page.click("#new-fill")
+    page.wait("return document.querySelector('#new-template-text').textContent")
     config = json.loads(page.at("#j-model").get_attribute("value"))
     assert config["sample_size"] == 16 and config["in_channels"] == 3 and config["num_class_embeds"] == 4  # three classes and none
     for param, text in {"name": "scratch", "batch_size": "8", "steps": "100000", "precision": "bf16", "ema.decay": "0.99", "augment": '[{"kind": "flip", "p": 0.5}]'}.items():
@@ -276,6 +279,80 @@ def test_a_small_network_from_scratch_and_its_plan(page, box):
     parts = {k: float(plan[k].split()[0]) * {"B": 1, "KB": 1e3, "MB": 1e6}[plan[k].split()[1]] for k in ("weights", "moments", "arena", "total")}
     for key, value in parts.items():
         assert abs(value - info["plan"][key]) <= 0.06 * info["plan"][key], key
+
+
+def fill_from(page, value):
+    """By the keyboard: the list of templates, and the button behind it."""
+    page.js("const s = document.querySelector('#new-template'); s.focus(); document.querySelector('#new-template-text').textContent = ''")
+    press(page, Keys.HOME)
+    while page.js("return document.querySelector('#new-template').value") != value:
+        before = page.js("return document.querySelector('#new-template').selectedIndex")
+        press(page, Keys.ARROW_DOWN)
+        assert page.js("return document.querySelector('#new-template').selectedIndex") == before + 1
+    tab_to(page, "a.id === 'new-fill'", tabs=1)
+    press(page, Keys.ENTER)
+    return page.wait("return document.querySelector('#new-template-text').textContent")
+
+
+def send_form(page, box, name):
+    """The request as it was resolved; the job is ended."""
+    field(page, "name", name)
+    page.click("#new-submit")
+    page.wait("return document.querySelector('#job h3')?.textContent === arguments[0]", name)
+    page.wait("return document.querySelector('#jobs [aria-pressed=true] .job-name')?.textContent === arguments[0]", name)
+    id = job_of(page)
+    box.d.ask("POST", "/jobs/%s/cancel" % id)
+    return job(box.d, id)["request"]
+
+
+def test_a_new_job_begins_with_an_old_one_or_a_model(page, box):
+    d = box.d
+    old = submit(d, name="old", steps=2, augment=[{"kind": "flip", "p": 0.5}, {"kind": "rotate", "amount": 4}], precision="bf16",
+                 schedule={"beta_schedule": "squaredcos_cap_v2"}, optimizer={"betas": [0.8, 0.99], "lr": 3e-4}, ema={"every": 2},
+                 objective={"prediction": "v", "weighting": "min_snr", "snr_gamma": 4, "timesteps": "logit_normal"},
+                 preview=dict(PREVIEWS, seeds=[5, 6]), checkpoint={"every_s": 0}, lr_schedule={"kind": "cosine", "warmup_steps": 1}, seed=77)
+    wait(d, old)
+    request = job(d, old)["request"]
+    assert d.ask("POST", "/jobs/%s/publish" % old, {"as": "cosine"}).status == 200
+    page.driver.refresh()
+    page.wait("return !document.querySelector('#make').disabled")
+    page.click("#tab-training")
+    open_form(page)
+    page.wait("return [...document.querySelectorAll('#new-template option')].some((o) => o.value === 'job:' + arguments[0])", old)
+
+    assert "It can be changed" in fill_from(page, "job:" + old)
+    assert page.text("#new-more summary").startswith("More (")
+    shoot(page, "template")
+    assert send_form(page, box, "again") == dict(request, name="again")  # nothing is lost on the way through the form
+
+    open_form(page)
+    fill_from(page, "like:cosine")
+    like = send_form(page, box, "like")
+    assert like["model"] == UNET and "from" not in like and like["schedule"] == request["schedule"]
+    assert like["objective"]["prediction"] == "v" and like["objective"]["label_dropout"] == 0.1 and like["preview"]["labels"] == "all"
+    assert like["dataset"] == request["dataset"] and like["steps"] == 2000
+
+    open_form(page)
+    fill_from(page, "further:cosine")
+    assert not page.at("#j-model").is_displayed()
+    further = send_form(page, box, "further")
+    assert further["from"] == "cosine@1" and "model" not in further and further["objective"]["prediction"] == "v"
+    assert d.ask("POST", "/jobs/%s/publish" % old, {"as": "cosine"}).status == 200  # cosine@1 is not the live one any more
+    tab_to(page, "a.dataset.action === 'again'")
+    press(page, Keys.ENTER)  # of the card: the job that is looked at
+    page.wait("return document.querySelector('#new-template-text').textContent.startsWith('Filled in: further, ')")
+    assert page.js("return document.activeElement.id") == "new-template"
+    assert send_form(page, box, "last") == dict(further, name="last")
+
+    put_dataset(d, "gone", dots(9))
+    lost = submit(d, name="lost", dataset="gone", steps=1, eval={})
+    wait(d, lost)
+    assert d.ask("DELETE", "/datasets/gone").status == 200
+    look_again(page)
+    open_form(page)
+    page.wait("return [...document.querySelectorAll('#new-template option')].some((o) => o.value === 'job:' + arguments[0])", lost)
+    page.wait("return ![...document.querySelectorAll('#j-dataset option')].some((o) => o.value === 'gone')")
+    assert "dataset gone is here no more" in fill_from(page, "job:" + lost)
 
 
 def test_a_lost_answer_is_no_second_job(page, box):
