@@ -1,9 +1,10 @@
-/* jobs.c - `denoise jobs`: list, show, follow, pause, resume, cancel, save, set, checkpoints, publish,
+/* jobs.c - `denoise jobs`: list, show, follow, pause, resume, cancel, save, set, checkpoints, samples, publish,
  * metrics. */
 #include "card.h"
 #include "columns.h"
 #include "download.h"
 #include "job_follow.h"
+#include "samples.h"
 
 #include <jansson.h>
 #include <stdlib.h>
@@ -109,11 +110,51 @@ int dn_run_job_checkpoints(dn_args *args)
     return rc;
 }
 
+/* All of them into the folder. */
+static int save_samples(dn_client *c, const dn_args *args, const char *folder)
+{
+    dn_samples s;
+    int rc = dn_samples_init(&s, c, args->operand[0], folder);
+    if (!rc)
+        rc = dn_samples_save(&s, false, false);
+    if (rc == DN_EXIT_INTERRUPTED)
+        dn_complain("interrupted after %ld previews", s.saved);
+    else if (!rc && !args->value[DN_OPT_QUIET])
+        fprintf(stderr, "saved %ld preview%s in %s\n", s.saved, s.saved == 1 ? "" : "s", folder);
+    dn_samples_fini(&s);
+    return rc;
+}
+
+int dn_run_job_samples(dn_args *args)
+{
+    dn_client client;
+    const char *folder = args->value[DN_OPT_FOLDER];
+    int rc = dn_id_check(args->operand[0]);
+    if (!rc && folder && args->value[DN_OPT_RAW]) {
+        dn_complain("--raw is for the list, -o for the pictures");
+        rc = DN_EXIT_USAGE;
+    }
+    if (!rc && folder)
+        rc = dn_samples_folder(folder);
+    if (!rc)
+        rc = dn_client_init(&client, args);
+    if (rc)
+        return rc;
+    dn_interrupt_catch();
+    rc = folder ? save_samples(&client, args, folder)
+                : dn_samples_print(&client, args->operand[0], args->value[DN_OPT_RAW]);
+    dn_client_fini(&client);
+    return rc;
+}
+
 int dn_run_job_follow(dn_args *args)
 {
     dn_client client;
     dn_output_to output;
+    const char *folder = args->value[DN_OPT_FOLDER];
     int rc = dn_id_check(args->operand[0]);
+    if (!rc && folder)
+        rc = dn_samples_folder(folder);
     if (rc)
         return rc;
     rc = dn_output_init_shown(&output, args);
@@ -121,7 +162,7 @@ int dn_run_job_follow(dn_args *args)
         rc = dn_client_init(&client, args);
     if (!rc) {
         dn_interrupt_catch();
-        rc = dn_job_follow(&client, &output, args->operand[0], false);
+        rc = dn_job_follow(&client, &output, args->operand[0], folder, false);
         dn_client_fini(&client);
     }
     dn_output_fini(&output);
