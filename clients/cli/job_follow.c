@@ -198,6 +198,7 @@ static int on_state(follower *f, const json_t *job)
     if (!*state || strlen(state) >= sizeof f->state)
         return broken(f, "state");
     bool news = strcmp(f->state, state);
+    long ahead = dn_json_count(job, "position");
     snprintf(f->state, sizeof f->state, "%s", state);
     for (int i = 0; i < 3; i++)
         if (!strcmp(state, over[i])) {
@@ -205,8 +206,8 @@ static int on_state(follower *f, const json_t *job)
             f->done = true;
             return 1;
         }
-    if (news && !strcmp(state, "queued"))
-        say(f, "queued behind %ld\n", dn_json_count(job, "position"));
+    if (news && !strcmp(state, "queued") && ahead)
+        say(f, "queued behind %ld\n", ahead);
     else if (news && !strcmp(state, "paused"))
         say(f, "paused%s%s; `denoise jobs resume %s` goes on\n", *reason ? ": " : "", reason, f->id);
     return 0;
@@ -338,6 +339,8 @@ static int follow(follower *f)
         }
         if (!again)
             return rc;
+        if (tries == 1)
+            say(f, "the connection is lost; it is tried again\n");
         dn_pause_again(tries);
         if (dn_interrupted())
             return DN_EXIT_INTERRUPTED;

@@ -171,11 +171,15 @@ int dn_run_job_follow(dn_args *args)
 
 /* ---- what changes it -------------------------------------------------------------------------------------------- */
 
-static int change(const dn_args *args, const char *method, const char *path, const json_t *body)
+/* `later`: what is still to come when the job is running yet; NULL: nothing is. */
+static int change(const dn_args *args, const char *method, const char *path, const json_t *body, const char *later)
 {
     json_t *j = NULL;
     int rc = ask(args, method, path, body, &j);
-    if (!rc)
+    if (!rc && later && !strcmp(dn_json_text(j, "state"), "running"))
+        dn_text_printf(stdout, "%s %s at the end of its step, after step %ld of %ld\n", args->operand[0], later,
+                       dn_json_count(j, "step"), dn_json_count(j, "steps"));
+    else if (!rc)
         dn_text_printf(stdout, "%s is %s at step %ld of %ld, share %.3g, priority %s\n", args->operand[0],
                        dn_json_text(j, "state"), dn_json_count(j, "step"), dn_json_count(j, "steps"),
                        dn_json_number(j, "train_share"), dn_json_text(j, "priority"));
@@ -183,15 +187,15 @@ static int change(const dn_args *args, const char *method, const char *path, con
     return rc;
 }
 
-int dn_run_job_pause(dn_args *args) { return change(args, "POST", "/jobs/%/pause", NULL); }
-int dn_run_job_resume(dn_args *args) { return change(args, "POST", "/jobs/%/resume", NULL); }
-int dn_run_job_cancel(dn_args *args) { return change(args, "POST", "/jobs/%/cancel", NULL); }
-int dn_run_job_save(dn_args *args) { return change(args, "POST", "/jobs/%/checkpoints", NULL); }
+int dn_run_job_pause(dn_args *args) { return change(args, "POST", "/jobs/%/pause", NULL, "pauses"); }
+int dn_run_job_resume(dn_args *args) { return change(args, "POST", "/jobs/%/resume", NULL, NULL); }
+int dn_run_job_cancel(dn_args *args) { return change(args, "POST", "/jobs/%/cancel", NULL, "is cancelled"); }
+int dn_run_job_save(dn_args *args) { return change(args, "POST", "/jobs/%/checkpoints", NULL, "is saved"); }
 
 int dn_run_job_set(dn_args *args)
 {
     if (json_object_size(args->request))
-        return change(args, "PATCH", "/jobs/%", args->request);
+        return change(args, "PATCH", "/jobs/%", args->request, NULL);
     dn_complain("what is to be set? --train-share, --priority, or both");
     return DN_EXIT_USAGE;
 }

@@ -136,6 +136,10 @@ static int file_of(char out[4096], const dn_samples *s, const char *name, const 
         plain[k] = good || strchr("-_", label[k]) ? label[k] : '_';
     }
     plain[k] = 0;
+    char digits[16];
+    snprintf(digits, sizeof digits, "%d", number);
+    if (!strcmp(plain, digits)) /* a class that has no name */
+        plain[k = 0] = 0;
     if (number < 0)
         n = snprintf(out, 4096, "%s/%07" PRId64 "-%" PRId64 "-none.png", s->folder, step, seed);
     else

@@ -39,23 +39,26 @@ export class Card {
     this.bar = el('progress', { max: 1, 'aria-label': 'Progress' });
     this.status = el('p', { class: 'status' });
     this.error = el('p', { class: 'error', role: 'alert', hidden: true });
-    const own = { publish: () => this.askName(), again: () => again(this.job) };
+    const own = { publish: () => this.askName(), cancel: () => this.askEnd(true), again: () => again(this.job) };
     this.buttons = Object.keys(TITLES).map((action) => el('button', { type: 'button', class: 'small', 'data-action': action,
       onclick: own[action] ?? (() => this.act(action)) }, TITLES[action]));
     this.name = el('input', { type: 'text', spellcheck: 'false', autocapitalize: 'off' });
     this.form = el('form', { class: 'publish', novalidate: true, hidden: true, onsubmit: (e) => this.publish(e) },
       el('label', {}, 'Publish as model', this.name), el('button', { type: 'submit', class: 'primary' }, 'Publish'));
+    this.keep = el('button', { type: 'button', class: 'small', onclick: () => this.askEnd(false) }, 'Keep it');
+    this.sure = el('p', { class: 'sure', hidden: true }, this.keep,
+      el('button', { type: 'button', class: 'small danger', 'data-action': 'end', onclick: () => this.end() }, 'End it for good'));
     this.share = el('input', { type: 'range', min, max, step: 0.05, oninput: () => this.tellShare(),
       onchange: () => this.change({ train_share: Number(this.share.value) }) });
     this.shareText = el('span');
-    this.charts = { loss: new Chart('Loss', true), lr: new Chart('Learning rate'), grad_norm: new Chart('Gradient norm') };
+    this.charts = { loss: new Chart('Loss', { log: true }), lr: new Chart('Learning rate', { plain: true }), grad_norm: new Chart('Gradient norm') };
     this.plan = el('dl', { class: 'plan' });
     this.samples = el('ul', { class: 'samples', tabindex: 0, 'aria-label': 'Previews, newest first' });
     this.previews = el('section', { class: 'previews', 'aria-label': 'Previews', hidden: true }, el('h3', {}, 'Previews'), this.samples);
     this.heading = el('h3', { tabindex: -1 }, job.name);
     this.node = el('article', { class: 'run' },
       el('div', { class: 'run-head' }, this.heading, this.state), this.bar, this.status,
-      el('div', { class: 'actions' }, ...this.buttons), this.form, this.error,
+      el('div', { class: 'actions' }, ...this.buttons), this.sure, this.form, this.error,
       el('label', { class: 'share' }, this.shareText, this.share), el('div', { class: 'charts' }, ...Object.values(this.charts).map((c) => c.node)),
       this.previews, el('h3', {}, 'Memory plan'), this.plan);
     this.update(job);
@@ -82,6 +85,11 @@ export class Card {
     const held = this.buttons.find((button) => button === document.activeElement);
     for (const button of this.buttons)
       button.disabled = !MAY[button.dataset.action].includes(state);
+    if (!MAY.cancel.includes(state) && !this.sure.hidden) {
+      if (this.sure.contains(document.activeElement))
+        this.heading.focus();
+      show(this.sure, false);
+    }
     if (held?.disabled)
       this.buttons.find((button) => !button.disabled)?.focus();
   }
@@ -92,7 +100,7 @@ export class Card {
     this.bar.value = step;
     const parts = [`Step ${step} of ${steps}`];
     if (rate !== undefined)
-      parts.push(`${rate.toPrecision(3)} images/s`);
+      parts.push(`${shortNumber(rate)} images/s`);
     if (job.state === 'running' && eta !== undefined)
       parts.push(`${duration(eta * 1000)} left`);
     parts.push(job.dataset.split('@')[0], job.device);
@@ -118,6 +126,18 @@ export class Card {
       show(this.error, true);
       return null;
     }
+  }
+
+  // A cancelled job never goes on: asked for twice, and the first answer that offers itself is no.
+  askEnd(on) {
+    show(this.sure, on);
+    (on ? this.keep : this.buttons.find((button) => button.dataset.action === 'cancel')).focus();
+  }
+
+  async end() {
+    this.heading.focus();
+    show(this.sure, false);
+    await this.act('cancel');
   }
 
   act(action) {
@@ -219,7 +239,7 @@ export class Card {
 
   async showSamples(samples) {
     const steps = [...new Set(samples.map((s) => s.step))].slice(0, 12);
-    const columns = steps.map((step) => ({ step, samples: samples.filter((s) => s.step === step).slice(0, 10) }));
+    const columns = steps.map((step) => ({ step, samples: samples.filter((s) => s.step === step).reverse().slice(0, 10) })); // as they were asked for
     const make = () => el('li', {}, el('span', { class: 'hint' }));
     show(this.previews, columns.length);
     keyed(this.samples, columns, (c) => c.step, make, (node, c) => setText(node.firstChild, `step ${c.step}`));
@@ -235,7 +255,8 @@ export class Card {
     const response = await request(url.replace(/^\//, ''), { accept: 'image/png', signal: this.controller.signal });
     const src = URL.createObjectURL(await response.blob());
     this.urls.push(src);
-    column.append(el('img', { src, alt: `${label ?? 'Preview'}, step ${step}`, title: label, 'data-key': key }));
+    const words = label ?? 'no label';
+    column.append(el('figure', {}, el('img', { src, alt: `${words}, step ${step}`, 'data-key': key }), el('figcaption', { title: words }, words)));
   }
 
   stop() {

@@ -19,6 +19,7 @@ from command import (DENOISE, PNG, begin, denoise, end, environment, heard, kitt
 from conftest import Daemon
 from serving import BINARY, PATIENCE, copy_model, st_write
 from test_jobs import JOB, SIDE, STEPS, UNET, dots
+from uploads import slow_tar
 
 HALF = STEPS // 2
 LONG = ["--steps", "10000000"]  # far longer than a test
@@ -133,6 +134,7 @@ def test_from_a_folder_to_a_model(d, url, files, dataset, tmp_path):
     assert kept[0].split() == ["STEP", "BYTES", "EVAL", "LOSS", "BEST", "CREATED"]
     assert re.match(r"%d +\S+ .B +[0-9.]+ +(best)? +\d{4}-" % STEPS, kept[1]), kept
     card = denoise(url, "jobs", "show", id).ok().out.decode()
+    assert re.search(r'^request +\{\n +"kind": "train",$', card, re.M) and max(map(len, card.split("\n"))) < 120
     assert re.search(r"^created_at +\d{4}-\d\d-\d\d \d\d:\d\d:\d\d$", card, re.M) and re.search("^state +succeeded$", card, re.M)
     assert denoise(url, "jobs", "publish", id, "made").ok().out == b"made@1\n"
     assert denoise(url, "models", "publish", id, "made").ok().out == b"made@2\n"
@@ -224,8 +226,9 @@ def test_ctrl_c_leaves_it_and_others_change_it(d, url, files, dataset):
     heard(follower, b"step ")
     done = denoise(url, "jobs", "set", id, "--train-share", "0.5", "--priority", "high").ok()
     assert re.fullmatch(rb"%s is running at step \d+ of 10000000, share 0.5, priority high\n" % id.encode(), done.out)
-    denoise(url, "jobs", "save", id).ok()
-    denoise(url, "jobs", "pause", id).ok()
+    for change, words in (("save", "is saved"), ("pause", "pauses")):
+        done = denoise(url, "jobs", change, id).ok()
+        assert re.fullmatch("%s %s at the end of its step, after step \\d+ of 10000000\n" % (id, words), done.out.decode()), done.out
     heard(follower, b"; `denoise jobs resume %s` goes on" % id.encode())
     wait(d, id, "paused")
     denoise(url, "jobs", "resume", id).ok()
@@ -292,6 +295,14 @@ def test_a_daemon_that_dies_is_waited_for(models, files, tmp_path):
 
 
 # ---- datasets ----
+
+
+def test_ctrl_c_stops_an_import(box, d, url, tmp_path):
+    (tmp_path / "slow.tar").write_bytes(slow_tar(1900))
+    process = begin(url, "datasets", "push", "slow", str(tmp_path / "slow.tar"))
+    until(lambda: any(".import-" in name for name in os.listdir(box.state + "/incoming")))
+    end(process, signal.SIGINT).failed(130, "interrupted; nothing is stored")
+    assert d.ask("GET", "/datasets/slow").status == 404 and os.listdir(box.state + "/incoming") == []
 
 
 def npy(shape, data):

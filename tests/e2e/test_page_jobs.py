@@ -108,6 +108,7 @@ def test_a_job_is_watched_paused_resumed_and_published(page, box):
     page.wait("return document.querySelector('.samples img')?.naturalWidth === 16", timeout=60)
     page.wait("return document.querySelectorAll('.samples li').length > 5", timeout=60)  # more than a phone is wide
     assert page.text(".previews h3") == "Previews"
+    assert page.js("return [...document.querySelector('.samples li').querySelectorAll('figcaption')].map((n) => n.textContent)") == ["blue", "green", "red"]
     shoot(page, "running")
 
     page.js("""const s = document.querySelector('.share input'); s.value = 0.7; s.dispatchEvent(new Event('change'))""")
@@ -133,8 +134,15 @@ def test_a_job_is_watched_paused_resumed_and_published(page, box):
     wait_state(page, "running")
     page.wait("return Number(/to (\\d+)$/.exec(document.querySelector('.chart').lastChild.lastChild.textContent)[1]) > arguments[0]", info["step"])
 
+    assert "images/s" in page.text("#job .status") and "e+" not in page.text("#job .status")
     page.click("[data-action=cancel]")
+    assert page.js("return document.activeElement.textContent") == "Keep it"  # not at once
+    page.driver.switch_to.active_element.send_keys(Keys.ENTER)
+    assert page.js("return document.activeElement.dataset.action") == "cancel" and job(d, id)["state"] == "running"
+    page.click("[data-action=cancel]")
+    page.click("[data-action=end]")
     wait_state(page, "cancelled")
+    assert page.js("return document.activeElement.tagName") == "H3" and not page.at("[data-action=end]").is_displayed()
     assert job(d, id)["state"] == "cancelled"
     page.click("#tab-pictures")
     page.wait("return [...document.querySelectorAll('#f-model option')].some((o) => o.value === 'squares')")
@@ -216,6 +224,7 @@ def test_a_job_from_the_keyboard_on_a_phone(page, box):
     page.wait("return document.querySelector('.share span').textContent.endsWith('30\u00a0%')")
     assert job(d, id)["train_share"] == 0.3
     page.driver.find_element("css selector", "[data-action=cancel]").send_keys(Keys.ENTER)
+    press(page, Keys.TAB, Keys.ENTER)
     wait_state(page, "cancelled")
 
 
