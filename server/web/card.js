@@ -7,7 +7,8 @@ import { announce, bytes, duration, el, keyed, setText, shortNumber, show, sleep
 import { events } from './sse.js';
 
 const DRAW_MS = 250;
-const POINTS_MAX = 8192; // as many as the server tells one who comes late
+const POINTS_MAX = 65536; // of a curve; then every second goes
+const FILE_STEPS_MAX = 200000; // a metrics.csv of some 16 MB
 const OVER = ['succeeded', 'failed', 'cancelled'];
 const MAY = { // by the job's state
   pause: ['queued', 'running'],
@@ -21,6 +22,12 @@ const TITLES = { pause: 'Pause', resume: 'Resume', cancel: 'Cancel', checkpoints
 
 const pathOf = (id, rest = '') => `jobs/${encodeURIComponent(id)}${rest}`;
 
+// The lines of a metrics.csv as objects; an empty cell is no number.
+function rowsOf(text) {
+  const [head, ...lines] = text.trim().split('\n').map((line) => line.split(','));
+  return lines.map((cells) => Object.fromEntries(head.map((key, i) => [key, key === 'kind' ? cells[i] : cells[i] === '' ? NaN : Number(cells[i])])));
+}
+
 // The plan in the words and units of its schema: bytes first, their sum before all.
 function planRows(plan, { properties }) {
   const isBytes = (schema) => schema['x-unit'] === 'bytes';
@@ -31,20 +38,21 @@ function planRows(plan, { properties }) {
 }
 
 export class Card {
-  // `schemas` are those of the OpenAPI document; again(job) begins another like it.
-  constructor(job, schemas, again) {
-    Object.assign(this, { job, schemas, id: job.id, steps: [], evals: [], lastId: null, urls: [] });
+  // `schemas` are those of the OpenAPI document; `around` is the view: again(job) begins another like it, models() are names.
+  constructor(job, schemas, around) {
+    Object.assign(this, { job, schemas, around, id: job.id, steps: [], evals: [], lastId: null, urls: [] });
     const { minimum: min, maximum: max } = schemas.JobPatch.properties.train_share;
     this.state = el('span', { class: 'job-state' });
     this.bar = el('progress', { max: 1, 'aria-label': 'Progress' });
     this.status = el('p', { class: 'status' });
     this.error = el('p', { class: 'error', role: 'alert', hidden: true });
-    const own = { publish: () => this.askName(), cancel: () => this.askEnd(true), again: () => again(this.job) };
+    const own = { publish: () => this.askName(), cancel: () => this.askEnd(true), again: () => around.again(this.job) };
     this.buttons = Object.keys(TITLES).map((action) => el('button', { type: 'button', class: 'small', 'data-action': action,
       onclick: own[action] ?? (() => this.act(action)) }, TITLES[action]));
-    this.name = el('input', { type: 'text', spellcheck: 'false', autocapitalize: 'off' });
+    this.name = el('input', { type: 'text', spellcheck: 'false', autocapitalize: 'off', 'aria-describedby': 'publish-hint', oninput: () => this.tellName() });
+    this.nameHint = el('p', { class: 'hint', id: 'publish-hint', role: 'status' });
     this.form = el('form', { class: 'publish', novalidate: true, hidden: true, onsubmit: (e) => this.publish(e) },
-      el('label', {}, 'Publish as model', this.name), el('button', { type: 'submit', class: 'primary' }, 'Publish'));
+      el('label', {}, 'Publish as model', this.name), el('button', { type: 'submit', class: 'primary' }, 'Publish'), this.nameHint);
     this.keep = el('button', { type: 'button', class: 'small', onclick: () => this.askEnd(false) }, 'Keep it');
     this.sure = el('p', { class: 'sure', hidden: true }, this.keep,
       el('button', { type: 'button', class: 'small danger', 'data-action': 'end', onclick: () => this.end() }, 'End it for good'));
@@ -106,7 +114,7 @@ export class Card {
     parts.push(job.dataset.split('@')[0], job.device);
     if (job.published)
       parts.push(`published as ${job.published}`);
-    setText(this.status, [...parts, job.error?.message ?? job.reason].filter(Boolean).join(' · '));
+    setText(this.status, [...parts, job.error?.message ?? (job.reason && `${job.state}: ${job.reason}`)].filter(Boolean).join(' · '));
   }
 
   tellShare() {
@@ -153,8 +161,14 @@ export class Card {
     show(this.form, this.form.hidden);
     if (!this.form.hidden) {
       this.name.value ||= this.job.name;
+      this.tellName();
       this.name.focus();
     }
+  }
+
+  tellName() {
+    const name = this.name.value.trim();
+    setText(this.nameHint, this.around.models().includes(name) ? `There is a model ${name}: this becomes its live version, the one before is kept.` : '');
   }
 
   async publish(e) {
@@ -172,6 +186,7 @@ export class Card {
   on(event, data) {
     if (event === 'state') {
       this.update(data);
+      this.loadPast();
     } else if (event === 'step') {
       this.steps.push(data);
       this.progress(data);
@@ -184,9 +199,32 @@ export class Card {
     } else if (event === 'preview') {
       this.loadSamples();
     }
-    if (this.steps.length > 2 * POINTS_MAX)
-      this.steps = this.steps.slice(-POINTS_MAX);
+    this.redraw();
+  }
+
+  redraw() {
+    if (this.steps.length > POINTS_MAX)
+      this.steps = this.steps.filter((_, i) => i % 2);
     this.timer ??= setTimeout(() => this.draw(), DRAW_MS);
+  }
+
+  // What was before the first event: a server tells the last steps only, and none of a job that was over when it was started.
+  async loadPast() {
+    const first = () => this.steps[0]?.step ?? this.job.step + 1;
+    if (this.past || first() <= 1 || this.job.step > FILE_STEPS_MAX)
+      return;
+    this.past = true;
+    try {
+      const rows = rowsOf(await (await request(pathOf(this.id, '/metrics.csv'), { accept: 'text/csv', signal: this.controller.signal })).text());
+      const before = rows.filter((row) => row.step < first());
+      const had = new Set(this.evals.map((e) => e.step));
+      this.steps = [...before.filter((row) => row.kind === 'step'), ...this.steps];
+      this.evals = [...rows.filter((row) => row.kind === 'eval' && row.step <= this.job.step && !had.has(row.step)), ...this.evals]
+        .sort((a, b) => a.step - b.step);
+      this.redraw();
+    } catch {
+      this.past = false; // the next connection tries again
+    }
   }
 
   draw() {
@@ -214,6 +252,7 @@ export class Card {
         if (signal.aborted || e.status === 401 || e.status === 404)
           return;
       }
+      setText(this.state, 'no connection');
       await sleep(ms, signal);
     }
   }
@@ -244,19 +283,25 @@ export class Card {
     show(this.previews, columns.length);
     keyed(this.samples, columns, (c) => c.step, make, (node, c) => setText(node.firstChild, `step ${c.step}`));
     for (const [i, column] of columns.entries())
-      for (const sample of column.samples)
-        await this.showSample(this.samples.children[i], sample);
+      await Promise.all(column.samples.map((sample) => this.showSample(this.samples.children[i], sample)));
   }
 
   async showSample(column, { url, sha256, label, step }) {
     const key = `${url} ${sha256}`;
     if ([...column.querySelectorAll('img')].some((image) => image.dataset.key === key))
       return;
-    const response = await request(url.replace(/^\//, ''), { accept: 'image/png', signal: this.controller.signal });
-    const src = URL.createObjectURL(await response.blob());
-    this.urls.push(src);
     const words = label ?? 'no label';
-    column.append(el('figure', {}, el('img', { src, alt: `${words}, step ${step}`, 'data-key': key }), el('figcaption', { title: words }, words)));
+    const image = el('img', { alt: `${words}, step ${step}`, 'data-key': key });
+    const figure = el('figure', {}, image, el('figcaption', { title: words }, words));
+    column.append(figure); // its place among the others, which may come before it
+    try {
+      const response = await request(url.replace(/^\//, ''), { accept: 'image/png', signal: this.controller.signal });
+      image.src = URL.createObjectURL(await response.blob());
+      this.urls.push(image.src);
+    } catch (e) {
+      figure.remove(); // to be asked for again
+      throw e;
+    }
   }
 
   stop() {

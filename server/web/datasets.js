@@ -6,6 +6,7 @@ import { tarOf } from './tar.js';
 let datasets = []; // newest first, as the server lists them
 const listeners = [];
 let asks = 0;
+let stored = null; // what has been uploaded since the list was read
 
 const refOf = (d) => `${encodeURIComponent(d.name)}@${d.hash}`;
 
@@ -20,7 +21,7 @@ function facts(d) {
   return `${plural(d.images, 'picture')} · ${sizeOf(d)} · ${classes} · ${bytes(d.bytes)}`;
 }
 
-// Called with the list whenever it has been read again.
+// Called with the list whenever it has been read again, and with what has just been uploaded.
 export function onDatasets(listener) {
   listeners.push(listener);
 }
@@ -36,7 +37,8 @@ export async function loadDatasets() {
     if (!datasets.length)
       $('upload-more').open = true;
     keyed($('datasets'), datasets, (d) => `${d.name}@${d.hash}`, makeItem, updateItem);
-    listeners.forEach((listener) => listener(datasets));
+    listeners.forEach((listener) => listener(datasets, stored));
+    stored = null;
   } catch (e) {
     setText($('datasets-text'), e.message);
   }
@@ -201,6 +203,7 @@ function done({ card, fresh }) {
   choose([], '');
   $('upload-name').value = '';
   report(card, fresh);
+  stored = card;
   loadDatasets();
 }
 
@@ -241,7 +244,7 @@ async function send(file) {
   const name = $('upload-name').value.trim();
   const query = $('upload-skip').checked ? '?skip_broken=true' : '';
   let failed = null;
-  let stored = null;
+  let answer = null;
   controller = new AbortController();
   sending = { name, whole: false };
   stopping = false;
@@ -250,14 +253,14 @@ async function send(file) {
   try {
     const options = { file, signal: controller.signal, sent: (n) => progress(n, file.size) };
     const response = await request(`datasets/${encodeURIComponent(name)}${query}`, options);
-    stored = { card: await response.json(), fresh: response.status === 201 };
+    answer = { card: await response.json(), fresh: response.status === 201 };
   } catch (e) {
     failed = e;
   }
   controller = null;
   busy(false);
-  if (stored)
-    done(stored);
+  if (answer)
+    done(answer);
   else if (failed.name === 'AbortError' || failed.code === 'cancelled')
     cancelled();
   else

@@ -73,6 +73,16 @@ export function makeNewJob(spec, accepted) {
     applyDataset();
   }
 
+  // One that has just come is what the next job is for.
+  function useDataset({ name: of, hash }) {
+    const said = datasetOf(`${of}@${hash}`);
+    if (!said)
+      return;
+    dataset.write(said);
+    applyDataset();
+    countMore();
+  }
+
   // Names of models, and the version that a template named: it may not be the live one.
   function setStarts(wanted = from.read()) {
     const all = wanted && !models.includes(wanted) ? [...models, wanted] : models;
@@ -181,5 +191,5 @@ export function makeNewJob(spec, accepted) {
   setDatasets([]);
   setModels([]);
   countMore();
-  return { setDatasets, setModels, setJobs: (jobs) => templates.set({ jobs }), useJob, focus: () => $('new-template').focus() };
+  return { setDatasets, setModels, useDataset, setJobs: (jobs) => templates.set({ jobs }), useJob, focus: () => $('new-template').focus() };
 }

@@ -12,12 +12,13 @@ let list = null;
 let form = null;
 let card = null;
 let watching = false;
+let models = []; // names
 
 const openForm = (on) => show($('new-job'), on);
 
 function look(job) {
   card?.close();
-  card = new Card(job, schemas, again);
+  card = new Card(job, schemas, { again, models: () => models });
   $('job').replaceChildren(card.node);
   card.follow();
   list.mark(job.id);
@@ -78,7 +79,11 @@ export function makeTraining(spec) {
   schemas = spec.components.schemas;
   list = new JobList(choose, onJobs);
   form = makeNewJob(spec, accepted);
-  onDatasets(form.setDatasets);
+  onDatasets((datasets, stored) => {
+    form.setDatasets(datasets);
+    if (stored)
+      form.useDataset(stored);
+  });
   setUpDatasets();
   $('tab-training').addEventListener('click', () => turn(true));
   $('tab-pictures').addEventListener('click', () => turn(false));
@@ -90,5 +95,10 @@ export function makeTraining(spec) {
     openForm(false);
     $('new-open').focus();
   });
-  return form;
+  return {
+    setModels(cards) {
+      models = cards.map((c) => c.name);
+      form.setModels(cards);
+    },
+  };
 }

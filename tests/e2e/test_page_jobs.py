@@ -129,6 +129,11 @@ def test_a_job_is_watched_paused_resumed_and_published(page, box):
     page.click(".publish button")
     page.wait("return document.querySelector('#job .status').textContent.includes('published as squares@1')", timeout=60)
     assert "squares" in [m["name"] for m in d.ask("GET", "/models").json()["models"]]
+    page.wait("return [...document.querySelectorAll('#new-template option')].some((o) => o.value === 'like:squares')")
+    page.click("[data-action=publish]")
+    assert page.text("#publish-hint").startswith("There is a model squares: ")
+    shoot(page, "publish")
+    page.click("[data-action=publish]")
 
     page.click("[data-action=resume]")
     wait_state(page, "running")
@@ -433,6 +438,8 @@ def test_uploads_and_what_they_report(page, box, tmp_path):
     page.click("#upload-send")
     page.wait("return document.activeElement.id === 'upload-report'")
     assert page.text("#upload-report").startswith("digits: 4 pictures · 8×8 · 3 classes")
+    page.wait("return document.querySelector('#j-dataset').value === 'digits' && document.querySelector('#j-name').value === 'digits'")
+    assert json.loads(page.at("#j-model").get_attribute("value"))["sample_size"] == 8  # the network follows
     whole = box.d.ask("PUT", "/datasets/whole", tar(idx()), {"Content-Type": "application/x-tar"}).json()
     assert box.d.ask("GET", "/datasets/digits").json()["hash"] == whole["hash"]
 
@@ -532,6 +539,22 @@ def test_datasets_are_deleted_unless_they_are_used(page, box):
     assert [s["name"] for s in d.ask("GET", "/datasets").json()["datasets"]].count("dots") == 1
     d.ask("POST", "/jobs/%s/cancel" % id)
     page.wait("return ![...document.querySelectorAll('#datasets .hint')].some((h) => h.textContent.includes('used by'))")
+
+
+def test_curves_of_a_job_that_was_over_before_the_daemon_started(page, box):
+    """Events tell nothing of it any more: its metrics.csv has all."""
+    id = submit(box.d, name="before", steps=12, eval={"fraction": 0.1, "every_steps": 4})
+    wait(box.d, id)
+    page.driver.get("about:blank")
+    d = box.again()
+    d.base = "http://%s:%d" % d.address
+    page.open(d.base)
+    page.click("#tab-training")
+    page.wait("return document.querySelector('#job h3')?.textContent === 'before'")
+    page.wait("return document.querySelector('.chart').lastChild.lastChild.textContent === 'steps 1 to 12'")
+    rows = [line.split(",") for line in d.ask("GET", "/jobs/%s/metrics.csv" % id).body.decode().splitlines()]
+    now = "now %.3g, held out %.3g" % tuple(float([r[3] for r in rows if r[2] == kind][-1]) for kind in ("step", "eval"))
+    assert page.text(".chart .hint") == now and page.js("return document.querySelector('.chart .held').getAttribute('d').split('M').length - 1") == 3
 
 
 # ---- how it looks ----
