@@ -628,7 +628,10 @@ def test_another_network_like_a_model(box):
     plain = d.ask("GET", "/models/plain/config").json()  # of a scheduler_config.json as diffusers writes it
     assert plain["objective"] == {"prediction": "epsilon"} and "trained_betas" not in plain["schedule"]
     assert not [key for key in plain["schedule"] if key.startswith("_")]
-    submit(d, schedule=plain["schedule"], steps=1)
+    assert "variance_type" in plain["schedule"]  # DDPM's own: the previews' sampler, DDIM, does not know it
+    third = submit(d, schedule=plain["schedule"], steps=1, eval={}, preview=dict(PREVIEWS, every_steps=1))
+    wait(d, third)
+    assert len(samples(d, third)) == 3
 
 
 def weights_of(d, id):
@@ -657,6 +660,7 @@ def test_bad_jobs_are_refused_by_name(box):
     refused(d, 400, "contradiction", "objective.snr_gamma", objective={"snr_gamma": 5})
     refused(d, 422, "impossible", "preview.labels", preview=dict(PREVIEWS, labels=["purple"]))
     refused(d, 400, "unknown_field", "schedule.beta_scheduler", schedule={"beta_scheduler": "linear"})
+    refused(d, 422, "impossible", "schedule.solver_order", schedule={"solver_order": 2})
     reply = d.ask("POST", "/jobs", dict(JOB, batch_size=65536, micro_batch=65536))
     assert reply.status == 422 and reply.code == "impossible" and any(c.isdigit() for c in reply.json()["error"]["message"])
     reply = d.ask("POST", "/jobs", dict(JOB, model=dict(UNET, num_class_embeds=2)))
