@@ -9,6 +9,7 @@ import { events } from './sse.js';
 const DRAW_MS = 250;
 const POINTS_MAX = 65536; // of a curve; then every second goes
 const FILE_STEPS_MAX = 200000; // a metrics.csv of some 16 MB
+const COLUMNS = 12; // steps of previews, and as many more when they are asked for
 const OVER = ['succeeded', 'failed', 'cancelled'];
 const MAY = { // by the job's state
   pause: ['queued', 'running'],
@@ -28,6 +29,8 @@ function rowsOf(text) {
   return lines.map((cells) => Object.fromEntries(head.map((key, i) => [key, key === 'kind' ? cells[i] : cells[i] === '' ? NaN : Number(cells[i])])));
 }
 
+const stepsOf = (samples) => [...new Set(samples.map((s) => s.step))];
+
 // The plan in the words and units of its schema: bytes first, their sum before all.
 function planRows(plan, { properties }) {
   const isBytes = (schema) => schema['x-unit'] === 'bytes';
@@ -40,7 +43,7 @@ function planRows(plan, { properties }) {
 export class Card {
   // `schemas` are those of the OpenAPI document; `around` is the view: again(job) begins another like it, models() are names.
   constructor(job, schemas, around) {
-    Object.assign(this, { job, schemas, around, id: job.id, steps: [], evals: [], lastId: null, urls: [] });
+    Object.assign(this, { job, schemas, around, id: job.id, steps: [], evals: [], lastId: null, urls: [], columns: COLUMNS });
     const { minimum: min, maximum: max } = schemas.JobPatch.properties.train_share;
     this.state = el('span', { class: 'job-state' });
     this.bar = el('progress', { max: 1, 'aria-label': 'Progress' });
@@ -62,7 +65,9 @@ export class Card {
     this.charts = { loss: new Chart('Loss', { log: true }), lr: new Chart('Learning rate', { plain: true }), grad_norm: new Chart('Gradient norm') };
     this.plan = el('dl', { class: 'plan' });
     this.samples = el('ul', { class: 'samples', tabindex: 0, 'aria-label': 'Previews, newest first' });
-    this.previews = el('section', { class: 'previews', 'aria-label': 'Previews', hidden: true }, el('h3', {}, 'Previews'), this.samples);
+    this.older = el('button', { type: 'button', class: 'small', hidden: true, onclick: () => this.showOlder() }, 'Older previews');
+    this.previews = el('section', { class: 'previews', 'aria-label': 'Previews', hidden: true },
+      el('div', { class: 'panel-head' }, el('h3', {}, 'Previews'), this.older), this.samples);
     this.heading = el('h3', { tabindex: -1 }, job.name);
     this.node = el('article', { class: 'run' },
       el('div', { class: 'run-head' }, this.heading, this.state), this.bar, this.status,
@@ -268,7 +273,7 @@ export class Card {
     while (this.stale && !this.controller.signal.aborted) {
       this.stale = false;
       try {
-        await this.showSamples((await json(pathOf(this.id, '/samples'), { signal: this.controller.signal })).samples);
+        await this.showSamples(await this.readSamples());
       } catch {
         break; // the next preview, or the next look, asks again
       }
@@ -276,8 +281,26 @@ export class Card {
     this.loading = false;
   }
 
+  // As many pages as the columns need, and one step more, so that it is known whether there are older ones.
+  async readSamples() {
+    const all = [];
+    for (let after = ''; after !== null;) {
+      const { samples, next } = await json(pathOf(this.id, `/samples${after && `?after=${after}`}`), { signal: this.controller.signal });
+      all.push(...samples);
+      after = stepsOf(all).length <= this.columns ? next : null;
+    }
+    return all;
+  }
+
+  showOlder() {
+    this.columns += COLUMNS;
+    this.samples.focus();
+    return this.loadSamples();
+  }
+
   async showSamples(samples) {
-    const steps = [...new Set(samples.map((s) => s.step))].slice(0, 12);
+    const steps = stepsOf(samples).slice(0, this.columns);
+    show(this.older, stepsOf(samples).length > this.columns);
     const columns = steps.map((step) => ({ step, samples: samples.filter((s) => s.step === step).reverse().slice(0, 10) })); // as they were asked for
     const make = () => el('li', {}, el('span', { class: 'hint' }));
     show(this.previews, columns.length);

@@ -42,7 +42,6 @@ function accepted(job) {
 }
 
 function onJobs(jobs) {
-  loadDatasets(); // which of them are used
   form.setJobs(jobs);
   if (card)
     return;
@@ -77,7 +76,7 @@ function turn(training) {
 // { setModels } of the view; `spec` is the OpenAPI document.
 export function makeTraining(spec) {
   schemas = spec.components.schemas;
-  list = new JobList(choose, onJobs);
+  list = new JobList(choose, onJobs, loadDatasets);
   form = makeNewJob(spec, accepted);
   onDatasets((datasets, stored) => {
     form.setDatasets(datasets);

@@ -1,6 +1,7 @@
 """The Training view of the page, in a headless Chromium, against the real daemon."""
 import json
 import os
+import time
 
 import pytest
 
@@ -9,7 +10,7 @@ pytest.importorskip("selenium")
 from boxes import Box  # noqa: E402
 from browser import Page, check_contrast, press, tab_to  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
-from serving import make_models  # noqa: E402
+from serving import PATIENCE, make_models  # noqa: E402
 from test_datasets import idx, pictures, png, tar  # noqa: E402
 from test_jobs import JOB, PREVIEWS, UNET, dots, job, put_dataset, submit, wait  # noqa: E402
 from uploads import slow_tar  # noqa: E402
@@ -151,6 +152,30 @@ def test_a_job_is_watched_paused_resumed_and_published(page, box):
     assert job(d, id)["state"] == "cancelled"
     page.click("#tab-pictures")
     page.wait("return [...document.querySelectorAll('#f-model option')].some((o) => o.value === 'squares')")
+
+
+def test_older_previews(page, box):
+    d = box.d
+    id = submit(d, name="often", steps=1000000, eval={}, preview={"every_steps": 1, "steps": 1})
+
+    def made():
+        return len({s["step"] for s in d.ask("GET", "/jobs/%s/samples" % id).json()["samples"]})
+
+    wait(d, id, "running", step=1)
+    end = time.monotonic() + PATIENCE
+    while made() < 14:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    d.ask("POST", "/jobs/%s/pause" % id)
+    wait(d, id, "paused")
+    look_again(page)
+    page.wait("return document.querySelector('#jobs .job-name')?.textContent === 'often'")
+    page.click("#jobs button")
+    page.wait("return document.querySelectorAll('.samples li').length === 12 && !document.querySelector('.previews button').hidden")
+    page.at(".previews button").send_keys(Keys.ENTER)
+    page.wait("return document.querySelectorAll('.samples li').length === arguments[0]", min(made(), 24))
+    page.wait("return document.querySelectorAll('.samples img[src]').length === arguments[0]", min(made(), 24))
+    assert page.at(".previews button").is_displayed() == (made() > 24) and page.js("return document.activeElement.className") == "samples"
 
 
 def test_older_jobs(page, box):
