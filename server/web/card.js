@@ -29,6 +29,17 @@ function rowsOf(text) {
   return lines.map((cells) => Object.fromEntries(head.map((key, i) => [key, key === 'kind' ? cells[i] : cells[i] === '' ? NaN : Number(cells[i])])));
 }
 
+// Points are in the order of their steps: what was told of later ones is void.
+function cut(points, step) {
+  while (points.length && points.at(-1).step > step)
+    points.pop();
+}
+
+function add(points, point) {
+  cut(points, point.step - 1);
+  points.push(point);
+}
+
 const stepsOf = (samples) => [...new Set(samples.map((s) => s.step))];
 
 // The plan in the words and units of its schema: bytes first, their sum before all.
@@ -193,13 +204,15 @@ export class Card {
       this.update(data);
       this.loadPast();
     } else if (event === 'step') {
-      this.steps.push(data);
+      add(this.steps, data);
       this.progress(data);
+      this.loadPast();
     } else if (event === 'eval') {
-      this.evals.push(data);
+      add(this.evals, data);
     } else if (event === 'resumed') {
-      this.steps = this.steps.filter((p) => p.step <= data.step);
-      this.evals = this.evals.filter((p) => p.step <= data.step);
+      this.job = { ...this.job, step: data.step };
+      cut(this.steps, data.step);
+      cut(this.evals, data.step);
       this.loadSamples();
     } else if (event === 'preview') {
       this.loadSamples();
@@ -209,7 +222,7 @@ export class Card {
 
   redraw() {
     if (this.steps.length > POINTS_MAX)
-      this.steps = this.steps.filter((_, i) => i % 2);
+      this.steps = this.steps.filter((_, i) => i % 2 === 0);
     this.timer ??= setTimeout(() => this.draw(), DRAW_MS);
   }
 
@@ -228,7 +241,7 @@ export class Card {
         .sort((a, b) => a.step - b.step);
       this.redraw();
     } catch {
-      this.past = false; // the next connection tries again
+      // the next connection tries again
     }
   }
 
@@ -245,6 +258,7 @@ export class Card {
     this.loadSamples();
     for (let ms = 500; !signal.aborted; ms = Math.min(ms * 2, 15000)) {
       try {
+        this.past = false;
         const response = await request(pathOf(this.id, '/events'), { accept: 'text/event-stream', signal, lastId: this.lastId });
         for await (const { event, data, id } of events(response)) {
           ms = 500;

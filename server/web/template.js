@@ -77,8 +77,8 @@ export class TemplateList {
   draw() {
     const groups = [
       ['Bundled', [['small:', 'A small U-Net for the dataset']]],
-      ['Train a model further', this.models.map((m) => [`further:${m.name}`, m.name])],
-      ['A new network like', this.models.map((m) => [`like:${m.name}`, m.name])],
+      ['Weights of a model', this.models.map((m) => [`further:${m.name}`, `Train ${m.name} further`])],
+      ['Config of a model', this.models.map((m) => [`like:${m.name}`, `A new network like ${m.name}`])],
       ['An earlier job', this.jobs.map((j) => [`job:${j.id}`, `${j.name}, ${j.steps} steps, ${dateOf(j.created_at)}`])],
     ].filter(([, options]) => options.length);
     const select = $('new-template');

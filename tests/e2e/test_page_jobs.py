@@ -582,6 +582,26 @@ def test_curves_of_a_job_that_was_over_before_the_daemon_started(page, box):
     assert page.text(".chart .hint") == now and page.js("return document.querySelector('.chart .held').getAttribute('d').split('M').length - 1") == 3
 
 
+def test_steps_that_are_told_again_take_the_place_of_what_was(page, box):
+    """After kill -9 a job goes on from its checkpoint, behind what the page has seen: with the event `resumed`, or without one."""
+    got = page.driver.execute_async_script("""
+        const done = arguments[0];
+        (async () => {
+            const { Card } = await import(new URL('card.js', document.baseURI));
+            const { components } = await (await fetch('openapi.json')).json();
+            const job = { id: 'x', name: 'x', state: 'running', dataset: 'd@1', device: 'cpu', step: 0, steps: 9, train_share: 0.2, plan: {} };
+            const card = new Card(job, components.schemas, { again() {}, models: () => [] });
+            card.controller = new AbortController();
+            card.controller.abort(); // it asks for nothing
+            const tell = (event, ...steps) => steps.forEach((step) => card.on(event, { step, steps: 9, loss: card.losses = (card.losses ?? 0) + 1 }));
+            tell('step', 1, 2, 3); tell('eval', 3); tell('step', 4, 5); tell('eval', 5);
+            tell('resumed', 3); tell('step', 4, 5, 6);
+            tell('step', 5); tell('eval', 5); tell('eval', 5);
+            done([card.steps.map((p) => p.step), card.evals.map((p) => p.step), card.steps.at(-1).loss]);
+        })().catch((e) => done(String(e)));""")
+    assert got == [[1, 2, 3, 4, 5], [3, 5], 12]
+
+
 # ---- how it looks ----
 
 
