@@ -141,6 +141,39 @@ def test_the_resolved_request_gives_the_same_weights_again(box):
     assert weights(box, first, STEPS) != weights(box, submit_and_wait(d, seed=1), STEPS)
 
 
+def test_another_network_like_a_model(box):
+    """Its config, schedule and prediction are what a job begins with; weights are not read, and no model is loaded for it."""
+    d = box.start("--load", "none")
+    put_dataset(d)
+    schedule = {"beta_schedule": "squaredcos_cap_v2", "num_train_timesteps": 50}
+    first = submit(d, steps=1, eval={}, schedule=schedule, objective={"prediction": "v"})
+    wait(d, first)
+    assert d.ask("POST", "/jobs/%s/publish" % first, {"as": "made"}).status == 200
+    recipe = d.ask("GET", "/models/made/config").json()
+    assert recipe["model"] == UNET and recipe["objective"] == {"prediction": "v"}
+    assert recipe["schedule"] == schedule
+    second = submit(d, **{**recipe, "steps": 1, "eval": {}})
+    assert wait(d, second)["plan"] == job(d, first)["plan"]
+    assert weights_of(d, second) == weights_of(d, first)
+    assert d.ask("GET", "/models/made@1/config").json() == recipe
+    assert (lambda r: (r.status, r.code))(d.ask("GET", "/models/nothing/config")) == (404, "model_not_found")
+    assert {m["state"] for m in d.ask("GET", "/models").json()["models"]} == {"available"}
+    plain = d.ask("GET", "/models/plain/config").json()  # of a scheduler_config.json as diffusers writes it
+    assert plain["objective"] == {"prediction": "epsilon"} and "trained_betas" not in plain["schedule"]
+    assert not [key for key in plain["schedule"] if key.startswith("_")]
+    assert "variance_type" in plain["schedule"]  # DDPM's own: the previews' sampler, DDIM, does not know it
+    third = submit(d, schedule=plain["schedule"], steps=1, eval={}, preview=dict(PREVIEWS, every_steps=1))
+    wait(d, third)
+    assert len(samples(d, third)) == 3
+
+
+def weights_of(d, id):
+    """What it learned, as a model's hash."""
+    reply = d.ask("POST", "/jobs/%s/publish" % id, {"as": "hashed"})
+    assert reply.status == 200, reply.body
+    return next(v["hash"] for v in d.ask("GET", "/models/hashed").json()["versions"] if v["live"])
+
+
 def submit_and_wait(d, **fields):
     id = submit(d, **fields)
     wait(d, id)
@@ -606,39 +639,6 @@ def test_publishing_takes_its_turn_in_the_memory_budget(box):
         assert publish(first).status == 200
         text = d.ask("GET", "/metrics").body.decode()
         assert 'denoised_memory_bytes{kind="training"} 0\n' in text, text
-
-
-def test_another_network_like_a_model(box):
-    """Its config, schedule and prediction are what a job begins with; weights are not read, and no model is loaded for it."""
-    d = box.start("--load", "none")
-    put_dataset(d)
-    schedule = {"beta_schedule": "squaredcos_cap_v2", "num_train_timesteps": 50}
-    first = submit(d, steps=1, eval={}, schedule=schedule, objective={"prediction": "v"})
-    wait(d, first)
-    assert d.ask("POST", "/jobs/%s/publish" % first, {"as": "made"}).status == 200
-    recipe = d.ask("GET", "/models/made/config").json()
-    assert recipe["model"] == UNET and recipe["objective"] == {"prediction": "v"}
-    assert recipe["schedule"] == schedule
-    second = submit(d, **{**recipe, "steps": 1, "eval": {}})
-    assert wait(d, second)["plan"] == job(d, first)["plan"]
-    assert weights_of(d, second) == weights_of(d, first)
-    assert d.ask("GET", "/models/made@1/config").json() == recipe
-    assert (lambda r: (r.status, r.code))(d.ask("GET", "/models/nothing/config")) == (404, "model_not_found")
-    assert {m["state"] for m in d.ask("GET", "/models").json()["models"]} == {"available"}
-    plain = d.ask("GET", "/models/plain/config").json()  # of a scheduler_config.json as diffusers writes it
-    assert plain["objective"] == {"prediction": "epsilon"} and "trained_betas" not in plain["schedule"]
-    assert not [key for key in plain["schedule"] if key.startswith("_")]
-    assert "variance_type" in plain["schedule"]  # DDPM's own: the previews' sampler, DDIM, does not know it
-    third = submit(d, schedule=plain["schedule"], steps=1, eval={}, preview=dict(PREVIEWS, every_steps=1))
-    wait(d, third)
-    assert len(samples(d, third)) == 3
-
-
-def weights_of(d, id):
-    """What it learned, as a model's hash."""
-    reply = d.ask("POST", "/jobs/%s/publish" % id, {"as": "hashed"})
-    assert reply.status == 200, reply.body
-    return next(v["hash"] for v in d.ask("GET", "/models/hashed").json()["versions"] if v["live"])
 
 
 # ---- what is refused ----
