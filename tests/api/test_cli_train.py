@@ -188,7 +188,7 @@ def test_flags_win_over_the_file(d, url, files, dataset):
     assert [(a["kind"], a["amount"]) for a in request["augment"]] == [("rotate", 5)]
     assert "`denoise jobs follow %s`" % id in err
     text = (files / "job.json").read_bytes()
-    done = denoise(url, "train", "-", "--dataset", "dots", "--steps", "1", "-q", stdin=text).ok()
+    done = denoise(url, "train", "-", "--dataset", "dots", "--steps", "2", "-q", stdin=text).ok()
     assert job(d, done.out.decode().strip())["request"]["objective"] == dict(request["objective"], label_dropout=0.1)
 
 
@@ -248,7 +248,7 @@ def test_a_failed_job(url, files, dataset):
 
 
 def test_pages(d, url, files, dataset):
-    ids = [train(url, files, "--dataset", "dots", "--steps", "1", "-q")[0] for _ in range(2)]
+    ids = [train(url, files, "--dataset", "dots", "--steps", "2", "-q")[0] for _ in range(2)]
     page = denoise(url, "jobs", "--limit", "1").ok().out.decode()
     assert page.count("\n") == 3 and ids[1] in page and page.endswith("more: --after %s\n" % ids[1])
     assert ids[0] in denoise(url, "jobs", "--limit=1", "--after", ids[1]).ok().out.decode()
@@ -419,7 +419,7 @@ def test_what_is_not_sent(tmp_path, kind, text):
     (["train", "--dataset", "/", ], "--dataset-name is needed"),
     (["train", "--dataset", "./x", "--dataset-name", "X"], "a name matches"),
     (["train", "--show", "ascii", "-f"], "--show must be"),
-    (["train", "--dataset", "./", "--dataset-name", "x", "--name", "x", "--steps", "1"], "batch_size"),
+    (["train", "--dataset", "./", "--dataset-name", "x", "--name", "x", "--steps", "2"], "batch_size"),
     (["train", "--dataset", "./", "--dataset-name", "x", "--name", "x", "--steps", "0", "--batch-size", "1", "--from", "m"], "(steps)"),
     (["train", "--show", "never"], "--show is for --follow"),
 ])
