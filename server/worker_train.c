@@ -71,6 +71,7 @@ static void step_ends(dn_worker *w, const dn_train_report *report)
     dn_training *t = w->training;
     dn_train_news *n = news_new(w, 0);
     t->due = duties_of(t, report->step, dn_clock_ms()) | t->again;
+    t->awaited |= t->again;
     t->again = 0;
     if (!n)
         return; /* figures, nothing that is owed */
@@ -119,6 +120,7 @@ static void copy_out(dn_worker *w, unsigned duty, double max_ms)
     if (rc > 0)
         return;
     t->due &= ~duty;
+    t->awaited &= ~duty;
     if (duty == DN_DUTY_CHECKPOINT)
         t->saved_ms = dn_clock_ms();
     dn_train_news *n = news_new(w, duty);
@@ -158,6 +160,7 @@ static void train_some(dn_worker *w, double max_ms)
     bool boundary = dn_trainer_at_boundary(t->trainer);
     if (boundary) { /* not while a duty is under way: the first of them is the one that goes on */
         t->due |= t->asked;
+        t->awaited |= t->asked;
         t->asked = 0;
     }
     if ((boundary || t->due) && do_duty(w, max_ms))
@@ -180,8 +183,10 @@ void dn_worker_train_some(dn_worker *w)
 
 bool dn_worker_train_turn(dn_worker *w, bool samples_wait)
 {
-    bool owed = dn_share_owed(&w->share, dn_clock_ms(), samples_wait, w->training);
-    return w->training && (!samples_wait || owed);
+    const dn_training *t = w->training;
+    w->share.awaited = t && t->asked | t->awaited | t->again;
+    bool owed = dn_share_owed(&w->share, dn_clock_ms(), samples_wait, t);
+    return t && (!samples_wait || owed);
 }
 
 void dn_worker_train_beside(dn_worker *w, double ms)
@@ -203,7 +208,7 @@ static void training_comes(dn_msg *msg)
     dn_training *t = dn_container_of(msg, dn_training, msg);
     dn_worker *w = t->worker;
     assert(!w->training);
-    t->due = t->asked = t->again = 0;
+    t->due = t->asked = t->awaited = t->again = 0;
     t->saved_ms = dn_clock_ms();
     w->training = t;
     w->share = (dn_sched_share){ .share = t->share };

@@ -555,6 +555,32 @@ static void without_a_share_a_job_waits_until_requests_are_done(void **state)
     stop(w);
 }
 
+/* Share 0, and a request that does not end: only who asks for the end of a step gets it, and then the job waits again. */
+static void who_waits_for_the_end_of_a_step_gets_it(void **state)
+{
+    (void)state;
+    world *w = start(wide, 1, 0);
+    train(w, (job){ .step_ms = 60, .steps = 1 << 30, .share = 0 });
+    nanosleep(&(struct timespec){ 0, 20000000 }, NULL); /* it is within a step by now */
+    submit(w, (order){ .id = 1, .n = 1, .entries = 100000, .rows = 1 });
+    pump(w, &w->steps, 1);
+    int before = w->train_steps;
+    pump(w, &w->steps, w->steps + 30);
+    assert_int_equal(w->train_steps, before);
+    assert_int_equal(dn_worker_train_ask(w->worker, 9, DN_DUTY_PUBLISH), 0);
+    pump(w, &w->published, 1);
+    int after = w->train_steps;
+    assert_in_range(after, before, before + 1);
+    pump(w, &w->steps, w->steps + 30);
+    assert_int_equal(w->train_steps, after);
+    assert_int_equal(dn_worker_train_ask(w->worker, 9, DN_DUTY_CHECKPOINT | DN_DUTY_STOP), 0);
+    pump(w, &w->train_gone, 1);
+    assert_int_equal(w->train_end, DN_TRAIN_STOPPED);
+    assert_int_equal(w->last_checkpoint, w->last_train_step);
+    assert_false(w->run[1].gone);
+    stop(w);
+}
+
 static void a_dropped_network_takes_its_arena_with_it(void **state)
 {
     (void)state;
@@ -596,6 +622,7 @@ int main(void)
         cmocka_unit_test(a_publication_without_memory_is_told),
         cmocka_unit_test(a_job_gets_its_share_while_requests_wait),
         cmocka_unit_test(without_a_share_a_job_waits_until_requests_are_done),
+        cmocka_unit_test(who_waits_for_the_end_of_a_step_gets_it),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
