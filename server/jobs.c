@@ -213,6 +213,7 @@ void dn_job_end(dn_job *j, enum dn_job_state state, const char *reason)
     dn_job_unsuspect(j);
     j->starts = 0; /* the daemon has survived it */
     set_state(j, state, reason);
+    dn_job_publish_tick(j);
     dn_jobs_pump(app);
     dn_app_idle(app);
 }

@@ -209,7 +209,7 @@ void dn_jobs_store_leave(dn_app *app); /* what still runs ends in good order */
 void dn_job_publish(dn_job *j, const char *as, dn_call *call); /* answers the call when it is live */
 void dn_job_publish_ema(dn_job *j, dn_snapshot *ema);          /* the worker's copy, taken; NULL: it found no memory */
 void dn_job_publish_missed(dn_job *j);                         /* the worker has none to give any more */
-void dn_job_publish_tick(dn_job *j);                           /* does what waits for room go on? */
+void dn_job_publish_tick(dn_job *j);                           /* does what waits go on? the job has arrived, or time has passed */
 void dn_job_publish_free(dn_job *j);                           /* nothing of it is under way: it never answers */
 
 /* ---- jobs_files.c: its folder ---- */

@@ -66,6 +66,7 @@ static void give_to_worker(dn_job *j)
     j->began_step = j->step;
     j->wait_ms = 0;
     dn_worker_train(j->place->worker, t);
+    dn_job_publish_tick(j);
 }
 
 /* Go on from `step`: what was told of later steps is void. */

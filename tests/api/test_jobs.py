@@ -602,6 +602,40 @@ def test_publishing_takes_its_turn_in_the_memory_budget(box):
         assert 'denoised_memory_bytes{kind="training"} 0\n' in text, text
 
 
+def test_publishing_waits_for_a_job_on_its_way(box):
+    """Just submitted, being paused, just resumed: there is nothing to ask again for. What is published while the job is being paused is
+    what it is then saved as."""
+    d = box.start()
+    put_dataset(d)
+    id, version = submit(d, steps=1000000), 0
+
+    def publish():
+        nonlocal version
+        version += 1
+        reply = d.ask("POST", "/jobs/%s/publish" % id, {"as": "made"})
+        assert reply.status == 200 and reply.json()["published"] == "made@%d" % version, reply.body
+        return d.ask("GET", "/models/made").json()["versions"][-1]["hash"]
+
+    publish()
+    for _ in range(3):
+        assert d.ask("POST", "/jobs/%s/pause" % id, {}).status == 202
+        saved = publish()
+        step = wait(d, id, "paused")["step"]
+        assert publish() == saved
+        assert d.ask("POST", "/jobs/%s/resume" % id, {}).status == 200
+        publish()
+        wait(d, id, "running", step=step + 1)
+    assert d.ask("POST", "/jobs/%s/cancel" % id, {}).status in (200, 202)
+    publish()
+    wait(d, id, "cancelled")
+    # nothing comes of what has made nothing, and never will
+    running, id = submit(d, steps=1000000), submit(d, steps=1000000)
+    assert job(d, id)["state"] == "queued" and d.ask("POST", "/jobs/%s/cancel" % id, {}).status == 200
+    reply = d.ask("POST", "/jobs/%s/publish" % id, {"as": "made"})
+    assert reply.status == 409 and "no checkpoint" in reply.json()["error"]["message"], reply.body
+    assert d.ask("POST", "/jobs/%s/cancel" % running, {}).status in (200, 202)
+
+
 # ---- what is refused ----
 
 
