@@ -209,7 +209,7 @@ typedef struct dn_job_sample_list {
     dn_items samples; /* dn_job_sample, newest first */
 } dn_job_sample_list;
 
-/* Events of /jobs/{id}/events; the id is "attempt.step". Besides these: `error`, and `state` with a dn_job_info. */
+/* Events of /jobs/{id}/events; their ids are "attempt.step[.e][.pN]" (server/jobs_events.c). Besides these: `error`, and `state` with a dn_job_info. */
 typedef struct dn_event_step {
     uint64_t has;
     int64_t step, steps;

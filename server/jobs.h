@@ -52,10 +52,19 @@ typedef struct dn_saved {
     bool has_eval;
 } dn_saved;
 
+/* A place in a job's stream of events: behind the line of this step, or of its evaluation, and behind the previews told since. */
+typedef struct dn_told {
+    int attempt;
+    int64_t step;
+    bool evaluated;
+    int previews;
+} dn_told;
+
 typedef struct dn_previewed {
     int64_t step, seed;
     int label; /* -1: the null label */
     char sha256[65];
+    dn_told told; /* where its event stands: later than its step, and never before that of an older preview */
 } dn_previewed;
 
 typedef struct dn_job {
@@ -131,6 +140,7 @@ typedef struct dn_job {
     dn_previewed *shown; /* oldest first */
     int n_shown;
     dn_link watchers;
+    unsigned n_kept; /* events told to them that no reader loses */
 } dn_job;
 
 typedef struct dn_jobs {
@@ -228,9 +238,14 @@ char *dn_job_path(const dn_job *j, const char *fmt, ...) __attribute__((format(p
 void dn_job_line_add(dn_job *j, const dn_job_line *line, bool fresh); /* the ring; fresh: the csv and who listens too */
 void dn_job_event_state(dn_job *j);
 void dn_job_event_saved(dn_job *j, const dn_saved *s);
+dn_told dn_job_told_next(const dn_job *j); /* the place of a preview that is told now */
 void dn_job_event_shown(dn_job *j, const dn_previewed *s);
 void dn_job_event_resumed(dn_job *j);
-/* Answer with a stream of events after `last_id` ("attempt.step"; NULL: all that is kept). */
+/* A place as the id of the event there, and back; false: it is none. */
+enum { DN_TOLD_LEN = 64 };
+void dn_told_write(char id[DN_TOLD_LEN], const dn_told *at);
+bool dn_told_read(dn_told *at, const char *id);
+/* Answer with a stream of events after `last_id` (NULL: all that is kept). */
 void dn_job_watch(dn_job *j, dn_call *call, const char *last_id);
 void dn_job_unwatch_all(dn_job *j);
 void dn_job_info_of(dn_job *j, dn_job_info *info);

@@ -175,6 +175,7 @@ static void encode_done(dn_work *work)
     if (grown)
         j->shown = grown;
     for (int k = 0; grown && k < p->n_made; k++) {
+        p->made[k].told = dn_job_told_next(j);
         j->shown[j->n_shown++] = p->made[k];
         dn_job_store_shown(j, &p->made[k]);
         dn_job_event_shown(j, &p->made[k]);

@@ -517,6 +517,73 @@ def test_events_resume_after_the_last_id(box):
     assert d.ask("GET", "/jobs/%s/events" % id, headers={"Last-Event-ID": "x"}).code == "bad_header"
 
 
+def heard(d, id, last, previews=None):
+    """What a connection tells that is cut behind so many previews."""
+    out, stream = [], d.events(path="/jobs/%s/events" % id, headers={"Last-Event-ID": last} if last else {})
+    while previews is None or sum(name == "preview" for _, name, _ in out) < previews:
+        event = next(stream, None)
+        if event is None:
+            break
+        out.append(event)
+    stream.close()
+    return out
+
+
+def shown_by(told):
+    return [(e["step"], e["seed"], e["label"], e["sha256"]) for _, name, e in told if name == "preview"]
+
+
+def place(id):
+    """attempt.step[.e][.pN], in the order of the stream."""
+    attempt, step, *rest = id.split(".")
+    return int(attempt), int(step), "e" in rest, int(rest[-1][1:]) if rest and rest[-1][0] == "p" else 0
+
+
+def test_a_cut_stream_tells_every_preview_once(box):
+    d = box.start()
+    put_dataset(d)
+    id = submit(d, preview=dict(PREVIEWS, every_steps=STEPS // 8, seeds=[5, 6]))
+    told, n = [], 0
+    while not told or told[-1][1] != "state" or told[-1][2]["state"] != "succeeded":  # six pictures of a step, cut in the middle of them
+        n += 1
+        told += heard(d, id, told[-1][0] if told else None, 1 + n % 5)
+    assert n > 2 and len(shown_by(told)) > 2 * 6
+    assert shown_by(told) == samples(d, id)[::-1]
+    later = heard(d, id, None)  # who comes when all is over
+    assert [e["step"] for _, name, e in later if name == "step"] == list(range(1, STEPS + 1))
+    for part in (told, later):
+        ids = [place(id) for id, name, _ in part if name in ("step", "eval", "preview")]
+        assert sorted(ids) == ids and len(set(ids)) == len(ids)
+    shown = [e for e in told if e[1] == "preview"]
+    assert shown == [e for e in later if e[1] == "preview"] and all(place(id)[1] >= e["step"] for id, _, e in shown)
+    d = box.again()  # which knows of no lines
+    for k in (0, 1, 4, 5, 6, len(shown)):
+        again = heard(d, id, shown[k - 1][0] if k else None)
+        assert [e for e in again if e[1] == "preview"] == shown[k:] and again[-1][1] == "state"
+    assert heard(d, id, again[-1][0]) == again[-1:]
+    for bad in ("1.2.p", "1.2.e.", "1.2.p1.e", "1.2.px", "1.2.p1x", "-1.2", "1.-2", "1." + "9" * 30, "1", "1.", ".1", "1.2.p-1"):
+        assert d.ask("GET", "/jobs/%s/events" % id, headers={"Last-Event-ID": bad}).code == "bad_header", bad
+
+
+def test_previews_are_told_once_across_a_kill(box):
+    """Those of steps that are not lost, also when they were told behind steps that are."""
+    d = box.start()
+    put_dataset(d)
+    id = submit(d, preview=dict(PREVIEWS, every_steps=STEPS // 8))
+    told = []
+    for n in (3, 2, 4):  # three pictures of a step: behind the third, the second, the first
+        told += heard(d, id, told[-1][0] if told else None, n)
+        box.kill()
+        d = box.start()
+    told += heard(d, id, told[-1][0])
+    assert told[-1][2]["state"] == "succeeded" and told[-1][2]["attempt"] > 1
+    rows = csv.DictReader(io.StringIO(d.ask("GET", "/jobs/%s/metrics.csv" % id).body.decode()))
+    lasted = max((int(row["step"]) for row in rows if row["attempt"] == "1"), default=0)
+    kept = [s for s in shown_by(told) if s[0] <= lasted]
+    assert len(kept) == len(set(kept)), kept
+    assert set(samples(d, id)) <= set(shown_by(told))
+
+
 def test_who_joins_late_is_told_where_it_stands_and_nobody_else_is(box):
     d = box.start()
     put_dataset(d)
@@ -634,6 +701,20 @@ def test_publishing_waits_for_a_job_on_its_way(box):
     reply = d.ask("POST", "/jobs/%s/publish" % id, {"as": "made"})
     assert reply.status == 409 and "no checkpoint" in reply.json()["error"]["message"], reply.body
     assert d.ask("POST", "/jobs/%s/cancel" % running, {}).status in (200, 202)
+
+
+def test_publishing_does_not_wait_for_requests_that_always_wait(box):
+    d = box.start()
+    put_dataset(d)
+    id = submit(d, steps=1000000, train_share=0, **UNSAVED)
+    wait(d, id, "running", step=1)
+    request = d.submit(model="tiny", steps=1000, n=64, class_label=0)
+    d.wait_state(request, "running")
+    assert d.ask("POST", "/jobs/%s/publish" % id, {"as": "made"}).status == 200
+    assert d.ask("POST", "/jobs/%s/pause" % id, {}).status == 202
+    assert wait(d, id, "paused")["step"] > 0
+    assert d.info(request)["state"] == "running"
+    d.ask("DELETE", "/requests/" + request)
 
 
 # ---- what is refused ----
