@@ -199,7 +199,9 @@ static const dn_field plan_v[] = {
     { "ema", DN_T_INT, AT(ema), ALWAYS, .unit = "bytes" },
     { "arena", DN_T_INT, AT(arena), ALWAYS, .unit = "bytes", .help = "Activations and workspaces." },
     { "data", DN_T_INT, AT(data), ALWAYS, .unit = "bytes", .help = "Images read ahead." },
-    { "total", DN_T_INT, AT(total), ALWAYS, .unit = "bytes" },
+    { "copies", DN_T_INT, AT(copies), ALWAYS, .unit = "bytes", .help = "While a checkpoint is written: weights, moments and EMA once more." },
+    { "previews", DN_T_INT, AT(previews), ALWAYS, .unit = "bytes", .help = "While a preview is made: a model of the EMA, and what it needs to run." },
+    { "total", DN_T_INT, AT(total), ALWAYS, .unit = "bytes", .help = "Reserved from the start of the job to its end." },
     { "gflop_per_step", DN_T_NUM, AT(gflop_per_step), ALWAYS, .help = "Of one optimizer step." },
     { "numerics", DN_T_STR, AT(numerics), ALWAYS, .help = "The same job gives the same weights wherever this is the same." },
 };

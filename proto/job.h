@@ -140,7 +140,7 @@ extern const char *const dn_job_states[]; /* NULL-terminated */
 typedef struct dn_job_plan {
     uint64_t has;
     int64_t micro_batch, recomputed_blocks;
-    int64_t weights, gradients, moments, ema, arena, data, total; /* bytes */
+    int64_t weights, gradients, moments, ema, arena, data, copies, previews, total; /* bytes */
     double gflop_per_step;
     const char *numerics;
 } dn_job_plan;

@@ -121,8 +121,6 @@ typedef struct dn_job {
     dn_dataset *data;
     dn_trainer *trainer;
     int64_t held;           /* bytes in the budget */
-    dn_snapshot *unsaved;   /* waits for the one that is being written; its step and held-out loss */
-    dn_saved unsaved_as;
     struct preview *preview; /* under way; its number */
     uint64_t preview_number;
     bool store_again;       /* it has changed while it was being stored */
@@ -158,8 +156,6 @@ void dn_jobs_drain(dn_app *app);
 /* The time to drain is over: the daemon stops in good order, and no job is why. */
 void dn_jobs_abort(dn_app *app);
 int dn_jobs_active(const dn_app *app); /* that a drain waits for */
-/* dn_models_make_room, but copies that are being written make room too. */
-int dn_jobs_make_room(dn_app *app, int64_t bytes);
 void dn_jobs_pump(dn_app *app);        /* start what can be started */
 void dn_jobs_tick(dn_app *app);        /* now and then: write metrics, pump */
 dn_job *dn_job_new(dn_app *app, const char *id, const char *owner); /* NULL: out of memory */
@@ -224,7 +220,7 @@ void dn_job_publish_free(dn_job *j);                           /* nothing of it 
 
 /* ---- jobs_files.c: its folder ---- */
 
-void dn_job_save(dn_job *j, dn_snapshot *snapshot, const dn_saved *as); /* takes the snapshot */
+void dn_job_save(dn_job *j, dn_train_news *n); /* a copy for a checkpoint; takes it */
 void dn_job_remember_saved(dn_job *j, const dn_saved *as); /* the newest checkpoint: it is in the folder */
 void dn_job_write_metrics(dn_job *j);
 /* Lane thread. Restore the newest good checkpoint into t, cut metrics.csv back to it, and read its last lines. from->step 0: there
@@ -258,7 +254,8 @@ void dn_job_sample_of(const dn_job *j, const dn_previewed *s, dn_job_sample *out
 /* Which labels its previews show; *n 0: it has none. Any thread. */
 int dn_job_preview_labels(const dn_job *j, const dn_model *m, int label[DN_N_MAX], int *n, dn_error *err);
 int dn_job_preview_table(const dn_job *j, const dn_model *m, dn_table *out, dn_error *err);
-void dn_job_preview(dn_job *j, dn_snapshot *ema, int64_t step); /* takes it */
+size_t dn_job_preview_sample_bytes(const dn_model *m, const dn_table *t); /* of each of its pictures, on the device */
+void dn_job_preview(dn_job *j, dn_train_news *n); /* a copy of the EMA; takes it */
 /* What workers tell of networks and runs that have DN_PREVIEW_BIT; each takes what it is given. */
 void dn_job_preview_adopted(dn_adoption *a);
 void dn_job_preview_picture(dn_app *app, dn_picture *picture);

@@ -10,7 +10,7 @@
 
 enum {
     COPIES = 3,          /* of the weights: the EMA, its tensors in the file's order, the file */
-    ROOM_WAIT_MS = 30000 /* for models that are being unloaded, and copies that are being written */
+    ROOM_WAIT_MS = 30000 /* for models that are being unloaded */
 };
 
 struct publishing {
@@ -167,12 +167,12 @@ static int choose(struct publishing *p, dn_http_error *err)
     return p->checkpoint ? 0 : dn_http_fail(err, DN_H_MEMORY, NULL, NULL);
 }
 
-/* 0: it is held. 1: what is being unloaded, or written, will make room. Else a DN_H code. */
+/* 0: it is held. 1: what is being unloaded will make room. Else a DN_H code. */
 static int hold(struct publishing *p, dn_http_error *err)
 {
     dn_app *app = p->job->app;
     int64_t bytes = COPIES * (int64_t)p->job->plan.weights;
-    int room = dn_jobs_make_room(app, bytes);
+    int room = dn_models_make_room(app, bytes, NULL);
     p->until_ms = p->until_ms > 0 ? p->until_ms : dn_clock_ms() + ROOM_WAIT_MS;
     if (room > 0 && dn_clock_ms() < p->until_ms)
         return 1;

@@ -183,10 +183,11 @@ void dn_job_news(dn_app *app, dn_train_news *n)
     } else if (n->duty == DN_DUTY_EVAL) {
         eval_told(j, n);
     } else if (n->duty == DN_DUTY_CHECKPOINT) {
-        dn_saved as = { .step = n->step, .created_at = dn_unix_now(), .has_eval = j->has_eval, .eval_loss = j->eval_loss };
-        dn_job_save(j, n->snapshot, &as);
+        dn_job_save(j, n);
+        return;
     } else if (n->duty == DN_DUTY_PREVIEW) {
-        dn_job_preview(j, n->snapshot, n->step);
+        dn_job_preview(j, n);
+        return;
     } else if (n->duty == DN_DUTY_PUBLISH) {
         dn_job_publish_ema(j, n->snapshot);
     } else {
@@ -247,7 +248,7 @@ void dn_job_close(dn_job *j)
 {
     if (j->csv.len) /* what could not be written is tried again by the tick */
         dn_job_write_metrics(j);
-    if (j->working & ~(unsigned)DN_WORK_STORE || j->unsaved)
+    if (j->working & ~(unsigned)DN_WORK_STORE)
         return;
     clearing *c = calloc(1, sizeof *c);
     if (!c)

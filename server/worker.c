@@ -498,7 +498,7 @@ static void *work(void *arg)
     dn_worker *w = arg;
     pthread_setname_np(pthread_self(), "dn-device");
     while (!w->stopping) {
-        dn_mailbox_run(&w->box, dn_link_empty(&w->runs) && !w->training ? -1 : 0);
+        dn_mailbox_run(&w->box, dn_link_empty(&w->runs) && !dn_worker_train_ready(w) ? -1 : 0);
         expire(w);
         tick(w);
     }
@@ -541,6 +541,7 @@ void dn_worker_stop(dn_worker *w)
     struct stop_message s = { .msg = { .run = stop }, .worker = w };
     dn_mailbox_post(&w->box, &s.msg);
     pthread_join(w->thread, NULL);
+    w->stopped = true;
 }
 
 void dn_worker_free(dn_worker *w)

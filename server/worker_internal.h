@@ -12,6 +12,7 @@ struct dn_worker {
     pthread_t thread;
     dn_mailbox box;
     bool stopping;
+    bool stopped; /* the loop's: the thread is gone */
     dn_sched sched;
     dn_link queues, runs;
     dn_link over; /* runs that leave at the end of this boundary: samples of theirs may still be in its batch */
@@ -33,6 +34,7 @@ void dn_worker_post(dn_worker *w, dn_msg *msg, void (*run)(dn_msg *));
 void dn_worker_deliver(dn_worker *w, dn_msg *msg, void (*run)(dn_msg *));
 
 /* worker_train.c */
+bool dn_worker_train_ready(const dn_worker *w);             /* is there a job that could go on? */
 bool dn_worker_train_turn(dn_worker *w, bool samples_wait); /* is this tick the job's? */
 void dn_worker_train_some(dn_worker *w);                    /* a segment of the job, which is there */
 void dn_worker_train_beside(dn_worker *w, double ms);       /* so long samples have had the device */

@@ -1,7 +1,8 @@
 /* worker_train.c - a job on its device, in segments: steps, and the duties of their ends.
  *
  * A duty (an evaluation, a copy) is done between two optimizer steps, and runs in segments as a step does; until those that
- * are due are done the next step does not begin. */
+ * are due are done the next step does not begin. Of checkpoints and of previews there is one copy at a time, for which the job's plan
+ * has memory: one that is due waits until the one before is written, and with it the job; a preview is left out. */
 #include "worker_internal.h"
 
 #include <assert.h>
@@ -130,21 +131,31 @@ static void copy_out(dn_worker *w, unsigned duty, double max_ms)
         return;
     }
     n->snapshot = s;
+    t->away |= duty & (DN_DUTY_PREVIEW | DN_DUTY_CHECKPOINT);
     dn_worker_post(w, &n->msg, news_arrives);
+}
+
+/* All that is left to do at this boundary is a checkpoint, and the one before is being written. */
+static bool is_held_up(const dn_training *t)
+{
+    return t->due & t->away & DN_DUTY_CHECKPOINT && !((t->due | t->asked) & (DN_DUTY_EVAL | DN_DUTY_PREVIEW | DN_DUTY_PUBLISH));
 }
 
 /* One duty of the boundary, or a piece of it; false: there is none left. */
 static bool do_duty(dn_worker *w, double max_ms)
 {
     dn_training *t = w->training;
+    t->due &= ~(t->away & DN_DUTY_PREVIEW);
     if (t->due & DN_DUTY_EVAL)
         evaluate(w, max_ms);
     else if (t->due & DN_DUTY_PREVIEW)
         copy_out(w, DN_DUTY_PREVIEW, max_ms);
-    else if (t->due & DN_DUTY_CHECKPOINT)
-        copy_out(w, DN_DUTY_CHECKPOINT, max_ms);
     else if (t->due & DN_DUTY_PUBLISH)
         copy_out(w, DN_DUTY_PUBLISH, max_ms);
+    else if (is_held_up(t))
+        ; /* there is nothing else to do */
+    else if (t->due & DN_DUTY_CHECKPOINT)
+        copy_out(w, DN_DUTY_CHECKPOINT, max_ms);
     else if (dn_trainer_step(t->trainer) >= t->steps)
         training_ends(w, DN_TRAIN_DONE);
     else if (t->due & DN_DUTY_STOP)
@@ -181,9 +192,11 @@ void dn_worker_train_some(dn_worker *w)
     dn_share_charge(&w->share, true, dn_clock_ms() - start);
 }
 
+bool dn_worker_train_ready(const dn_worker *w) { return w->training && !is_held_up(w->training); }
+
 bool dn_worker_train_turn(dn_worker *w, bool samples_wait)
 {
-    const dn_training *t = w->training;
+    const dn_training *t = dn_worker_train_ready(w) ? w->training : NULL;
     w->share.awaited = t && t->asked | t->awaited | t->again;
     bool owed = dn_share_owed(&w->share, dn_clock_ms(), samples_wait, t);
     return t && (!samples_wait || owed);
@@ -192,7 +205,7 @@ bool dn_worker_train_turn(dn_worker *w, bool samples_wait)
 void dn_worker_train_beside(dn_worker *w, double ms)
 {
     dn_share_charge(&w->share, false, ms);
-    w->preempted_ms += w->training ? ms : 0;
+    w->preempted_ms += dn_worker_train_ready(w) ? ms : 0;
 }
 
 void dn_worker_train_stop(dn_worker *w)
@@ -208,7 +221,7 @@ static void training_comes(dn_msg *msg)
     dn_training *t = dn_container_of(msg, dn_training, msg);
     dn_worker *w = t->worker;
     assert(!w->training);
-    t->due = t->asked = t->awaited = t->again = 0;
+    t->due = t->asked = t->awaited = t->again = t->away = 0;
     t->saved_ms = dn_clock_ms();
     w->training = t;
     w->share = (dn_sched_share){ .share = t->share };
@@ -254,3 +267,20 @@ static int tell(dn_worker *w, uint64_t training, unsigned duties, double share)
 int dn_worker_train_ask(dn_worker *w, uint64_t training, unsigned duties) { return tell(w, training, duties, -1); }
 
 int dn_worker_train_share(dn_worker *w, uint64_t training, double share) { return tell(w, training, 0, share); }
+
+static void news_return(dn_msg *msg)
+{
+    dn_train_news *n = dn_container_of(msg, dn_train_news, msg);
+    dn_training *t = n->worker->training;
+    if (t && t->id == n->training)
+        t->away &= ~n->duty;
+    free(n);
+}
+
+void dn_worker_train_returned(dn_train_news *n)
+{
+    if (n->worker->stopped)
+        free(n);
+    else
+        dn_worker_deliver(n->worker, &n->msg, news_return);
+}

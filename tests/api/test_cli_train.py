@@ -89,7 +89,7 @@ def test_from_a_folder_to_a_model(d, url, files, dataset, tmp_path):
     assert info["state"] == "succeeded" and info["step"] == STEPS
     assert info["dataset"].replace("shoes@", "dots@") == dataset  # the hash is of the content
     assert "shoes: 60 images of 16x16x3, 3 classes (blue, green, red), " in err
-    assert re.search(r"^memory: .*: weights .*, gradients .*, moments .*, ema .*, arena .*, data ", err, re.M)
+    assert re.search(r"^memory: .*: weights .*, gradients .*, moments .*, ema .*, arena .*, data .*, copies .*, previews ", err, re.M)
     assert re.search(r"^4 rows a pass, \d+ blocks computed twice, [0-9.]+ GFLOP a step$", err, re.M)
     evals = re.findall(r"^evaluation after step (\d+): loss [0-9.]+; by timestep(( [0-9.]+| -){8})$", err, re.M)
     assert [int(e[0]) for e in evals] == [HALF, STEPS]

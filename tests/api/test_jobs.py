@@ -5,6 +5,7 @@ import json
 import mmap
 import os
 import random
+import re
 import struct
 import tarfile
 import time
@@ -399,7 +400,7 @@ def test_every_write_of_a_job_fails_once(faulty, faults):
     put_dataset(d)
     whole = through(d, faults, "nothing", 0)
     want, rows, ids, pauses = kept(faulty, whole), lines(d, whole), [whole], 0
-    assert "6" in want and len(rows) == 8
+    assert set(want) == {"2", "4", "6"} and len(rows) == 8
     for part, stride, least in (("/jobs/", 1 + SANITIZED, 20), ("denoised.db", 7 + 7 * SANITIZED, 20)):
         n, fired = 0, True
         while fired:
@@ -409,9 +410,8 @@ def test_every_write_of_a_job_fails_once(faulty, faults):
                 ids.append(id)
                 pauses += job(d, id)["attempt"] > 1
                 have = kept(faulty, id)
-                assert have["6"] == want["6"] and lines(d, id) == rows
-                for step in have:  # one that was due while another was being written may be missing
-                    assert want.setdefault(step, have[step]) == have[step]
+                assert lines(d, id) == rows and have.items() <= want.items()
+                assert "6" in have and len(have) >= 2  # but for one that could not be written
             n += stride
         assert n > least
     assert pauses > 3
@@ -631,6 +631,67 @@ def test_what_is_not_finite_is_an_empty_cell_and_is_read_again(box):
     rows = [r for r in lines(d, id) if r["kind"] == "step"]
     assert [int(r["step"]) for r in rows] == list(range(1, len(rows) + 1)) and len(rows) >= 60
     assert {r["loss"] for r in rows[30:]} == {""}
+
+
+# ---- memory ----
+
+
+def test_what_a_job_will_ever_need_is_reserved_when_it_starts(box):
+    """Copies for checkpoints and previews too: a model that would fit in their place while there is none is refused, and the job makes
+    every one of them."""
+    d = box.start("--load", "none")
+    put_dataset(d)
+    fields = dict(BIG, batch_size=1, steps=1000000, checkpoint={"every_steps": 1, "keep_last": 1000}, preview=dict(PREVIEWS, every_steps=1))
+    id = submit(d, **fields)
+    plan = job(d, id)["plan"]
+    assert d.ask("POST", "/jobs/%s/cancel" % id, {}).status in (200, 202)
+    parts = ("weights", "gradients", "moments", "ema", "arena", "data", "copies", "previews")
+    assert sum(plan[k] for k in parts) == plan["total"] and plan["copies"] == plan["weights"] + plan["moments"] + plan["ema"]
+    assert plan["previews"] > 2 * plan["weights"]
+    assert d.post("/models/tiny/load?wait=true").status == 200
+    tiny = sum(v for k, v in d.ask("GET", "/status").json()["memory"].items() if k != "limit")
+    assert tiny < plan["copies"]
+    d = box.again("--load", "none", "--memory", str(plan["total"] + tiny - 1))
+    id = submit(d, **fields)
+    for step in (1, 2, 8):
+        wait(d, id, "running", step=step)
+        held = re.search(r'^denoised_memory_bytes\{kind="training"\} (.*)$', d.ask("GET", "/metrics").body.decode(), re.M)
+        assert float(held.group(1)) == plan["total"]
+        reply = d.post("/models/tiny/load?wait=true")
+        assert (reply.status, reply.code) == (503, "memory"), reply.body
+    assert d.ask("POST", "/jobs/%s/pause" % id, {}).status == 202
+    info = wait(d, id, "paused")
+    kept = d.ask("GET", "/jobs/%s/checkpoints" % id).json()["checkpoints"]
+    assert [c["step"] for c in kept] == list(range(info["step"], max(info["step"] - 1000, 0), -1))  # none is left out
+    assert samples(d, id)
+    assert d.post("/models/tiny/load?wait=true").status == 200
+    refused(d, 422, "impossible", "micro_batch", **dict(fields, batch_size=64, micro_batch=64))
+
+
+def test_rows_of_older_versions_are_read(box):
+    """Plans without what copies take, previews without the place of their events."""
+    d = box.start()
+    put_dataset(d)
+    id = submit(d, steps=1000000, preview=dict(PREVIEWS, every_steps=2))
+    until(lambda: samples(d, id))
+    assert d.ask("POST", "/jobs/%s/pause" % id, {}).status == 202
+    plan, shown = wait(d, id, "paused")["plan"], samples(d, id)[::-1]
+    less = plan["total"] - plan["copies"] - plan["previews"]
+    box.stop()
+    box.sql("UPDATE jobs SET plan = json_set(json_remove(plan, '$.copies', '$.previews'), '$.total', ?)", less)
+    box.sql("UPDATE job_shown SET told = NULL")
+    d = box.start()
+    previews = 2 * plan["weights"]
+    assert job(d, id)["plan"] == dict(plan, previews=previews, total=less + plan["copies"] + previews)
+    client = d.client(PATIENCE)
+    client.send("GET /jobs/%s/events HTTP/1.1\r\nHost: localhost\r\n\r\n" % id)
+    client.head()
+    told = [(id, name, e) for id, name, e in events(client, lambda e: e[1] == "state") if name == "preview"]
+    client.close()
+    assert shown_by(told) == shown and sorted(place(id) for id, _, _ in told) == [place(id) for id, _, _ in told]
+    step = job(d, id)["step"]
+    assert d.ask("POST", "/jobs/%s/resume" % id, {}).status == 200
+    wait(d, id, "running", step=step + 1)
 
 
 # ---- publishing ----
