@@ -445,7 +445,6 @@ void dn_jobs_close(dn_app *app)
     {
         dn_job *j = DN_LINK_OF(l, dn_job, link);
         dn_trainer_free(j->trainer);
-        dn_model_free(j->model);
         dn_dataset_close(j->data);
         job_free(j);
     }

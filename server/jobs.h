@@ -117,7 +117,6 @@ typedef struct dn_job {
 
     /* while it runs */
     uint64_t number;        /* for the worker: never used twice */
-    dn_model *model;
     dn_dataset *data;
     dn_trainer *trainer;
     int64_t held;           /* bytes in the budget */

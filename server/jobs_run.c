@@ -11,7 +11,6 @@
 typedef struct making {
     dn_work work;
     dn_job *job;
-    dn_model *model;
     dn_dataset *data;
     dn_trainer *trainer;
     dn_saved from; /* the checkpoint that it goes on from */
@@ -25,9 +24,11 @@ static void make_work(dn_work *work)
 {
     making *m = dn_container_of(work, making, work);
     const dn_job *j = m->job;
-    m->rc = dn_job_open_parts(j, &m->model, &m->data, &m->err);
+    dn_model *model = NULL;
+    m->rc = dn_job_open_parts(j, &model, &m->data, &m->err);
     if (!m->rc)
-        m->rc = dn_trainer_new(&m->trainer, j->place->device, m->model, m->data, &j->params, &j->plan, &m->err);
+        m->rc = dn_trainer_new(&m->trainer, j->place->device, model, m->data, &j->params, &j->plan, &m->err);
+    dn_model_free(model); /* the trainer has weights of its own: these have room where copies will be */
     if (!m->rc)
         m->rc = dn_job_files_restore(m->job, m->trainer, &m->from, &m->lines, &m->n_lines, &m->err);
 }
@@ -92,7 +93,6 @@ static void make_done(dn_work *work)
 {
     making *m = dn_container_of(work, making, work);
     dn_job *j = m->job;
-    j->model = m->model;
     j->data = m->data;
     j->trainer = m->trainer;
     j->working &= ~DN_WORK_OTHER;
@@ -201,7 +201,6 @@ void dn_job_news(dn_app *app, dn_train_news *n)
 typedef struct clearing {
     dn_work work;
     dn_job *job;
-    dn_model *model;
     dn_dataset *data;
     dn_trainer *trainer;
 } clearing;
@@ -210,7 +209,6 @@ static void clear_work(dn_work *work)
 {
     clearing *c = dn_container_of(work, clearing, work);
     dn_trainer_free(c->trainer);
-    dn_model_free(c->model);
     dn_dataset_close(c->data);
 }
 
@@ -253,9 +251,8 @@ void dn_job_close(dn_job *j)
     clearing *c = calloc(1, sizeof *c);
     if (!c)
         return; /* the next work that is done tries again */
-    *c = (clearing){ .work = { .work = clear_work, .done = clear_done }, .job = j, .model = j->model, .data = j->data,
+    *c = (clearing){ .work = { .work = clear_work, .done = clear_done }, .job = j, .data = j->data,
                      .trainer = j->trainer };
-    j->model = NULL;
     j->data = NULL;
     j->trainer = NULL;
     j->working |= DN_WORK_OTHER;

@@ -109,7 +109,8 @@ int dn_train_plan_make(dn_train_plan *out, const dn_device *d, const dn_model *m
 int dn_model_init(dn_model **out, const struct json_t *config, const struct json_t *scheduler, const struct json_t *extra, uint64_t seed,
                   dn_error *err);
 
-/* The start: step 0, weights of `m`. The plan must be of the same device, model, data and parameters. `data` outlives the trainer. */
+/* The start: step 0, weights of `m`. The plan must be of the same device, model, data and parameters. `data` outlives the trainer, `m` need
+ * not. */
 int dn_trainer_new(dn_trainer **out, dn_device *d, const dn_model *m, const dn_dataset *data, const dn_train_params *p,
                    const dn_train_plan *plan, dn_error *err);
 void dn_trainer_free(dn_trainer *t); /* NULL is fine */
