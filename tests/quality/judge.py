@@ -143,8 +143,8 @@ class Daemon:
 
 
 def sampled(build, cache, model, seed):
-    weights = next(pathlib.Path(model).glob("**/*.safetensors")).read_bytes()
-    file = cache / ("%s-%d.npy" % (hashlib.sha256(weights).hexdigest()[:16], seed))
+    what = b"".join(next(pathlib.Path(model).glob(name)).read_bytes() for name in ("**/*.safetensors", "**/scheduler_config.json"))
+    file = cache / ("%s-%d.npy" % (hashlib.sha256(what).hexdigest()[:16], seed))
     if not file.exists():
         daemon = Daemon(build, model)
         labels = [i % CLASSES for i in range(AT_ONCE)]
