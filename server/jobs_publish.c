@@ -1,7 +1,8 @@
 /* jobs_publish.c - what a job has learned becomes a version of a model, and live.
  *
  * Of a running job it is the EMA at the next step boundary, by the worker; of one that does not run, that of its newest checkpoint.
- * One that is on its way to its device, or from it, is waited for: where it arrives its publication takes its turn. Memory for the EMA and for what is written of it is held from the moment that the turn comes until the version is there. */
+ * One that is on its way to its device, or from it, is waited for: where it arrives its publication takes its turn. Memory for the
+ * EMA and for what is written of it is held from the moment that the turn comes until the version is there. */
 #include "jobs.h"
 #include "routes_app.h"
 
@@ -146,6 +147,7 @@ void dn_job_publish_missed(dn_job *j)
         return;
     p->asked = false;
     p->waits = true; /* for its last checkpoint */
+    p->until_ms = 0;
     let_go(p);
 }
 

@@ -1,8 +1,9 @@
 /* worker_train.c - a job on its device, in segments: steps, and the duties of their ends.
  *
- * A duty (an evaluation, a copy) is done between two optimizer steps, and runs in segments as a step does; until those that
- * are due are done the next step does not begin. Of checkpoints and of previews there is one copy at a time, for which the job's plan
- * has memory: one that is due waits until the one before is written, and with it the job; a preview is left out. */
+ * A duty (an evaluation, a copy) is done between two optimizer steps, and runs in segments as a step does; until those
+ * that are due are done the next step does not begin. Of checkpoints and of previews there is one copy at a time, for
+ * which the job's plan has memory: one that is due waits until the one before is written, and with it the job; a
+ * preview is left out. */
 #include "worker_internal.h"
 
 #include <assert.h>
@@ -41,13 +42,17 @@ static void training_fails(dn_worker *w, int code, const dn_error *err)
     training_ends(w, DN_TRAIN_FAILED);
 }
 
-/* News of the step that has ended, or of one of its duties; without memory for it what is owed (a snapshot) fails the job. */
+/* News of the step that has ended, or of one of its duties; without memory for it what is owed (a snapshot) fails the
+ * job. */
 static dn_train_news *news_new(dn_worker *w, unsigned duty)
 {
     dn_train_news *n = calloc(1, sizeof *n);
     if (n) {
-        *n = (dn_train_news){ .worker = w, .training = w->training->id, .duty = duty,
-                              .step = dn_trainer_step(w->training->trainer), .preempted_ms = w->preempted_ms };
+        *n = (dn_train_news){ .worker = w,
+                              .training = w->training->id,
+                              .duty = duty,
+                              .step = dn_trainer_step(w->training->trainer),
+                              .preempted_ms = w->preempted_ms };
         w->preempted_ms = 0;
     }
     return n;
@@ -138,7 +143,8 @@ static void copy_out(dn_worker *w, unsigned duty, double max_ms)
 /* All that is left to do at this boundary is a checkpoint, and the one before is being written. */
 static bool is_held_up(const dn_training *t)
 {
-    return t->due & t->away & DN_DUTY_CHECKPOINT && !((t->due | t->asked) & (DN_DUTY_EVAL | DN_DUTY_PREVIEW | DN_DUTY_PUBLISH));
+    return t->due & t->away & DN_DUTY_CHECKPOINT &&
+           !((t->due | t->asked) & (DN_DUTY_EVAL | DN_DUTY_PREVIEW | DN_DUTY_PUBLISH));
 }
 
 /* One duty of the boundary, or a piece of it; false: there is none left. */
@@ -152,8 +158,8 @@ static bool do_duty(dn_worker *w, double max_ms)
         copy_out(w, DN_DUTY_PREVIEW, max_ms);
     else if (t->due & DN_DUTY_PUBLISH)
         copy_out(w, DN_DUTY_PUBLISH, max_ms);
-    else if (is_held_up(t))
-        ; /* there is nothing else to do */
+    else if (t->due & t->away & DN_DUTY_CHECKPOINT)
+        return true; /* there is nothing else to do */
     else if (t->due & DN_DUTY_CHECKPOINT)
         copy_out(w, DN_DUTY_CHECKPOINT, max_ms);
     else if (dn_trainer_step(t->trainer) >= t->steps)

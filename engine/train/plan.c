@@ -180,7 +180,8 @@ static int measure(dn_train_plan *out, planner *s, int rows, const dn_marks *cho
         plan.data = dn_train_feed_bytes(p, info, rows) + dn_reader_bytes(&read) + (n_eval ? dn_reader_bytes(&held) : 0);
         plan.copies = plan.weights + plan.moments + plan.ema;
         plan.previews = s->previews;
-        plan.total = plan.weights + plan.gradients + plan.moments + plan.ema + plan.arena + plan.data + plan.copies + plan.previews;
+        plan.total = plan.weights + plan.gradients + plan.moments + plan.ema + plan.arena + plan.data + plan.copies +
+                     plan.previews;
         plan.gflop_per_step = dn_program_flop(net.program) * p->batch_size * 1e-9;
         dn_train_numerics(plan.numerics, sizeof plan.numerics, s->device, p, &plan);
         *out = plan;
@@ -218,12 +219,12 @@ static int too_large(const dn_train_plan *smallest, const planner *s, int fits, 
         snprintf(hint, sizeof hint, "micro_batch %d would fit", fits);
     else
         snprintf(hint, sizeof hint, "the network would have to be smaller, or the budget %zu bytes", smallest->total);
-    return dn_fail(
-        err, DN_E_MEMORY, "micro_batch",
-        "the job needs at least %zu bytes (arena %zu, weights %zu, gradient %zu, moments %zu, ema %zu, data %zu, copies %zu, "
-        "previews %zu) with micro_batch %d; %zu are allowed: %s",
-        smallest->total, smallest->arena, smallest->weights, smallest->gradients, smallest->moments, smallest->ema,
-        smallest->data, smallest->copies, smallest->previews, smallest->micro_batch, s->budget, hint);
+    return dn_fail(err, DN_E_MEMORY, "micro_batch",
+                   "the job needs at least %zu bytes (arena %zu, weights %zu, gradient %zu, moments %zu, ema %zu, "
+                   "data %zu, copies %zu, previews %zu) with micro_batch %d; %zu are allowed: %s",
+                   smallest->total, smallest->arena, smallest->weights, smallest->gradients, smallest->moments,
+                   smallest->ema, smallest->data, smallest->copies, smallest->previews, smallest->micro_batch,
+                   s->budget, hint);
 }
 
 /* The largest divisor of batch_size, at most `most`, that fits with nothing recomputed; 0: none. *out only then. */

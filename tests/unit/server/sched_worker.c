@@ -526,7 +526,8 @@ static void a_snapshot_under_way_is_finished_first(void **state)
     fake_copies(1);
 }
 
-/* Of checkpoints there is one copy at a time, and none is left out: the job waits, but neither requests nor who publishes it. */
+/* Of checkpoints there is one copy at a time, and none is left out: the job waits, but neither requests nor who
+ * publishes it. */
 static void a_checkpoint_waits_for_the_one_before(void **state)
 {
     (void)state;
@@ -614,7 +615,8 @@ static void without_a_share_a_job_waits_until_requests_are_done(void **state)
     stop(w);
 }
 
-/* Share 0, and a request that does not end: only who asks for the end of a step gets it, and then the job waits again. */
+/* Share 0, and a request that does not end: only who asks for the end of a step gets it, and then the job waits again.
+ */
 static void who_waits_for_the_end_of_a_step_gets_it(void **state)
 {
     (void)state;

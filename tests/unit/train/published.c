@@ -246,7 +246,8 @@ enum { PICTURES = 10 };
 static void is_planned(const char *what, size_t plan, size_t real)
 {
     double off = (double)real / (double)plan - 1;
-    print_message("%s: plan %.2f MB, handed out %.2f MB (%+.2f%%)\n", what, (double)plan * 1e-6, (double)real * 1e-6, 100 * off);
+    print_message("%s: plan %.2f MB, handed out %.2f MB (%+.2f%%)\n", what, (double)plan * 1e-6, (double)real * 1e-6,
+                  100 * off);
     assert_true(fabs(off) < 0.02);
 }
 
@@ -306,7 +307,7 @@ static void preview(job *j, dn_snapshot *ema, const dn_sample_params *like)
     dn_model_free(m);
 }
 
-/* The most that is handed out at once while steps, a checkpoint that is written, an evaluation and a preview go on is what the
+/* The most that is handed out at once while steps are made, a checkpoint is written and a preview is made is what the
  * plan says, copies and all. */
 static void check_copies(enum dn_optimizer_kind kind, int batch_size)
 {
@@ -319,9 +320,16 @@ static void check_copies(enum dn_optimizer_kind kind, int batch_size)
     j.params.batch_size = j.params.micro_batch = batch_size;
     assert_int_equal(dn_table_plan_denoise(&table, 0, 1, &err), 0);
     const dn_model_info *i = &j.model->info;
-    const dn_sample_params like = { .table = &table, .table_shared = true, .height = i->height, .width = i->width,
-                                    .channels = i->channels, .out_channels = i->out_channels, .label = 1, .label_b = -1,
-                                    .null_label = i->null_label, .temperature = 1 };
+    const dn_sample_params like = { .table = &table,
+                                    .table_shared = true,
+                                    .height = i->height,
+                                    .width = i->width,
+                                    .channels = i->channels,
+                                    .out_channels = i->out_channels,
+                                    .label = 1,
+                                    .label_b = -1,
+                                    .null_label = i->null_label,
+                                    .temperature = 1 };
     j.params.preview_bytes = PICTURES * dn_sample_bytes(&like);
     size_t before = handed_most = handed_out;
     start(&j);
@@ -820,10 +828,16 @@ static void test_learned_variance(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_bytes),         cmocka_unit_test(test_copies),  cmocka_unit_test(test_budget),
+        cmocka_unit_test(test_bytes),
+        cmocka_unit_test(test_copies),
+        cmocka_unit_test(test_budget),
         cmocka_unit_test(test_recomputing),
-        cmocka_unit_test(test_first_weights), cmocka_unit_test(test_publish), cmocka_unit_test(test_learned_variance),
-        cmocka_unit_test(test_failing_disk),  cmocka_unit_test(test_read),    cmocka_unit_test(test_read_refuses),
+        cmocka_unit_test(test_first_weights),
+        cmocka_unit_test(test_publish),
+        cmocka_unit_test(test_learned_variance),
+        cmocka_unit_test(test_failing_disk),
+        cmocka_unit_test(test_read),
+        cmocka_unit_test(test_read_refuses),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }
