@@ -68,10 +68,11 @@ static const dn_field lr_v[DN_LRS_FIELDS] = {
     [DN_LRS_KIND] = { "kind", DN_T_ENUM, AT(kind), .choices = LIST("constant", "linear", "cosine", "cosine_restarts", "polynomial", "one_cycle"),
         .def = "constant", .help = "The learning rate's way to the last step." },
     [DN_LRS_WARMUP_STEPS] = { "warmup_steps", DN_T_INT, AT(warmup_steps), .min = 0, .max = DN_JOB_STEPS_MAX, .def = "0", .unit = "optimizer steps",
-        .help = "Linear from 0." },
+        .help = "Linear from 0; one_cycle: half a cosine from lr/25, over 30% of the steps if not given." },
     [DN_LRS_CYCLES] = { "cycles", DN_T_NUM, AT(cycles), .min = 1, .max = 1000, .def = "1", .help = "cosine_restarts: how many." },
     [DN_LRS_POWER] = { "power", DN_T_NUM, AT(power), .min = 0, .max = 100, .def = "1", .help = "polynomial: the exponent." },
-    [DN_LRS_LR_END] = { "lr_end", DN_T_NUM, AT(lr_end), .min = 0, .max = 1, .def = "0", .help = "linear, polynomial, one_cycle: the last rate as a fraction of lr." },
+    [DN_LRS_LR_END] = { "lr_end", DN_T_NUM, AT(lr_end), .min = 0, .max = 1,
+        .help = "linear, polynomial (0), one_cycle (4e-6): the last rate as a fraction of lr." },
 };
 #undef AT
 static const dn_fields lr_fields = TABLE("LrSchedule", "The learning rate by optimizer step.", lr_v, dn_lr_in);
@@ -433,6 +434,8 @@ static int check(dn_job_request *r, dn_http_error *err)
                             (int)r->batch_size);
     if (!(r->objective.has >> DN_OBJ_TIMESTEPS_SCALE & 1))
         r->objective.timesteps_scale = r->objective.timesteps == 2 ? 1.29 : 1;
+    if (!(r->lr_schedule.has >> DN_LRS_LR_END & 1))
+        r->lr_schedule.lr_end = r->lr_schedule.kind == 5 ? 4e-6 : 0; /* PyTorch's */
     if (r->objective.timesteps == 1 && !(r->objective.timesteps_scale > 0))
         return dn_http_fail(err, DN_H_RANGE, "objective.timesteps_scale", "objective.timesteps_scale must be above 0");
     if (r->lr_schedule.warmup_steps > r->steps)

@@ -53,7 +53,7 @@ typedef struct dn_lr_schedule {
     int64_t warmup_steps; /* optimizer steps */
     double cycles;        /* cosine_restarts (1) */
     double power;         /* polynomial (1) */
-    double lr_end;        /* as a fraction of lr: linear, polynomial, one_cycle (0) */
+    double lr_end;        /* as a fraction of lr: linear, polynomial, one_cycle (0; PyTorch's one cycle ends at 4e-6) */
 } dn_lr_schedule;
 
 typedef struct dn_ema {
@@ -76,7 +76,7 @@ typedef struct dn_train_params {
     dn_ema ema;
     dn_augment augment[DN_AUGMENT_MAX];
     int n_augment;
-    double eval_fraction;     /* of the dataset, held out (0) */
+    double eval_fraction;     /* of the dataset, held out (0); one image at least if not 0 */
     int nan_max;              /* non-finite steps in a row that end the job (10) */
     int height, width;        /* 0: the model's own */
 } dn_train_params;

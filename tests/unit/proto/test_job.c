@@ -60,6 +60,10 @@ static void mode_has_a_scale_of_its_own(void **state)
     assert_int_equal(p.code, 0);
     assert_true(p.r.objective.timesteps_scale == 1.29);
     done(&p);
+    p = parse("{" BASE ",\"lr_schedule\":{\"kind\":\"one_cycle\"}}");
+    assert_int_equal(p.code, 0);
+    assert_true(p.r.lr_schedule.lr_end == 4e-6);
+    done(&p);
 }
 
 static void lists_of_objects_are_read(void **state)
