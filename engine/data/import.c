@@ -288,7 +288,7 @@ static const dn_stored *choose(const dn_stored_list *l, bool labels, const char 
         n_any++;
         any = &l->at[i];
         for (int k = 0; names[k]; k++)
-            if (strcmp(l->at[i].name, names[k]) == 0) {
+            if (strcasecmp(l->at[i].name, names[k]) == 0) {
                 n_named++;
                 named = &l->at[i];
             }
@@ -303,8 +303,8 @@ static const dn_stored *choose(const dn_stored_list *l, bool labels, const char 
 
 static int commit_arrays(struct import *im, dn_error *err)
 {
-    static const char *const image_names[] = { "images", "x", "arr_0", NULL };
-    static const char *const label_names[] = { "labels", "label", "y", "arr_1", NULL };
+    static const char *const image_names[] = { "images", "image", "x", "data", "x_train", "train_images", "arr_0", NULL };
+    static const char *const label_names[] = { "labels", "label", "y", "targets", "y_train", "train_labels", "arr_1", NULL };
     dn_stored_list l = { 0 };
     int rc = 0, n_classes = 0;
     drop_tests(im);
