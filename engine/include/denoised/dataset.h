@@ -52,7 +52,7 @@ typedef struct dn_import_report {
 } dn_import_report;
 
 /* Import the uploaded file `src` (tar, tar.gz, tar.zst, zip of PNG/JPEG/WebP in class folders or with a labels file "labels.csv",
- * "labels.json" or "metadata.jsonl"; of MNIST's IDX files, gzipped or not; a .npy, .npz or .safetensors file, alone or in an archive) into
+ * "metadata.csv", "labels.json", "dataset.json" or "metadata.jsonl"; of MNIST's IDX files, gzipped or not; a .npy, .npz or .safetensors file, alone or in an archive) into
  * the folder `dir`, which must not exist: it is made whole or not at all (written under a temporary name beside it, fsynced, renamed).
  * The kind is found by content, never by the name that a client gave. Slow. err->param names the file at fault.
  *

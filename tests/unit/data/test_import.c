@@ -246,6 +246,17 @@ static void labels_files(void **state)
         { "labels.json", "{\"a.png\": \"2\", \"sub/b.png\": \"x\", \"c.png\": 1}", { 1, 2, 0 }, "1" },
         { "labels.json", " [[\"a.png\", 3], [\"sub/b.png\", 3], [\"c.png\", 4]]", { 3, 3, 4 }, NULL },
         { "labels.json", "{\"labels\": [[\"a.png\", 3], [\"sub/b.png\", 3], [\"c.png\", 4]]}", { 3, 3, 4 }, NULL },
+        { "labels.csv", "file, label\na.png, 1\n sub/b.png\t, 0 \r\nc.png,1 \n", { 1, 0, 1 }, NULL },
+        { "dataset.json", "{\"labels\": [[\"a.png\", 3], [\"sub/b.png\", 3], [\"c.png\", 4]]}", { 3, 3, 4 }, NULL },
+        { "labels.json",
+          "[{\"file\": \"a.png\", \"class\": \"x\"}, {\"image\": \"sub/b.png\", \"label\": \"y\"}, [\"c.png\", \"x\"]]",
+          { 0, 1, 0 },
+          "x" },
+        { "metadata.jsonl",
+          "{\"filename\": \"a.png\", \"target\": 0}\n{\"path\": \"sub/b.png\", \"label\": 1}\n{\"image\": \"c.png\", "
+          "\"class\": 1}",
+          { 0, 1, 1 },
+          NULL },
         { "metadata.jsonl",
           "{\"file_name\": \"sub/b.png\", \"label\": \"no\", \"more\": [1]}\n{\"label\": \"yes\", \"file_name\": "
           "\"a.png\"}\n\n"
@@ -302,6 +313,8 @@ static void bad_labels(void **state)
         { "labels.json", "[1]}, {\"x\": [", DN_E_FORMAT, "labels.json", "line" },
         { "metadata.jsonl", "{\"file_name\": \"a.png\", \"label\": 1}\n{\"file_name\": \"b.png\"}\n", DN_E_FORMAT,
           "metadata.jsonl", "line 2" },
+        { "labels.json", "[{\"file\": \"a.png\", \"label\": 1}, {\"file\": \"b.png\"}]", DN_E_FORMAT, "labels.json",
+          "whole number" },
         { "metadata.jsonl", "{\"file_name\": \"a.png\", \"label\": 1}\nnonsense\n", DN_E_FORMAT, "metadata.jsonl",
           "line 2" },
     };
