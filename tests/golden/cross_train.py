@@ -244,7 +244,7 @@ def compare(start, want, got, rough):
             if w is not None and float(w.norm()) < 1e-5 * norm:
                 continue  # rounding, of which Adam makes whole steps
             moved = float((v - start[name]).norm())
-            note(which, float((g - v).norm()) / max(moved, 1e-5 * float(v.norm()), 1e-9), 5e-3)
+            note(which, float((g - v).norm()) / max(moved, 1e-5 * float(v.norm()), 1e-9), 2e-2 if rough else 5e-3)
     return bad, worst
 
 

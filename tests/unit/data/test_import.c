@@ -603,7 +603,10 @@ static void arrays_by_name(void **state)
                   4);
         expect_arrays(true);
     }
-    blob_free(&x), blob_free(&y), blob_free(&x2), blob_free(&y2);
+    blob hot = npy_make("|u1", "(5, 2)", other, 10); /* one column for each class */
+    put_items(ZIP, (item[]){ item_of("images.npy", x), item_of("labels.npy", hot) }, 2);
+    import_bad(false, DN_E_FORMAT, "labels", "labels must be");
+    blob_free(&x), blob_free(&y), blob_free(&x2), blob_free(&y2), blob_free(&hot);
 }
 
 /* Floats within a usual range are not stretched to their extremes. */
