@@ -441,6 +441,11 @@ static int check(dn_job_request *r, dn_http_error *err)
     if (r->lr_schedule.warmup_steps > r->steps)
         return dn_http_fail(err, DN_H_CONTRADICTION, "lr_schedule.warmup_steps",
                             "lr_schedule.warmup_steps is more than steps, %lld", (long long)r->steps);
+    static const char *const types[] = { "epsilon", "v_prediction", "sample", "flow_prediction" };
+    const char *type = json_string_value(json_object_get(r->schedule, "prediction_type"));
+    if (type && strcmp(type, types[r->objective.prediction]))
+        return dn_http_fail(err, DN_H_CONTRADICTION, "schedule.prediction_type", "objective.prediction is %s: schedule.prediction_type must be %s",
+                            objective_v[DN_OBJ_PREDICTION].choices[r->objective.prediction], types[r->objective.prediction]);
     int rc = check_dependencies(r, err);
     return rc ? rc : check_augment(r, err);
 }

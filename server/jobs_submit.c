@@ -96,6 +96,24 @@ static int reschedule(dn_model *m, const json_t *keys, dn_error *err)
     return rc;
 }
 
+/* A network that is to predict a flow begins with the scheduler of one. The job's field is `model`. */
+static int new_network(const dn_job *j, const dn_dataset_info *data, dn_model **out, dn_error *err)
+{
+    dn_error e = { 0 };
+    json_t *extra = extra_of(j, data), *scheduler = NULL;
+    if (j->params.objective.prediction == DN_PREDICT_FLOW)
+        scheduler = json_pack("{ss}", "_class_name", "FlowMatchEulerDiscreteScheduler");
+    int rc = dn_model_init(out, j->in.model, scheduler, extra, (uint64_t)j->in.seed, &e);
+    if (rc && err) {
+        *err = e;
+        bool whole = !e.param[0] || !strcmp(e.param, "config");
+        snprintf(err->param, sizeof err->param, whole ? "model" : "model.%.56s", e.param);
+    }
+    json_decref(scheduler);
+    json_decref(extra);
+    return rc;
+}
+
 int dn_job_open_parts(const dn_job *j, dn_model **model, dn_dataset **data, dn_error *err)
 {
     dn_dataset *d = NULL;
@@ -104,9 +122,7 @@ int dn_job_open_parts(const dn_job *j, dn_model **model, dn_dataset **data, dn_e
     if (!rc && j->from_dir) {
         rc = dn_model_load(&m, j->from_dir, err);
     } else if (!rc) {
-        json_t *extra = extra_of(j, dn_dataset_info_of(d));
-        rc = dn_model_init(&m, j->in.model, NULL, extra, (uint64_t)j->in.seed, err);
-        json_decref(extra);
+        rc = new_network(j, dn_dataset_info_of(d), &m, err);
     }
     if (!rc && j->in.schedule)
         rc = reschedule(m, j->in.schedule, err);

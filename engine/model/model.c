@@ -78,12 +78,38 @@ static int read_scheduler(dn_model *m, dn_error *err)
     return rc;
 }
 
+/* The scheduler that `cls` names, with the keys of `json` that it knows, as diffusers' from_config. */
+static int other_scheduler(dn_scheduler_config **out, const json_t *json, json_t *cls, dn_error *err)
+{
+    json_t *with = json_copy((json_t *)json);
+    dn_scheduler_config *c = NULL;
+    dn_error why = { 0 };
+    int rc = with && !json_object_set(with, "_class_name", cls) ? dn_scheduler_config_new(&c, with, &why) : DN_E_MEMORY;
+    if (!rc && dn_scheduler_config_sampler(c, &why) < 0)
+        rc = DN_E_UNSUPPORTED;
+    json_decref(with);
+    if (rc) {
+        dn_scheduler_config_free(c);
+        return dn_fail(err, rc, "scheduler._class_name", "%s", why.message[0] ? why.message : "out of memory");
+    }
+    *out = c;
+    return 0;
+}
+
 int dn_model_reschedule(dn_model *m, const json_t *keys, dn_error *err)
 {
-    json_t *json = json_copy(m->scheduler_json);
-    dn_scheduler_config *c = dn_scheduler_config_copy(m->info.scheduler);
-    int rc = json && c && !json_object_update(json, (json_t *)keys) ? dn_scheduler_config_overlay(c, keys, err)
-                                                                    : dn_fail(err, DN_E_MEMORY, NULL, "out of memory");
+    json_t *json = json_copy(m->scheduler_json), *rest = json_copy((json_t *)keys), *cls = json_object_get(keys, "_class_name");
+    dn_scheduler_config *c = NULL;
+    int rc = json && rest && !json_object_update(json, (json_t *)keys) ? 0 : dn_fail(err, DN_E_MEMORY, NULL, "out of memory");
+    if (!rc && cls)
+        rc = other_scheduler(&c, m->scheduler_json, cls, err);
+    else if (!rc && !(c = dn_scheduler_config_copy(m->info.scheduler)))
+        rc = dn_fail(err, DN_E_MEMORY, NULL, "out of memory");
+    if (!rc) {
+        json_object_del(rest, "_class_name");
+        rc = dn_scheduler_config_overlay(c, rest, err);
+    }
+    json_decref(rest);
     if (rc) {
         json_decref(json);
         dn_scheduler_config_free(c);

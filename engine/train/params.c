@@ -118,9 +118,6 @@ static int check_together(const dn_train_params *p, dn_error *err)
         return dn_fail(err, DN_E_RANGE, "lr_schedule.warmup_steps",
                        "warmup_steps must be at most steps (%lld), got %lld", (long long)p->steps,
                        (long long)p->lr_schedule.warmup_steps);
-    if (p->ema.every > p->steps) /* it would stay what the job began with */
-        return dn_fail(err, DN_E_RANGE, "ema.every", "ema.every must be at most steps (%lld), got %d",
-                       (long long)p->steps, p->ema.every);
     double scale = dn_timesteps_scale(&p->objective), most = 2 / (M_PI - 2); /* of mode: where its law stops rising */
     if (p->objective.timesteps == DN_TIMESTEPS_MODE ? scale > most : scale < 0)
         return dn_fail(err, DN_E_RANGE, "objective.timesteps_scale",

@@ -285,6 +285,10 @@ int dn_train_plan_make(dn_train_plan *out, const dn_device *d, const dn_model *m
     int rc = dn_train_params_check(p, err);
     rc = rc ? rc : dn_levels_init(&levels, &m->info, err);
     rc = rc ? rc : check_prediction(p, &m->info, &levels, err);
+    if (!rc && m->arch_info.time_rows && levels.n > m->arch_info.time_rows)
+        rc = dn_fail(err, DN_E_IMPOSSIBLE, "model",
+                     "the network has learned embeddings of %lld timesteps, its scheduler has %d",
+                     (long long)m->arch_info.time_rows, levels.n);
     rc = rc ? rc : check_pictures(p, m, data, err);
     rc = rc ? rc : check_labels(p, &m->info, data, err);
     if (!rc) {

@@ -673,7 +673,6 @@ static void steep(dn_train_params *p)
 }
 static void drop(dn_train_params *p) { p->objective.label_dropout = 0.1; }
 static void hold_all(dn_train_params *p) { p->eval_fraction = 0.95; }
-static void seldom(dn_train_params *p) { p->ema.every = (int)p->steps + 1; }
 static void variational(dn_train_params *p) { p->objective.vlb_weight = 0.5; }
 
 static void test_refusals(void **state)
@@ -692,7 +691,9 @@ static void test_refusals(void **state)
     refuse(&f, &none, flow, DN_E_IMPOSSIBLE, "objective.prediction");
     refuse(&f, &none, steep, DN_E_RANGE, "objective.timesteps_scale");
     refuse(&f, &none, hold_all, DN_E_RANGE, "eval_fraction");
-    refuse(&f, &none, seldom, DN_E_RANGE, "ema.every");
+    refuse(&f,
+           &(fixture_wish){ .config = "{\"time_embedding_type\":\"learned\",\"num_train_timesteps\":100}" }, NULL,
+           DN_E_IMPOSSIBLE, "model");
     refuse(&f, &none, variational, DN_E_IMPOSSIBLE, "objective.vlb_weight");
     refuse(&f, &(fixture_wish){ .extra = "{}" }, drop, DN_E_IMPOSSIBLE, "objective.label_dropout");
     refuse(&f, &(fixture_wish){ .extra = "{}", .classes = -1 }, NULL, DN_E_INVALID, "dataset");
