@@ -17,8 +17,8 @@ static const char *const priorities[] = { "low", "normal", "high", NULL };
 /* clang-format off */
 #define AT(member) .offset = offsetof(dn_objective_in, member)
 static const dn_field objective_v[DN_OBJ_FIELDS] = {
-    [DN_OBJ_PREDICTION] = { "prediction", DN_T_ENUM, AT(prediction), .choices = LIST("epsilon", "v", "sample", "flow"), .def = "epsilon",
-        .help = "What the network learns to predict: the noise, v, the clean sample, or the flow's velocity." },
+    [DN_OBJ_PREDICTION] = { "prediction", DN_T_ENUM, AT(prediction), .choices = LIST("epsilon", "v", "sample", "flow"),
+        .help = "What the network learns to predict: the noise, v, the clean sample, or the flow's velocity. Not given: what the model of from predicts; epsilon for a new one." },
     [DN_OBJ_TIMESTEPS] = { "timesteps", DN_T_ENUM, AT(timesteps), .choices = LIST("uniform", "logit_normal", "mode"), .def = "uniform",
         .help = "The law that timesteps are drawn from." },
     [DN_OBJ_TIMESTEPS_LOC] = { "timesteps_loc", DN_T_NUM, AT(timesteps_loc), .min = -10, .max = 10, .def = "0",
@@ -443,7 +443,11 @@ static int check(dn_job_request *r, dn_http_error *err)
                             "lr_schedule.warmup_steps is more than steps, %lld", (long long)r->steps);
     static const char *const types[] = { "epsilon", "v_prediction", "sample", "flow_prediction" };
     const char *type = json_string_value(json_object_get(r->schedule, "prediction_type"));
-    if (type && strcmp(type, types[r->objective.prediction]))
+    bool given = r->objective.has >> DN_OBJ_PREDICTION & 1;
+    for (int i = 0; type && !given && i < 4; i++)
+        if (!strcmp(type, types[i]))
+            r->objective.prediction = i;
+    if (type && given && strcmp(type, types[r->objective.prediction]))
         return dn_http_fail(err, DN_H_CONTRADICTION, "schedule.prediction_type", "objective.prediction is %s: schedule.prediction_type must be %s",
                             objective_v[DN_OBJ_PREDICTION].choices[r->objective.prediction], types[r->objective.prediction]);
     int rc = check_dependencies(r, err);

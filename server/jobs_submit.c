@@ -158,6 +158,17 @@ static int check_preview(const dn_job *j, const dn_model *m, dn_error *err)
     return rc;
 }
 
+/* A model is trained on as it was trained. */
+static int default_prediction(dn_job *j, const dn_model *m, dn_error *err)
+{
+    enum dn_train_prediction of = j->params.objective.prediction;
+    bool given = j->in.objective.has >> DN_OBJ_PREDICTION & 1;
+    int rc = given || !j->from_dir ? 0 : dn_train_prediction_of(&of, m, err);
+    if (!rc)
+        j->in.objective.prediction = (int)(j->params.objective.prediction = of);
+    return rc;
+}
+
 static void plan_work(dn_work *work)
 {
     planning *p = dn_container_of(work, planning, work);
@@ -165,6 +176,8 @@ static void plan_work(dn_work *work)
     dn_model *m = NULL;
     dn_dataset *d = NULL;
     p->rc = dn_job_open_parts(j, &m, &d, &p->err);
+    if (!p->rc)
+        p->rc = default_prediction(j, m, &p->err);
     if (!p->rc)
         p->rc = check_preview(j, m, &p->err);
     if (!p->rc)

@@ -622,6 +622,20 @@ def test_a_new_network_learns_a_flow(box):
         assert (config["_class_name"], config.get("shift")) == ("FlowMatchEulerDiscreteScheduler", shift)
 
 
+def test_a_model_is_trained_on_as_it_was_trained(box):
+    d = box.start()
+    put_dataset(d)
+    for given, told in (({"objective": {"prediction": "v"}}, "v"), ({"schedule": {"prediction_type": "sample"}, "objective": {}}, "sample")):
+        first = submit(d, steps=2, eval={}, **given)
+        wait(d, first)
+        assert d.ask("POST", "/jobs/%s/publish" % first, {"as": told}).status == 200
+        more = {"model": None, "from": told, "steps": 2, "eval": {}}
+        for objective, prediction in (({}, told), ({"prediction": "epsilon"}, "epsilon")):
+            reply = d.ask("POST", "/jobs", {k: v for k, v in dict(JOB, objective=objective, **more).items() if v is not None})
+            assert reply.status == 201 and reply.json()["request"]["objective"]["prediction"] == prediction, reply.body
+            assert wait(d, reply.json()["id"])["request"]["objective"]["prediction"] == prediction
+
+
 # ---- what is refused ----
 
 
@@ -641,7 +655,8 @@ def test_bad_jobs_are_refused_by_name(box):
     refused(d, 400, "contradiction", "objective.snr_gamma", objective={"snr_gamma": 5})
     refused(d, 422, "impossible", "preview.labels", preview=dict(PREVIEWS, labels=["purple"]))
     refused(d, 400, "unknown_field", "schedule.beta_scheduler", schedule={"beta_scheduler": "linear"})
-    refused(d, 400, "contradiction", "schedule.prediction_type", schedule={"prediction_type": "v_prediction"})
+    refused(d, 400, "contradiction", "schedule.prediction_type", schedule={"prediction_type": "v_prediction"},
+            objective={"prediction": "epsilon"})
     refused(d, 400, "not_supported", "schedule._class_name", schedule={"_class_name": "NoScheduler"})
     refused(d, 400, "unknown_field", "model.block_out_chanels", model=dict(UNET, block_out_chanels=[8]))
     refused(d, 400, "invalid", "model.block_out_channels", model=dict(UNET, block_out_channels=[8]))

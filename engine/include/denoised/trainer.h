@@ -94,6 +94,9 @@ typedef struct dn_train_plan {
     char numerics[96];       /* names every source of different weights */
 } dn_train_plan;
 
+/* What the model's scheduler says that it predicts: what a job goes on with unless it says otherwise. */
+int dn_train_prediction_of(enum dn_train_prediction *out, const dn_model *m, dn_error *err);
+
 /* Check the parameters against model and data (labels, sizes, channels, learned variance) and plan within `budget` bytes. On
  * failure err->param is the field's path on the wire ("objective.prediction", "batch_size"); DN_E_MEMORY says how many bytes the
  * smallest plan takes and what would fit. */
