@@ -300,7 +300,8 @@ static int add_images(dn_store *s, const dn_stored *t, const dn_source *src, con
         if (rc == 0 && dn_store_digest(digest, image, bytes) != 0)
             rc = dn_fail(err, DN_E_BACKEND, src->name, "cannot hash an image");
         if (rc == 0)
-            rc = dn_store_add(s, NULL, image, (int)height, (int)width, (int)channels, labels ? labels[i] : -1, digest, err);
+            rc = dn_store_add(s, NULL, image, (int)height, (int)width, (int)channels, labels ? labels[i] : -1, digest,
+                              err);
     }
     return rc;
 }

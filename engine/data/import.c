@@ -320,8 +320,11 @@ static int check_labels(const dn_stored_list *l, const char *const *names, dn_er
 
 static int commit_arrays(struct import *im, dn_error *err)
 {
-    static const char *const image_names[] = { "images", "image", "x", "data", "x_train", "train_images", "arr_0", NULL };
-    static const char *const label_names[] = { "labels", "label", "y", "targets", "y_train", "train_labels", "arr_1", NULL };
+    static const char *const image_names[] = {
+        "images", "image", "x", "data", "x_train", "train_images", "arr_0", NULL
+    };
+    static const char *const label_names[] = { "labels",  "label",        "y",     "targets",
+                                               "y_train", "train_labels", "arr_1", NULL };
     dn_stored_list l = { 0 };
     int rc = 0, n_classes = 0;
     drop_tests(im);

@@ -68,8 +68,8 @@ static void init_param(float *dst, const dn_block *b, int i, uint64_t seed)
  * with _ is diffusers' own, and the EMA's settings are in the config.json of every EMA that it saves. */
 static int check_keys(const dn_arch *arch, const json_t *config, dn_error *err)
 {
-    static const char *const others[] = { "decay",           "inv_gamma", "min_decay",           "optimization_step",
-                                          "power",           "update_after_step", "use_ema_warmup", NULL };
+    static const char *const others[] = { "decay", "inv_gamma",         "min_decay",      "optimization_step",
+                                          "power", "update_after_step", "use_ema_warmup", NULL };
     const char *name;
     json_t *value;
     json_object_foreach((json_t *)config, name, value)
@@ -81,7 +81,8 @@ static int check_keys(const dn_arch *arch, const json_t *config, dn_error *err)
             known = !strcmp(others[i], name);
         if (!known) {
             dn_shown shown = dn_show(name, strlen(name));
-            return dn_fail(err, DN_E_UNKNOWN, shown.text, "config.json: %s has no key %s", arch->class_name, shown.text);
+            return dn_fail(err, DN_E_UNKNOWN, shown.text, "config.json: %s has no key %s", arch->class_name,
+                           shown.text);
         }
     }
     return 0;

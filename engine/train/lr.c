@@ -28,8 +28,8 @@ static double (*const factor[])(const dn_lr_schedule *s, double x) = {
     [DN_LR_COSINE_RESTARTS] = restarts, [DN_LR_POLYNOMIAL] = polynomial,
 };
 
-/* Smith and Topin 2019, as PyTorch's OneCycleLR: half a cosine up from lr/25 to the last step of the warm-up, then half a
- * cosine down to the last step of all. */
+/* Smith and Topin 2019, as PyTorch's OneCycleLR: half a cosine up from lr/25 to the last step of the warm-up, then half
+ * a cosine down to the last step of all. */
 static double one_cycle(const dn_lr_schedule *s, int64_t k, int64_t steps)
 {
     double share = 0.3 * (double)steps; /* PyTorch's pct_start */

@@ -1,8 +1,9 @@
-/* train_steps.c - train_steps MODEL_FOLDER IN.safetensors OUT.safetensors DEVICE [OPTION=NUMBER ...]: optimizer steps of a
- * job whose pictures, noise, timesteps and labels come from a file. For cross_train.py.
+/* train_steps.c - train_steps MODEL_FOLDER IN.safetensors OUT.safetensors DEVICE [OPTION=NUMBER ...]: optimizer steps
+ * of a job whose pictures, noise, timesteps and labels come from a file. For cross_train.py.
  *
- * In, for each step k: "s<k>.images" and "s<k>.noise" [n,C,H,W], "s<k>.timesteps" [n], with labels "s<k>.labels" [n]. Out:
- * "loss", "grad_norm", "lr", "ema_decay" [steps]; "grad0.", "final." and "ema." of every parameter, as in a checkpoint. */
+ * In, for each step k: "s<k>.images" and "s<k>.noise" [n,C,H,W], "s<k>.timesteps" [n], with labels "s<k>.labels" [n].
+ * Out: "loss", "grad_norm", "lr", "ema_decay" [steps]; "grad0.", "final." and "ema." of every parameter, as in a
+ * checkpoint. */
 #include "fake_data.h"
 #include "train_internal.h"
 #include "vectors.h"
@@ -13,12 +14,12 @@
 
 enum { STEPS_MAX = 64 };
 
-#define CHECK(what, call)                                      \
-    do {                                                       \
-        if (call) {                                            \
-            fprintf(stderr, "%s: %s\n", what, err.message);    \
-            return 1;                                          \
-        }                                                      \
+#define CHECK(what, call)                                   \
+    do {                                                    \
+        if (call) {                                         \
+            fprintf(stderr, "%s: %s\n", what, err.message); \
+            return 1;                                       \
+        }                                                   \
     } while (0)
 
 /* ---- the job ---- */

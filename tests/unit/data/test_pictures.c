@@ -159,7 +159,8 @@ static void jpeg_turned(void **state)
                 int to_x = o <= 4 ? (o == 2 || o == 3 ? SW - 1 - x : x) : o == 5 || o == 8 ? y : SH - 1 - y;
                 want[to_y * width + to_x] = p[y * SW + x];
             }
-        uint8_t little[12] = { 0x12, 1, 3, 0, 1, 0, 0, 0, (uint8_t)o }, big[12] = { 1, 0x12, 0, 3, 0, 0, 0, 1, 0, (uint8_t)o };
+        uint8_t little[12] = { 0x12, 1, 3, 0, 1, 0, 0, 0, (uint8_t)o },
+                big[12] = { 1, 0x12, 0, 3, 0, 0, 0, 1, 0, (uint8_t)o };
         expect_pixels(with_exif(jpeg_make(p, SH, SW, 1, 98), false, little, 1, 0), want, height, width, 1, 3);
         expect_pixels(with_exif(jpeg_make(p, SH, SW, 1, 98), true, big, 1, 0), want, height, width, 1, 3);
     }
@@ -317,9 +318,9 @@ static void damaged_pictures(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(png_kinds),  cmocka_unit_test(png_depths),       cmocka_unit_test(jpeg_kinds),
-        cmocka_unit_test(webp_kinds), cmocka_unit_test(png_lies),         cmocka_unit_test(jpeg_lies),
-        cmocka_unit_test(webp_lies),  cmocka_unit_test(damaged_pictures), cmocka_unit_test(jpeg_of_inks),
+        cmocka_unit_test(png_kinds),   cmocka_unit_test(png_depths),       cmocka_unit_test(jpeg_kinds),
+        cmocka_unit_test(webp_kinds),  cmocka_unit_test(png_lies),         cmocka_unit_test(jpeg_lies),
+        cmocka_unit_test(webp_lies),   cmocka_unit_test(damaged_pictures), cmocka_unit_test(jpeg_of_inks),
         cmocka_unit_test(jpeg_turned),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -691,8 +691,7 @@ static void test_refusals(void **state)
     refuse(&f, &none, flow, DN_E_IMPOSSIBLE, "objective.prediction");
     refuse(&f, &none, steep, DN_E_RANGE, "objective.timesteps_scale");
     refuse(&f, &none, hold_all, DN_E_RANGE, "eval_fraction");
-    refuse(&f,
-           &(fixture_wish){ .config = "{\"time_embedding_type\":\"learned\",\"num_train_timesteps\":100}" }, NULL,
+    refuse(&f, &(fixture_wish){ .config = "{\"time_embedding_type\":\"learned\",\"num_train_timesteps\":100}" }, NULL,
            DN_E_IMPOSSIBLE, "model");
     refuse(&f, &none, variational, DN_E_IMPOSSIBLE, "objective.vlb_weight");
     refuse(&f, &(fixture_wish){ .extra = "{}" }, drop, DN_E_IMPOSSIBLE, "objective.label_dropout");
