@@ -3,6 +3,7 @@
  * Everything in the folder is untrusted. The weights are one immutable block in registration order (channels last). */
 #include "model_internal.h"
 #include "checkpoint.h"
+#include "settings.h"
 #include <denoised/sha256.h>
 #include <jansson.h>
 #include <stdio.h>
@@ -96,23 +97,40 @@ static int other_scheduler(dn_scheduler_config **out, const json_t *json, json_t
     return 0;
 }
 
-int dn_model_reschedule(dn_model *m, const json_t *keys, dn_error *err)
+/* A key of another scheduler is refused here, as in a request. */
+static int check_keys(const dn_model *m, const json_t *keys, dn_error *err)
 {
-    json_t *json = json_copy(m->scheduler_json), *rest = json_copy((json_t *)keys), *cls = json_object_get(keys, "_class_name");
+    json_t *cls = json_object_get(keys, "_class_name"), *others = json_copy((json_t *)keys);
     dn_scheduler_config *c = NULL;
-    int rc = json && rest && !json_object_update(json, (json_t *)keys) ? 0 : dn_fail(err, DN_E_MEMORY, NULL, "out of memory");
-    if (!rc && cls)
-        rc = other_scheduler(&c, m->scheduler_json, cls, err);
-    else if (!rc && !(c = dn_scheduler_config_copy(m->info.scheduler)))
+    dn_settings settings;
+    enum dn_sampler_kind kind;
+    int rc = cls ? other_scheduler(&c, m->scheduler_json, cls, err) : 0;
+    if (!rc && ((!c && !(c = dn_scheduler_config_copy(m->info.scheduler))) || !others))
         rc = dn_fail(err, DN_E_MEMORY, NULL, "out of memory");
     if (!rc) {
-        json_object_del(rest, "_class_name");
-        rc = dn_scheduler_config_overlay(c, rest, err);
+        json_object_del(others, "_class_name");
+        rc = dn_scheduler_config_overlay(c, others, err);
     }
-    json_decref(rest);
+    if (!rc)
+        rc = dn_settings_resolve(&settings, &kind, c, -1, err);
+    dn_scheduler_config_free(c);
+    json_decref(others);
+    return rc;
+}
+
+/* Checked strictly, the keys are the model's own from then on, as if its file had said so: other samplers leave out what they do not
+ * know. */
+int dn_model_reschedule(dn_model *m, const json_t *keys, dn_error *err)
+{
+    json_t *json = json_copy(m->scheduler_json);
+    dn_scheduler_config *c = NULL;
+    int rc = check_keys(m, keys, err);
+    if (!rc && (!json || json_object_update(json, (json_t *)keys)))
+        rc = dn_fail(err, DN_E_MEMORY, NULL, "out of memory");
+    if (!rc)
+        rc = dn_scheduler_config_new(&c, json, err);
     if (rc) {
         json_decref(json);
-        dn_scheduler_config_free(c);
         return rc;
     }
     json_decref(m->scheduler_json);
