@@ -455,21 +455,44 @@ static size_t common_folders(const dn_item *item, int64_t n)
     return len;
 }
 
+/* The first folder of `p`; empty: there is none. */
+static struct span top_folder(const char *p)
+{
+    const char *slash = strchr(p, '/');
+    return (struct span){ p, slash ? (size_t)(slash - p) : 0 };
+}
+
+/* Are the folders parts of a set, with the classes in them? */
+static bool are_parts(const struct span *folder, int64_t n)
+{
+    static const char *const parts[] = { "train", "training", "test", "testing", "val", "valid", "validation", NULL };
+    for (int64_t i = 0; i < n; i++) {
+        bool part = false;
+        for (int k = 0; parts[k] && !part; k++)
+            part = strlen(parts[k]) == folder[i].len && strncasecmp(folder[i].p, parts[k], folder[i].len) == 0;
+        if (!part || top_folder(folder[i].p + folder[i].len + 1).len == 0)
+            return false;
+    }
+    return true;
+}
+
 static int apply_folders(dn_classes *out, struct span *text, dn_item *item, int64_t n, dn_error *err)
 {
     size_t skip = common_folders(item, n);
     int64_t in_folders = 0, loose = 0;
     for (int64_t i = 0; i < n; i++) {
-        const char *p = item[i].name + skip, *slash = strchr(p, '/');
-        text[i] = (struct span){ p, slash ? (size_t)(slash - p) : 0 };
-        in_folders += slash != NULL;
-        loose = slash ? loose : i;
+        text[i] = top_folder(item[i].name + skip);
+        in_folders += text[i].len > 0;
+        loose = text[i].len > 0 ? loose : i;
     }
     if (in_folders == 0)
         return 0;
     if (in_folders < n)
         return dn_fail(err, DN_E_INVALID, item[loose].name, "%s: in no class folder, as others are",
                        dn_show(item[loose].name, strlen(item[loose].name)).text);
+    bool parts = are_parts(text, n);
+    for (int64_t i = 0; parts && i < n; i++)
+        text[i] = top_folder(text[i].p + text[i].len + 1);
     return label_by_name(out, item, text, n, err);
 }
 

@@ -6,7 +6,8 @@
  * further names (label_names in labels.c). File names are relative to the labels file's folder. A label is a number or
  * a class name; if all are whole numbers, they are the labels, else the sorted names are the classes.
  *
- * Without a labels file the top folder is the class, after folders that all pictures share are taken away. Classes are
+ * Without a labels file the top folder is the class, after folders that all pictures share are taken away, and after
+ * train, test and val where there are only these with folders in them. Classes are
  * sorted, as numbers if all are; folders 0..K-1 are the labels 0..K-1 without names. Pictures in no folder at all have
  * no labels. */
 #ifndef DN_DATA_LABELS_H

@@ -58,7 +58,7 @@ typedef struct dn_import_report {
  *
  * Pictures: alpha is laid over white, 16 bits become the high 8, colour profiles are not applied, a JPEG of inks becomes RGB and is
  * turned as its EXIF says, animations are refused; one with equal channels everywhere is grey, and `channels` is 1 if all are. Classes are the top folders
- * after those that all pictures share; folders 0..K-1 are the labels 0..K-1 without names. Hidden files, __MACOSX, notes (.txt, .md,
+ * after those that all pictures share and after train, test and val (if there are only these, with folders in them); folders 0..K-1 are the labels 0..K-1 without names. Hidden files, __MACOSX, notes (.txt, .md,
  * .html, .rst, .pdf, LICENSE, README) are passed over; any other file that is no picture is broken. Arrays: images are [n,H,W],
  * [n,H,W,C], or [n,C,H,W] if C is 1 or 3 and both sides are above 4; if there are several they are named "images", "image", "x", "data",
  * "x_train", "train_images" or "arr_0". Labels are whole numbers [n] or [n,1], and if several "labels", "label", "y", "targets", "y_train",

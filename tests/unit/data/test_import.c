@@ -189,6 +189,31 @@ static void numbered_folders(void **state)
     free_items(items, 12);
 }
 
+/* train/cat and test/cat are one class; with a picture right in train, train is a class. */
+static void parts_of_a_set(void **state)
+{
+    (void)state;
+    item items[] = { picture_item("set/train/cat/a.png", 0), picture_item("set/Test/cat/b.png", 1),
+                     picture_item("set/train/dog/c.png", 2), picture_item("set/val/dog/d/e.png", 3),
+                     picture_item("set/train/f.png", 4) };
+    put_items(ZIP, items, 4);
+    dn_dataset *d = import_good(false);
+    const dn_dataset_info *info = dn_dataset_info_of(d);
+    assert_int_equal(info->n_classes, 2);
+    assert_string_equal(info->classes[0], "cat");
+    assert_string_equal(info->classes[1], "dog");
+    static const int label[] = { 0, 0, 1, 1 }; /* Test/cat, train/cat, train/dog, val/dog */
+    for (int i = 0; i < 4; i++)
+        assert_int_equal(dn_dataset_label(d, i), label[i]);
+    dn_dataset_close(d);
+    put_items(ZIP, items, 5);
+    d = import_good(false);
+    assert_int_equal(dn_dataset_info_of(d)->n_classes, 3);
+    assert_string_equal(dn_dataset_info_of(d)->classes[2], "val");
+    dn_dataset_close(d);
+    free_items(items, 5);
+}
+
 static void no_labels_and_grey(void **state)
 {
     (void)state;
@@ -820,7 +845,7 @@ int main(void)
         T(class_folders),     T(numbered_folders), T(no_labels_and_grey), T(labels_files),
         T(bad_labels),        T(broken_files),     T(many_broken_files),  T(idx_files),
         T(lying_idx),         T(npy_types),        T(labelled_arrays),    T(bad_arrays),
-        T(planar_arrays),     T(arrays_by_name),   T(ranges_of_floats),
+        T(parts_of_a_set),    T(planar_arrays),     T(arrays_by_name),   T(ranges_of_floats),
         T(nothing_to_import), T(total_limit),      T(cut_uploads),        T(full_disk),
         T(cancelled),
     };
