@@ -125,7 +125,7 @@ static const dn_fields preview_fields = TABLE("PreviewRule", "Pictures from the 
 #define AT(member) .offset = offsetof(dn_eval_in, member)
 static const dn_field eval_v[] = {
     { "fraction", DN_T_NUM, AT(fraction), .min = 0, .max = 0.9, .def = "0", .help = "Of the dataset, never trained on." },
-    { "every_steps", DN_T_INT, AT(every_steps), .min = 0, .max = DN_JOB_STEPS_MAX, .def = "500", .unit = "optimizer steps", .help = "0: never." },
+    { "every_steps", DN_T_INT, AT(every_steps), .min = 0, .max = DN_JOB_STEPS_MAX, .def = "500", .unit = "optimizer steps", .help = "0: never; of a fraction of 0 there is nothing to evaluate." },
 };
 #undef AT
 static const dn_fields eval_fields = TABLE("EvalRule", "The held-out loss at fixed noise.", eval_v, dn_eval_in);
