@@ -33,7 +33,13 @@ typedef struct errand {
     dn_error err;
 } errand;
 
-static void call_gone(void *arg) { ((errand *)arg)->call = NULL; }
+/* Who waited for a version to be made and left wants it no more. */
+static void call_gone(void *arg)
+{
+    errand *e = arg;
+    e->call = NULL;
+    dn_versions_stop(e->app, e);
+}
 
 /* NULL: the call has been refused. */
 static errand *errand_new(dn_call *call, int status)
@@ -153,14 +159,18 @@ static void reply_later(errand *e, const char *name, bool wait)
 
 /* ---- PUT /models/{name}, POST /models/{name}/save --------------------------------------------------------------- */
 
-static int unpack(void *arg, const char *dir, dn_error *err)
+static int unpack(void *arg, const char *dir, const _Atomic(bool) *stop, dn_error *err)
 {
     const errand *e = arg;
     int rc = *e->boundary ? dn_multipart_unwrap(e->src, e->boundary, e->room, err) : 0;
-    return rc ? rc : dn_version_unpack(e->src, e->dir, dir, &(dn_archive_limits){ e->room, e->room }, err);
+    return rc ? rc : dn_version_unpack(e->src, e->dir, dir, &(dn_archive_limits){ e->room, e->room, stop }, err);
 }
 
-static int copy(void *arg, const char *dir, dn_error *err) { return dn_tree_copy(((const errand *)arg)->dir, dir, NULL, err); }
+static int copy(void *arg, const char *dir, const _Atomic(bool) *stop, dn_error *err)
+{
+    (void)stop; /* the kernel copies */
+    return dn_tree_copy(((const errand *)arg)->dir, dir, NULL, err);
+}
 
 void dn_route_model_put(dn_call *call)
 {

@@ -2,6 +2,7 @@
 import io
 import json
 import os
+import re
 import signal
 import sqlite3
 import tarfile
@@ -210,6 +211,52 @@ def test_refusals_are_for_their_owner(tmp_path, sources):
         assert ask("b", "GET", "/models/hers").json()["state"] in ("available", "loaded")
         assert "attempt" not in ask("b", "GET", "/models/hers").json()
         assert ask("a", "GET", "/models/hers").json()["attempt"]["state"] == "failed"
+
+
+def large(rel, data):
+    """The same weights on pictures so large that one evaluation takes seconds, no operation of it many."""
+    return re.sub(rb'"sample_size": \d+', b'"sample_size": 160', data) if rel == "unet/config.json" else data
+
+
+def being_tried(daemon, name):
+    """Until its folder is unpacked: what comes then is loading and trying it."""
+    end = time.monotonic() + PATIENCE
+    while daemon.ask("GET", "/models/" + name).status != 200:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_who_hangs_up_wants_no_version(box, sources):
+    """A client that waited for the check and left: it is stopped, nothing stays, and the lane is free for the next."""
+    body = tar_of(sources / "ddpm", change=large)
+    client = box.d.client()
+    client.send("PUT /models/large?wait=true HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-tar\r\nContent-Length: %d\r\n\r\n" % len(body))
+    client.send(body)
+    being_tried(box.d, "large")
+    assert box.d.model("large")["attempt"]["state"] == "loading" and box.d.generate(model="large", **ASK).status == 404
+    client.close()
+    assert not box.left() and box.kept() == []
+    end = time.monotonic() + PATIENCE
+    while box.d.ask("GET", "/models/large").status != 404:
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    assert box.put("large", tar_of(sources / "ddpm")).status == 201 and box.versions("large") == [(1, True)]
+
+
+def test_a_stop_does_not_wait_for_a_check(tmp_path, sources):
+    state = str(tmp_path / "state")
+    with serving(sources / "models", "--state", state, "--disk-reserve", "0", "--drain-ms", "100") as daemon:
+        box, replies = Box(state, daemon), []
+        thread = threading.Thread(target=lambda: replies.append(box.put("large", tar_of(sources / "ddpm", change=large))))
+        thread.start()
+        being_tried(daemon, "large")
+        assert box.put("behind", tar_of(sources / "ddpm"), query="").status == 202  # waits for the lane, and nobody for it
+        daemon.proc.send_signal(signal.SIGTERM)
+        thread.join()
+        daemon.stop(sig=None)
+        daemon.stop = lambda *args: None
+    assert (replies[0].status, replies[0].code) == (409, "cancelled")
+    assert os.listdir(state + "/incoming") == [] and os.listdir(state + "/models") == []
 
 
 def drop(name):
