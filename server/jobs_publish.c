@@ -220,6 +220,11 @@ void dn_job_publish(dn_job *j, const char *as, dn_call *call)
         refuse(p, &err);
         return;
     }
+    if (dn_versions_may(j->app, as, dn_call_admin(call), &err)) {
+        snprintf(err.param, sizeof err.param, "as");
+        refuse(p, &err);
+        return;
+    }
     snprintf(p->as, sizeof p->as, "%s", as);
     try_turn(p);
 }

@@ -145,6 +145,9 @@ int dn_versions_alias(dn_app *app, dn_known *k, dn_version_done *done, void *arg
 int dn_versions_delete(dn_app *app, dn_known *k, dn_version_done *done, void *arg, dn_http_error *err);
 /* May the tenant change the model of this name? All versions in the state must be its own. */
 bool dn_versions_mine(const dn_app *app, const char *name, const char *tenant);
+/* The names of --models are the operator's: only the scope admin may add versions to one or say which is live, for the bare name is
+ * what everybody else samples from. 0, or DN_H_FORBIDDEN. */
+int dn_versions_may(const dn_app *app, const char *name, bool admin, dn_http_error *err);
 dn_known *dn_models_live(dn_models *m, const char *name); /* NULL: there is none */
 
 /* models.c, for it: takes dir. NULL: out of memory. */

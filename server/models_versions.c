@@ -387,6 +387,14 @@ static bool has_base(const dn_app *app, const char *name)
     return false;
 }
 
+int dn_versions_may(const dn_app *app, const char *name, bool admin, dn_http_error *err)
+{
+    if (admin || !has_base(app, name))
+        return 0;
+    return dn_http_fail(err, DN_H_FORBIDDEN, "name", "%s is a model of the daemon's own folder: versions of it need a token with the scope admin",
+                        name);
+}
+
 char *dn_state_fresh(const dn_app *app)
 {
     uint64_t id[2];

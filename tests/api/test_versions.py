@@ -213,6 +213,36 @@ def test_refusals_are_for_their_owner(tmp_path, sources):
         assert ask("a", "GET", "/models/hers").json()["attempt"]["state"] == "failed"
 
 
+def test_names_of_the_folder_are_the_operators(tmp_path, sources):
+    """What everybody samples from by a bare name is not changed by one of many; without tokens everybody is the operator."""
+    tokens = tmp_path / "tokens"
+    tokens.write_text("%s anna\n%s bert\n%s root use,admin\n" % tuple(c * 32 for c in "abr"))
+    tokens.chmod(0o600)
+    with serving(sources / "models", "--state", str(tmp_path / "state"), "--disk-reserve", "0", "--token-file", str(tokens)) as daemon:
+        def ask(who, method, path, body=None, **json_body):
+            body, head = (json.dumps(json_body).encode(), {"Content-Type": "application/json"}) if json_body else (body, TAR)
+            return daemon.ask(method, path, body, {**head, "Authorization": "Bearer " + who * 32})
+
+        def refused(reply):
+            assert reply.status == 403 and "admin" in reply.json()["error"]["message"], reply.body
+        body = tar_of(sources / "other")
+        refused(ask("a", "PUT", "/models/plain?wait=true", body))
+        assert ask("a", "PUT", "/models/hers?wait=true", body).status == 201
+        refused(ask("a", "POST", "/models/hers/save?wait=true", **{"as": "plain"}))
+        assert ask("a", "POST", "/models/plain/save?wait=true", **{"as": "copy"}).status == 201  # from it, to a name of her own
+        assert ask("r", "PUT", "/models/plain?wait=true", body).status == 201
+        for who in "ab":
+            assert ask(who, "POST", "/models/plain/alias", version=2).status == 403
+            assert ask(who, "DELETE", "/models/plain@2").status == 403
+        assert [v["live"] for v in ask("b", "GET", "/models/plain").json()["versions"]] == [True, False]
+        assert ask("r", "POST", "/models/plain/alias", version=2).status == 200
+        assert ask("r", "POST", "/models/plain/alias", version=1).status == 200
+        assert ask("a", "POST", "/models/plain/alias", version=1).status == 403
+        assert ask("r", "DELETE", "/models/plain@2").status == 200
+        refused(ask("a", "POST", "/models/plain/alias", version=1))  # nobody's versions, and still the operator's
+    assert os.listdir(str(tmp_path / "state") + "/incoming") == []
+
+
 def large(rel, data):
     """The same weights on pictures so large that one evaluation takes seconds, no operation of it many."""
     return re.sub(rb'"sample_size": \d+', b'"sample_size": 160', data) if rel == "unet/config.json" else data
