@@ -140,7 +140,8 @@ static const dn_field job_v[DN_JOB_FIELDS] = {
     [DN_JOB_SEED] = { "seed", DN_T_INT, AT(seed), .min = 0, .max = 0x1p53 - 1, .def = "0", .help = "Of everything random in the job." },
     [DN_JOB_DEVICE] = { "device", DN_T_STR, AT(device), .min = 1, .max = 64, .def = "auto", .help = "One of --devices; auto: the one with the least to do." },
     [DN_JOB_TRAIN_SHARE] = { "train_share", DN_T_NUM, AT(train_share), .min = 0, .max = 1, .def = "0.2",
-        .help = "The job's guaranteed share of the device while requests wait; without them it has all of it." },
+        .help = "The job's guaranteed share of the device while requests wait; without them it has all of it. A tenth at least while somebody "
+                "waits for the end of its step." },
     [DN_JOB_PRIORITY] = { "priority", DN_T_ENUM, AT(priority), .choices = priorities, .def = "normal", .help = "Among queued jobs; then by age." },
     [DN_JOB_STEPS] = { "steps", DN_T_INT, AT(steps), .flags = DN_F_REQUIRED, .min = 1, .max = DN_JOB_STEPS_MAX, .unit = "optimizer steps", .help = "Of the whole job." },
     [DN_JOB_BATCH_SIZE] = { "batch_size", DN_T_INT, AT(batch_size), .flags = DN_F_REQUIRED, .min = 1, .max = 65536, .help = "Samples of one optimizer step." },
@@ -207,7 +208,9 @@ static const dn_field plan_v[] = {
     { "ema", DN_T_INT, AT(ema), ALWAYS, .unit = "bytes" },
     { "arena", DN_T_INT, AT(arena), ALWAYS, .unit = "bytes", .help = "Activations and workspaces." },
     { "data", DN_T_INT, AT(data), ALWAYS, .unit = "bytes", .help = "Images read ahead." },
-    { "total", DN_T_INT, AT(total), ALWAYS, .unit = "bytes" },
+    { "copies", DN_T_INT, AT(copies), ALWAYS, .unit = "bytes", .help = "While a checkpoint is written: weights, moments and EMA once more." },
+    { "previews", DN_T_INT, AT(previews), ALWAYS, .unit = "bytes", .help = "While a preview is made: a model of the EMA, and what it needs to run." },
+    { "total", DN_T_INT, AT(total), ALWAYS, .unit = "bytes", .help = "Reserved from the start of the job to its end." },
     { "gflop_per_step", DN_T_NUM, AT(gflop_per_step), ALWAYS, .help = "Of one optimizer step." },
     { "numerics", DN_T_STR, AT(numerics), ALWAYS, .help = "The same job gives the same weights wherever this is the same." },
 };

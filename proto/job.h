@@ -140,7 +140,7 @@ extern const char *const dn_job_states[]; /* NULL-terminated */
 typedef struct dn_job_plan {
     uint64_t has;
     int64_t micro_batch, recomputed_blocks;
-    int64_t weights, gradients, moments, ema, arena, data, total; /* bytes */
+    int64_t weights, gradients, moments, ema, arena, data, copies, previews, total; /* bytes */
     double gflop_per_step;
     const char *numerics;
 } dn_job_plan;
@@ -223,7 +223,7 @@ typedef struct dn_samples_query {
     const char *after;
 } dn_samples_query;
 
-/* Events of /jobs/{id}/events; the id is "attempt.step". Besides these: `error`, and `state` with a dn_job_info. */
+/* Events of /jobs/{id}/events; their ids are "attempt.step[.e][.pN]" (server/jobs_events.c). Besides these: `error`, and `state` with a dn_job_info. */
 typedef struct dn_event_step {
     uint64_t has;
     int64_t step, steps;

@@ -229,7 +229,7 @@ static int on_event(void *arg, const char *name, const char *id, const char *tex
     while (i < n && strcmp(handlers[i].name, name))
         i++;
     f->heard = true;
-    if (*id && !id[strspn(id, "0123456789.e")])
+    if (*id && !id[strspn(id, "0123456789.ep")])
         snprintf(f->last_event, sizeof f->last_event, "%s", id);
     if (i == n) /* `checkpoint`, or of a later version */
         return 0;

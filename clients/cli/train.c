@@ -162,13 +162,13 @@ static int post(dn_client *c, const char *body, json_t **job)
 
 static void say_plan(const json_t *job)
 {
-    static const char *const parts[] = { "weights", "gradients", "moments", "ema", "arena", "data" };
+    static const char *const parts[] = { "weights", "gradients", "moments", "ema", "arena", "data", "copies", "previews" };
     const json_t *plan = json_object_get(job, "plan");
     char bytes[24];
     if (!json_is_object(plan))
         return;
     fprintf(stderr, "memory: %s", dn_text_bytes(bytes, dn_json_number(plan, "total")));
-    for (int i = 0; i < 6; i++)
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
         fprintf(stderr, "%s %s %s", i ? "," : ":", parts[i], dn_text_bytes(bytes, dn_json_number(plan, parts[i])));
     fprintf(stderr, "\n%ld rows a pass, %ld blocks computed twice, %.4g GFLOP a step\n",
             dn_json_count(plan, "micro_batch"), dn_json_count(plan, "recomputed_blocks"),

@@ -106,7 +106,7 @@ def test_from_a_folder_to_a_model(d, url, files, dataset, tmp_path):
     assert info["state"] == "succeeded" and info["step"] == STEPS
     assert info["dataset"].replace("shoes@", "dots@") == dataset  # the hash is of the content
     assert "shoes: 60 images of 16x16x3, 3 classes (blue, green, red), " in err
-    assert re.search(r"^memory: .*: weights .*, gradients .*, moments .*, ema .*, arena .*, data ", err, re.M)
+    assert re.search(r"^memory: .*: weights .*, gradients .*, moments .*, ema .*, arena .*, data .*, copies .*, previews ", err, re.M)
     assert re.search(r"^4 rows a pass, \d+ blocks computed twice, [0-9.]+ GFLOP a step$", err, re.M)
     evals = re.findall(r"^evaluation after step (\d+): loss [0-9.]+; by timestep(( [0-9.]+| -){8})$", err, re.M)
     assert [int(e[0]) for e in evals] == [HALF, STEPS]
@@ -188,7 +188,7 @@ def test_flags_win_over_the_file(d, url, files, dataset):
     assert [(a["kind"], a["amount"]) for a in request["augment"]] == [("rotate", 5)]
     assert "`denoise jobs follow %s`" % id in err
     text = (files / "job.json").read_bytes()
-    done = denoise(url, "train", "-", "--dataset", "dots", "--steps", "1", "-q", stdin=text).ok()
+    done = denoise(url, "train", "-", "--dataset", "dots", "--steps", "2", "-q", stdin=text).ok()
     assert job(d, done.out.decode().strip())["request"]["objective"] == dict(request["objective"], label_dropout=0.1)
 
 
@@ -248,7 +248,7 @@ def test_a_failed_job(url, files, dataset):
 
 
 def test_pages(d, url, files, dataset):
-    ids = [train(url, files, "--dataset", "dots", "--steps", "1", "-q")[0] for _ in range(2)]
+    ids = [train(url, files, "--dataset", "dots", "--steps", "2", "-q")[0] for _ in range(2)]
     page = denoise(url, "jobs", "--limit", "1").ok().out.decode()
     assert page.count("\n") == 3 and ids[1] in page and page.endswith("more: --after %s\n" % ids[1])
     assert ids[0] in denoise(url, "jobs", "--limit=1", "--after", ids[1]).ok().out.decode()
@@ -421,7 +421,7 @@ def test_what_is_not_sent(tmp_path, kind, text):
     (["train", "--dataset", "/", ], "--dataset-name is needed"),
     (["train", "--dataset", "./x", "--dataset-name", "X"], "a name matches"),
     (["train", "--show", "ascii", "-f"], "--show must be"),
-    (["train", "--dataset", "./", "--dataset-name", "x", "--name", "x", "--steps", "1"], "batch_size"),
+    (["train", "--dataset", "./", "--dataset-name", "x", "--name", "x", "--steps", "2"], "batch_size"),
     (["train", "--dataset", "./", "--dataset-name", "x", "--name", "x", "--steps", "0", "--batch-size", "1", "--from", "m"], "(steps)"),
     (["train", "--show", "never"], "--show is for --follow"),
 ])
@@ -467,14 +467,15 @@ def cut(text):
 def test_a_stream_that_breaks_is_taken_up_again(lie):
     """Cut, ended too early, refused for now, gone wrong without an answer: each time behind the last event."""
     resumed = event("resumed", {"step": 1}, "2.1")
+    shown = event("preview", {"url": "/jobs/abc/samples/2-5-0", "step": 2, "seed": 5, "label": "a"}, "1.3.e.p12")
     liar = lie(plain(201, JOB_CARD), cut(stream(steps(1), event("eval", {"step": 1, "loss": None, "buckets": [None, 0.5]}, "1.1.e"))),
-               stream(steps(2)), plain(503, refusal("draining")), b"", stream(resumed, steps(2, 3)), stream(steps(4), over()))
+               stream(steps(2)), plain(503, refusal("draining")), b"", stream(resumed, steps(2, 3), shown), stream(steps(4), over()))
     done = denoise(liar.url, "train", "--name", "t", "--follow").ok()
     assert done.out == b"abc\n" and "evaluation after step 1: loss -; by timestep - 0.5" in done.err
-    assert "the job goes on from step 1" in done.err and "trained: 4 steps" in done.err
+    assert "the job goes on from step 1" in done.err and "previews after step 2" in done.err and "trained: 4 steps" in done.err
     assert [head.split(" ")[1] for head, _ in liar.asked] == ["/jobs"] + 6 * ["/jobs/abc/events"]
     last = [re.findall("Last-Event-ID: (.*)", head) for head, _ in liar.asked[1:]]
-    assert [ids[0].strip() if ids else None for ids in last] == [None, "1.1.e", "1.2", "1.2", "1.2", "1.3"]
+    assert [ids[0].strip() if ids else None for ids in last] == [None, "1.1.e", "1.2", "1.2", "1.2", "1.3.e.p12"]
 
 
 def test_who_is_not_heard_of_is_not_waited_for(lie):

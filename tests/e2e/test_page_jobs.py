@@ -384,7 +384,7 @@ def test_a_new_job_begins_with_an_old_one_or_a_model(page, box):
     assert send_form(page, box, "last") == dict(further, name="last")
 
     put_dataset(d, "gone", dots(9))
-    lost = submit(d, name="lost", dataset="gone", steps=1, eval={})
+    lost = submit(d, name="lost", dataset="gone", steps=2, eval={})
     wait(d, lost)
     assert d.ask("DELETE", "/datasets/gone").status == 200
     look_again(page)
