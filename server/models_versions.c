@@ -413,7 +413,7 @@ int dn_versions_make(dn_app *app, const char *name, const char *owner, const cha
         return dn_http_fail(err, DN_H_INVALID, "name", "the name of a model matches [a-z0-9][a-z0-9._-]{0,63}");
     if (!dn_store_folder(app->server.store))
         return dn_http_fail(err, DN_H_IMPOSSIBLE, NULL, "versions need a folder to be kept in: start denoised with --state");
-    if (!dn_versions_mine(app, name, owner))
+    if (!has_base(app, name) && !dn_versions_mine(app, name, owner)) /* else dn_versions_may has been asked */
         return dn_http_fail(err, DN_H_FORBIDDEN, "name", "the name %s is another's", name);
     int rc = dn_disk_check(app, 0, err);
     if (rc)

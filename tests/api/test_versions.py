@@ -216,7 +216,7 @@ def test_refusals_are_for_their_owner(tmp_path, sources):
 def test_names_of_the_folder_are_the_operators(tmp_path, sources):
     """What everybody samples from by a bare name is not changed by one of many; without tokens everybody is the operator."""
     tokens = tmp_path / "tokens"
-    tokens.write_text("%s anna\n%s bert\n%s root use,admin\n" % tuple(c * 32 for c in "abr"))
+    tokens.write_text("%s anna\n%s bert\n%s root use,admin\n%s ops use,admin\n" % tuple(c * 32 for c in "abro"))
     tokens.chmod(0o600)
     with serving(sources / "models", "--state", str(tmp_path / "state"), "--disk-reserve", "0", "--token-file", str(tokens)) as daemon:
         def ask(who, method, path, body=None, **json_body):
@@ -238,7 +238,9 @@ def test_names_of_the_folder_are_the_operators(tmp_path, sources):
         assert ask("r", "POST", "/models/plain/alias", version=2).status == 200
         assert ask("r", "POST", "/models/plain/alias", version=1).status == 200
         assert ask("a", "POST", "/models/plain/alias", version=1).status == 403
-        assert ask("r", "DELETE", "/models/plain@2").status == 200
+        assert ask("o", "PUT", "/models/plain?wait=true", body).status == 201  # one operator beside the other
+        for version in "23":
+            assert ask("o", "DELETE", "/models/plain@" + version).status == 200
         refused(ask("a", "POST", "/models/plain/alias", version=1))  # nobody's versions, and still the operator's
     assert os.listdir(str(tmp_path / "state") + "/incoming") == []
 
