@@ -360,6 +360,19 @@ static const dn_field broken_v[] = {
 #undef AT
 static const dn_fields broken_fields = TABLE("BrokenFile", NULL, broken_v, dn_broken_file);
 
+#define AT(member) .offset = offsetof(dn_import_card, member)
+static const dn_field import_v[DN_IMPORT_FIELDS] = {
+    [DN_IMPORT_NAME] = { "name", DN_T_STR, AT(name), ALWAYS },
+    [DN_IMPORT_STATE] = { "state", DN_T_ENUM, AT(state), ALWAYS, .choices = LIST("receiving", "waiting", "reading", "storing"),
+        .help = "Its body is on its way, it waits for others, its images are read, it is committed." },
+    [DN_IMPORT_BYTES] = { "bytes", DN_T_INT, AT(bytes), ALWAYS, .help = "Of the body, received." },
+    [DN_IMPORT_TOTAL] = { "bytes_total", DN_T_INT, AT(total), .help = "Of the body, if it was said." },
+    [DN_IMPORT_IMAGES] = { "images", DN_T_INT, AT(images), ALWAYS, .help = "Read so far." },
+    [DN_IMPORT_STARTED_AT] = { "started_at", DN_T_NUM, AT(started_at), ALWAYS, .unit = "s", .help = "Unix time." },
+};
+#undef AT
+static const dn_fields import_fields = TABLE("DatasetImport", "On its way to be a dataset; nothing of it can be used yet.", import_v, dn_import_card);
+
 #define AT(member) .offset = offsetof(dn_dataset_card, member)
 static const dn_field dataset_v[DN_DATASET_CARD_FIELDS] = {
     [DN_DATASET_CARD_NAME] = { "name", DN_T_STR, AT(name), ALWAYS },
@@ -378,13 +391,18 @@ static const dn_field dataset_v[DN_DATASET_CARD_FIELDS] = {
     [DN_DATASET_CARD_N_BROKEN] = { "n_broken", DN_T_INT, AT(n_broken), .help = "Files that were left out." },
     [DN_DATASET_CARD_BROKEN] = { "broken", DN_T_LIST, AT(broken), .sub = &broken_fields, .help = "The first of them." },
     [DN_DATASET_CARD_CANCELLED] = { "cancelled", DN_T_BOOL, AT(cancelled), .help = "true: an import that was stopped; nothing is stored." },
+    [DN_DATASET_CARD_STATE] = { "state", DN_T_ENUM, AT(state), .choices = LIST("ready", "importing"),
+        .help = "importing: nothing of the name is stored yet, so that no job can take it; the other members say nothing but import." },
+    [DN_DATASET_CARD_IMPORT] = { "import", DN_T_OBJECT, AT(import), .sub = &import_fields,
+        .help = "By the bare name: the newest import that is under way. A ready dataset is not changed by it." },
 };
 #undef AT
 const dn_fields dn_dataset_card_fields = TABLE("Dataset", "A stored dataset.", dataset_v, dn_dataset_card);
 
 #define AT(member) .offset = offsetof(dn_dataset_list, member)
 static const dn_field dataset_list_v[] = {
-    { "datasets", DN_T_LIST, AT(datasets), ALWAYS, .sub = &dn_dataset_card_fields },
+    { "datasets", DN_T_LIST, AT(datasets), ALWAYS, .sub = &dn_dataset_card_fields, .help = "What is stored, newest first." },
+    { "imports", DN_T_LIST, AT(imports), ALWAYS, .sub = &import_fields, .help = "What is on its way: imports, oldest first, then uploads." },
 };
 #undef AT
 const dn_fields dn_dataset_list_fields = TABLE("DatasetList", NULL, dataset_list_v, dn_dataset_list);

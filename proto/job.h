@@ -260,6 +260,21 @@ typedef struct dn_broken_file {
     uint64_t has;
     const char *file, *why;
 } dn_broken_file;
+/* On its way to be a dataset: nothing of it can be used, and nothing stays when it fails or is cancelled. */
+enum dn_import_state { DN_IMPORT_RECEIVING, DN_IMPORT_WAITING, DN_IMPORT_READING, DN_IMPORT_STORING };
+typedef struct dn_import_card {
+    uint64_t has;
+    const char *name;
+    int state;           /* dn_import_state */
+    int64_t bytes, total; /* of the body: received so far; announced, DN_IMPORT_TOTAL */
+    int64_t images;      /* read so far */
+    double started_at;
+} dn_import_card;
+enum {
+    DN_IMPORT_NAME, DN_IMPORT_STATE, DN_IMPORT_BYTES, DN_IMPORT_TOTAL, DN_IMPORT_IMAGES, DN_IMPORT_STARTED_AT,
+    DN_IMPORT_FIELDS
+};
+enum dn_dataset_state { DN_DATASET_READY, DN_DATASET_IMPORTING };
 typedef struct dn_dataset_card {
     uint64_t has; /* bits: DN_DATASET_CARD_... */
     const char *name, *hash;   /* jobs take "name@hash" */
@@ -272,17 +287,20 @@ typedef struct dn_dataset_card {
     int64_t n_broken;          /* left out with skip_broken */
     dn_items broken;           /* dn_broken_file, the first 50; only in the answer to PUT */
     bool cancelled;            /* the answer to DELETE that stopped an import */
+    int state;                 /* dn_dataset_state */
+    dn_import_card import;     /* the newest of the name that is under way */
 } dn_dataset_card;
 enum {
     DN_DATASET_CARD_NAME, DN_DATASET_CARD_HASH, DN_DATASET_CARD_IMAGES, DN_DATASET_CARD_BYTES, DN_DATASET_CARD_CHANNELS,
     DN_DATASET_CARD_HEIGHT_MIN, DN_DATASET_CARD_HEIGHT_MAX, DN_DATASET_CARD_WIDTH_MIN, DN_DATASET_CARD_WIDTH_MAX, DN_DATASET_CARD_CLASSES,
     DN_DATASET_CARD_N_CLASSES, DN_DATASET_CARD_CREATED_AT, DN_DATASET_CARD_PINNED_BY, DN_DATASET_CARD_N_BROKEN, DN_DATASET_CARD_BROKEN,
-    DN_DATASET_CARD_CANCELLED,
+    DN_DATASET_CARD_CANCELLED, DN_DATASET_CARD_STATE, DN_DATASET_CARD_IMPORT,
     DN_DATASET_CARD_FIELDS
 };
 typedef struct dn_dataset_list {
     uint64_t has;
     dn_items datasets; /* dn_dataset_card */
+    dn_items imports;  /* dn_import_card */
 } dn_dataset_list;
 
 extern const dn_fields dn_job_fields, dn_job_patch_fields, dn_publish_fields, dn_alias_fields;

@@ -305,6 +305,7 @@ void dn_app_abort(dn_app *app)
 {
     app->closing = true;
     dn_datasets_abort(app);
+    dn_versions_abort(app);
     dn_requests_abort(app);
     dn_jobs_abort(app);
     dn_watch_close(app);

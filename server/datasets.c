@@ -165,7 +165,8 @@ int dn_datasets_find(dn_stored **out, dn_app *app, const char *ref, dn_http_erro
         found = found ? found : s;
     }
     if (!found)
-        return dn_http_fail(err, DN_H_NOT_FOUND, "dataset", "no dataset %s", ref);
+        return dn_http_fail(err, DN_H_NOT_FOUND, "dataset", "no dataset %s%s", ref,
+                            !at && dn_datasets_arriving(app, ref, NULL) ? " yet: it is being imported" : "");
     *out = found;
     return 0;
 }

@@ -7,6 +7,7 @@
 
 #include <denoised/dataset.h>
 #include "app_parts.h"
+#include "job.h"
 
 typedef struct dn_stored {
     dn_link link;    /* newest first */
@@ -51,7 +52,11 @@ const dn_import_report *dn_arrival_report(const dn_arrival *a);
  * boundary unless that is "". Returns 0, and `done` is told
  * once, or a DN_H code. */
 int dn_datasets_import(dn_app *app, const char *name, const char *owner, char *src, const char *boundary, bool skip_broken,
-                       void (*done)(void *arg, const dn_arrival *a), void *arg, dn_http_error *err);
+                       const dn_body_progress *body, void (*done)(void *arg, const dn_arrival *a), void *arg, dn_http_error *err);
+/* The next newer import that has not ended or been stopped, and what is told of it; NULL: the oldest, the end. */
+dn_arrival *dn_datasets_importing(dn_app *app, dn_arrival *a);
+const char *dn_arrival_owner(const dn_arrival *a);
+void dn_arrival_card(const dn_arrival *a, dn_import_card *card);
 /* The newest import of the name that has not ended; `tenant` not NULL: of those that are its own. NULL: none. */
 dn_arrival *dn_datasets_arriving(dn_app *app, const char *name, const char *tenant);
 /* Stop it: nothing stays of it, its `done` is told DN_E_CANCELLED, then `stopped` once. DN_H_CONFLICT when it is too late. */

@@ -20,6 +20,10 @@ struct dn_arrival {
     dn_link link; /* until it has ended */
     atomic_bool stop; /* the lane looks at it */
     bool storing;     /* it is in the lane no more */
+    atomic_bool reading;      /* the lane has begun */
+    _Atomic(int64_t) images;  /* so far; the lane's */
+    int64_t received;         /* bytes of the body */
+    double started_at;
     void (*stopped)(void *arg);
     void *stopped_arg;
     dn_work work;
@@ -145,6 +149,7 @@ static int describe(dn_arrival *a, dn_error *err)
 static void import_work(dn_work *work)
 {
     dn_arrival *a = dn_container_of(work, dn_arrival, work);
+    atomic_store(&a->reading, true);
     int rc = *a->boundary ? dn_multipart_unwrap(a->src, a->boundary, a->params.total_max, &a->err) : 0;
     if (!rc)
         rc = dn_dataset_import(a->src, a->made, &a->params, &a->report, &a->err);
@@ -257,7 +262,7 @@ static void import_done(dn_work *work)
 }
 
 int dn_datasets_import(dn_app *app, const char *name, const char *owner, char *src, const char *boundary, bool skip_broken,
-                       void (*done)(void *arg, const dn_arrival *a), void *arg, dn_http_error *err)
+                       const dn_body_progress *body, void (*done)(void *arg, const dn_arrival *a), void *arg, dn_http_error *err)
 {
     enum { THREADS = 2 };
     dn_arrival *a = src ? calloc(1, sizeof *a) : NULL;
@@ -282,9 +287,11 @@ int dn_datasets_import(dn_app *app, const char *name, const char *owner, char *s
     snprintf(a->boundary, sizeof a->boundary, "%s", boundary);
     a->app = app;
     a->src = src;
+    a->received = body->received;
+    a->started_at = dn_unix_now() - body->age_s;
     a->done = done;
     a->arg = arg;
-    a->params = (dn_import_params){ .skip_broken = skip_broken, .threads = THREADS, .total_max = (uint64_t)dn_disk_room(app), .stop = &a->stop };
+    a->params = (dn_import_params){ .skip_broken = skip_broken, .threads = THREADS, .total_max = (uint64_t)dn_disk_room(app), .stop = &a->stop, .images = &a->images };
     dn_link_push(dn_datasets_arrivals(app), &a->link);
     a->work = (dn_work){ .work = import_work, .done = import_done };
     dn_lane_submit(app->server.imports, &a->work);
@@ -301,6 +308,31 @@ dn_arrival *dn_datasets_arriving(dn_app *app, const char *name, const char *tena
             last = a;
     }
     return last;
+}
+
+dn_arrival *dn_datasets_importing(dn_app *app, dn_arrival *a)
+{
+    dn_link *all = dn_datasets_arrivals(app);
+    for (dn_link *l = a ? a->link.next : all->next; l != all; l = l->next) {
+        if (!atomic_load(&DN_LINK_OF(l, dn_arrival, link)->stop))
+            return DN_LINK_OF(l, dn_arrival, link);
+    }
+    return NULL;
+}
+
+const char *dn_arrival_owner(const dn_arrival *a) { return a->owner; }
+
+void dn_arrival_card(const dn_arrival *a, dn_import_card *card)
+{
+    *card = (dn_import_card){ .has = DN_HAS_ALL,
+                              .name = a->name,
+                              .state = a->storing                  ? DN_IMPORT_STORING
+                                       : atomic_load(&a->reading) ? DN_IMPORT_READING
+                                                                  : DN_IMPORT_WAITING,
+                              .bytes = a->received,
+                              .total = a->received,
+                              .images = atomic_load_explicit(&a->images, memory_order_relaxed),
+                              .started_at = a->started_at };
 }
 
 int dn_arrival_stop(dn_arrival *a, void (*stopped)(void *arg), void *arg, dn_http_error *err)

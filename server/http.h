@@ -67,6 +67,14 @@ const char *dn_call_content_type(const dn_call *call); /* without parameters, lo
 const char *dn_call_file(const dn_call *call);
 /* The same, and the file is the caller's to remove: its path, malloc'ed. NULL: there was none, or no memory. */
 char *dn_call_take_file(dn_call *call);
+/* How much of the body has come. */
+typedef struct dn_body_progress {
+    int64_t received, announced; /* bytes; announced 0: it is not known */
+    double age_s;                /* since the request line */
+} dn_body_progress;
+void dn_call_body_progress(const dn_call *call, dn_body_progress *out);
+/* The next call to `route` whose body is on its way to a file, among all of the server that has `call`; NULL: the first, the end. */
+const dn_call *dn_call_uploading(const dn_call *call, const dn_call *after, int route);
 /* The media type that the endpoint's `gives` and Accept agree on (the first that the client likes best). */
 const char *dn_call_gives(const dn_call *call);
 bool dn_call_accept_given(const dn_call *call);  /* false: no Accept, or it only says anything goes */

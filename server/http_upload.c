@@ -271,3 +271,17 @@ char *dn_call_take_file(dn_call *call)
         call->upload->taken = true;
     return path;
 }
+
+void dn_call_body_progress(const dn_call *call, dn_body_progress *out)
+{
+    *out = (dn_body_progress){ (int64_t)call->body_len, (int64_t)call->body_announced, (double)(uv_hrtime() - call->start_ns) / 1e9 };
+}
+
+const dn_call *dn_call_uploading(const dn_call *call, const dn_call *after, int route)
+{
+    for (const dn_conn *c = after ? after->conn->next : call->http->conns; c; c = c->next) {
+        if (c->call && c->call->upload && c->call->route == route && c->state == DN_CONN_BODY && !c->call->dead)
+            return c->call;
+    }
+    return NULL;
+}

@@ -69,9 +69,10 @@ static int read_checkpoint(struct publishing *p, dn_error *err)
     return rc;
 }
 
-static int make(void *arg, const char *dir, dn_error *err)
+static int make(void *arg, const char *dir, const _Atomic(bool) *stop, dn_error *err)
 {
     struct publishing *p = arg;
+    (void)stop; /* writing is short; trying it is what takes long */
     int rc = p->ema ? 0 : read_checkpoint(p, err);
     if (!rc)
         rc = dn_snapshot_publish(p->ema, dir, err);
@@ -226,6 +227,11 @@ void dn_job_publish(dn_job *j, const char *as, dn_call *call)
     dn_call_on_gone(call, call_gone, p);
     if (!dn_name_ok(as)) {
         dn_http_fail(&err, DN_H_INVALID, "as", "the name of a model matches [a-z0-9][a-z0-9._-]{0,63}");
+        refuse(p, &err);
+        return;
+    }
+    if (dn_versions_may(j->app, as, dn_call_admin(call), &err)) {
+        snprintf(err.param, sizeof err.param, "as");
         refuse(p, &err);
         return;
     }

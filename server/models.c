@@ -178,6 +178,7 @@ int dn_models_open(dn_app *app, dn_error *err)
         return dn_fail(err, DN_E_MEMORY, "models", "no memory for the list of models");
     dn_link_init(&m->loads);
     dn_link_init(&m->attempts);
+    dn_link_init(&m->makings);
     int rc = app->server.config->models ? scan(m, app->server.config->models, err) : 0;
     if (!rc)
         rc = dn_versions_open(app, err);

@@ -118,14 +118,17 @@ typedef struct dn_making dn_making;
 /* Read the rows, before the store's thread starts; say which versions are live. */
 int dn_versions_open(dn_app *app, dn_error *err);
 void dn_versions_tick(dn_app *app); /* what was deleted goes when it is unloaded */
-/* On the lane of files: make the folder `dir` of a diffusers model from `arg`. */
-typedef int dn_version_source(void *arg, const char *dir, dn_error *err);
+/* On the lane of files: make the folder `dir` of a diffusers model from `arg`; may end with DN_E_CANCELLED while *stop is true. */
+typedef int dn_version_source(void *arg, const char *dir, const _Atomic(bool) *stop, dn_error *err);
 /* A new version of the model `name`: made, loaded, tried with one evaluation, then committed and visible. `publish`: it is made
  * live; else only the first of a name is. `done` is told once, with the version or an error; it frees `arg`. Returns 0 or a DN_H code
  * (nothing is told then). */
 typedef void dn_version_done(void *arg, dn_known *k, const dn_error *err);
 int dn_versions_make(dn_app *app, const char *name, const char *owner, const char *source, bool publish, dn_version_source *make,
                      dn_version_done *done, void *arg, dn_http_error *err);
+/* Stop what was asked for with this `arg`, if it is still made or tried: nothing stays of it, and `done` is told DN_E_CANCELLED. */
+void dn_versions_stop(dn_app *app, const void *arg);
+void dn_versions_abort(dn_app *app); /* stop all of them: the daemon ends */
 /* What has been asked to become a version of a name and is not one: it is being made, or `error` says why it was refused. Refusals
  * stay until a later one of the name and owner becomes a version; the newest of them are kept. */
 typedef struct dn_attempt {
@@ -142,6 +145,9 @@ int dn_versions_alias(dn_app *app, dn_known *k, dn_version_done *done, void *arg
 int dn_versions_delete(dn_app *app, dn_known *k, dn_version_done *done, void *arg, dn_http_error *err);
 /* May the tenant change the model of this name? All versions in the state must be its own. */
 bool dn_versions_mine(const dn_app *app, const char *name, const char *tenant);
+/* The names of --models are the operator's: only the scope admin may add versions to one or say which is live, for the bare name is
+ * what everybody else samples from. 0, or DN_H_FORBIDDEN. */
+int dn_versions_may(const dn_app *app, const char *name, bool admin, dn_http_error *err);
 dn_known *dn_models_live(dn_models *m, const char *name); /* NULL: there is none */
 
 /* models.c, for it: takes dir. NULL: out of memory. */
@@ -154,6 +160,7 @@ struct dn_models {
     dn_known **known; /* by name, then version */
     int n;
     dn_link attempts; /* oldest first */
+    dn_link makings;  /* on the lane */
     int n_refused;    /* of them */
     dn_link loads;
     dn_known *loading; /* at its head, at work */

@@ -14,6 +14,7 @@
 #include "version_files.h"
 #include <dirent.h>
 #include <sqlite3.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
@@ -21,6 +22,8 @@
 enum { REFUSED_MAX = 256 /* attempts that are kept */ };
 
 struct dn_making {
+    dn_link link;     /* while it is made and tried */
+    atomic_bool stop; /* the lane looks at it */
     dn_work work;
     dn_store_op op;
     dn_app *app;
@@ -191,6 +194,10 @@ static void attempts_trim(dn_models *m, const dn_attempt *since)
 
 static void attempt_over(dn_models *m, dn_attempt *a, const dn_error *err)
 {
+    if (err->code == DN_E_CANCELLED) { /* nobody waits to hear of it */
+        attempt_free(m, a);
+        return;
+    }
     a->error = *err;
     m->n_refused += err->code != 0;
     attempts_trim(m, a);
@@ -220,11 +227,11 @@ void dn_versions_close(dn_models *m)
 static void make_work(dn_work *work)
 {
     dn_making *g = dn_container_of(work, dn_making, work);
-    int rc = g->make(g->arg, g->tmp, &g->err);
+    int rc = atomic_load(&g->stop) ? DN_E_CANCELLED : g->make(g->arg, g->tmp, &g->stop, &g->err);
     if (!rc && !(g->dir = dn_version_folder(g->tmp)))
         rc = DN_E_MEMORY;
     if (!rc)
-        rc = dn_version_try(g->hash, g->app->place[0].device, g->dir, g->app->budget.limit, &g->err);
+        rc = dn_version_try(g->hash, g->app->place[0].device, g->dir, g->app->budget.limit, &g->stop, &g->err);
     if (!rc)
         g->bytes = dn_tree_bytes(g->dir);
     if (rc && !g->err.code)
@@ -235,7 +242,9 @@ static void make_work(dn_work *work)
 
 static void made(dn_making *g, dn_known *k)
 {
-    if (g->err.code)
+    if (g->err.code == DN_E_CANCELLED)
+        dn_log(DN_LOG_INFO, "version_cancelled", "%s of %s", g->name, g->owner);
+    else if (g->err.code)
         dn_log(DN_LOG_WARN, "version_refused", "%s: %s", g->name, g->err.message);
     else
         dn_log(DN_LOG_INFO, "version", "%s of %s%s", k->id, g->source, k->live ? ", live" : "");
@@ -356,6 +365,11 @@ static void version_inserted(dn_store_op *op)
 static void make_done(dn_work *work)
 {
     dn_making *g = dn_container_of(work, dn_making, work);
+    dn_link_pop(&g->link);
+    if (atomic_load(&g->stop)) {
+        g->err = (dn_error){ 0 };
+        dn_fail(&g->err, DN_E_CANCELLED, NULL, "the model was not taken: its check was cancelled");
+    }
     if (g->err.code) {
         made(g, NULL);
         return;
@@ -371,6 +385,14 @@ static bool has_base(const dn_app *app, const char *name)
             return true;
     }
     return false;
+}
+
+int dn_versions_may(const dn_app *app, const char *name, bool admin, dn_http_error *err)
+{
+    if (admin || !has_base(app, name))
+        return 0;
+    return dn_http_fail(err, DN_H_FORBIDDEN, "name", "%s is a model of the daemon's own folder: versions of it need a token with the scope admin",
+                        name);
 }
 
 char *dn_state_fresh(const dn_app *app)
@@ -391,7 +413,7 @@ int dn_versions_make(dn_app *app, const char *name, const char *owner, const cha
         return dn_http_fail(err, DN_H_INVALID, "name", "the name of a model matches [a-z0-9][a-z0-9._-]{0,63}");
     if (!dn_store_folder(app->server.store))
         return dn_http_fail(err, DN_H_IMPOSSIBLE, NULL, "versions need a folder to be kept in: start denoised with --state");
-    if (!dn_versions_mine(app, name, owner))
+    if (!has_base(app, name) && !dn_versions_mine(app, name, owner)) /* else dn_versions_may has been asked */
         return dn_http_fail(err, DN_H_FORBIDDEN, "name", "the name %s is another's", name);
     int rc = dn_disk_check(app, 0, err);
     if (rc)
@@ -417,8 +439,24 @@ int dn_versions_make(dn_app *app, const char *name, const char *owner, const cha
     g->done = done;
     g->arg = arg;
     g->work = (dn_work){ .work = make_work, .done = make_done };
+    dn_link_push(&app->models->makings, &g->link);
     dn_lane_submit(app->server.files, &g->work);
     return 0;
+}
+
+void dn_versions_stop(dn_app *app, const void *arg)
+{
+    DN_LINK_EACH(l, &app->models->makings)
+    {
+        dn_making *g = DN_LINK_OF(l, dn_making, link);
+        if (g->arg == arg)
+            atomic_store(&g->stop, true);
+    }
+}
+
+void dn_versions_abort(dn_app *app)
+{
+    DN_LINK_EACH(l, &app->models->makings) { atomic_store(&DN_LINK_OF(l, dn_making, link)->stop, true); }
 }
 
 /* ---- live, and gone --------------------------------------------------------------------------------------------- */

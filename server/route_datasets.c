@@ -1,6 +1,7 @@
 /* route_datasets.c - /datasets: put, list, look, delete. A token with the scope admin sees and deletes everybody's. */
 #include "datasets.h"
 #include "job.h"
+#include "jobs.h"
 #include "routes_app.h"
 
 #include <stdlib.h>
@@ -8,15 +9,18 @@
 
 enum { CLASSES_SHOWN = 1000 };
 
-static bool may_see(const dn_call *call, const dn_stored *s)
-{
-    return dn_call_admin(call) || !strcmp(s->owner, dn_call_tenant(call));
-}
+/* Of a card that is no stored dataset's. */
+#define ABSENT                                                                                                              \
+    (DN_BIT(DN_DATASET_CARD_CLASSES) | DN_BIT(DN_DATASET_CARD_PINNED_BY) | DN_BIT(DN_DATASET_CARD_N_BROKEN) |               \
+     DN_BIT(DN_DATASET_CARD_BROKEN) | DN_BIT(DN_DATASET_CARD_CANCELLED) | DN_BIT(DN_DATASET_CARD_IMPORT))
+
+static bool may_see(const dn_call *call, const char *owner) { return dn_call_admin(call) || !strcmp(owner, dn_call_tenant(call)); }
 
 static void card_of(const dn_stored *s, dn_dataset_card *card)
 {
     int n = s->n_classes < CLASSES_SHOWN ? s->n_classes : CLASSES_SHOWN;
-    uint64_t absent = DN_BIT(DN_DATASET_CARD_N_BROKEN) | DN_BIT(DN_DATASET_CARD_BROKEN) | DN_BIT(DN_DATASET_CARD_CANCELLED);
+    uint64_t absent = DN_BIT(DN_DATASET_CARD_N_BROKEN) | DN_BIT(DN_DATASET_CARD_BROKEN) |
+                      DN_BIT(DN_DATASET_CARD_CANCELLED) | DN_BIT(DN_DATASET_CARD_IMPORT);
     if (!s->classes)
         absent |= DN_BIT(DN_DATASET_CARD_CLASSES);
     *card = (dn_dataset_card){ .has = DN_HAS_ALL & ~absent,
@@ -51,17 +55,71 @@ static dn_stored *asked_for(dn_call *call)
         dn_reply_error(call, &err);
         return NULL;
     }
-    if (may_see(call, s))
+    if (may_see(call, s->owner))
         return s;
     dn_reply_refuse(call, DN_H_FORBIDDEN, "name", "the dataset %s is another's", s->name);
     return NULL;
 }
 
+/* ---- what is on its way ----------------------------------------------------------------------------------------- */
+
+static void body_card(const dn_call *upload, dn_import_card *card)
+{
+    dn_body_progress body;
+    dn_call_body_progress(upload, &body);
+    *card = (dn_import_card){ .has = DN_HAS_ALL & ~(body.announced ? 0 : DN_BIT(DN_IMPORT_TOTAL)),
+                              .name = dn_call_arg(upload, 0),
+                              .state = DN_IMPORT_RECEIVING,
+                              .bytes = body.received,
+                              .total = body.announced,
+                              .started_at = dn_unix_now() - body.age_s };
+}
+
+/* What the caller may see of it, `name` not NULL: of that name alone. malloc'ed, *n of them; NULL: out of memory. */
+static dn_import_card *imports_of(dn_call *call, const char *name, int *n)
+{
+    dn_app *app = dn_call_app(call);
+    int room = 1;
+    for (dn_arrival *a = NULL; (a = dn_datasets_importing(app, a));)
+        room++;
+    for (const dn_call *c = NULL; (c = dn_call_uploading(call, c, DN_ROUTE_DATASET_PUT));)
+        room++;
+    dn_import_card *card = calloc((size_t)room, sizeof *card);
+    *n = 0;
+    if (!card)
+        return NULL;
+    for (dn_arrival *a = NULL; (a = dn_datasets_importing(app, a));) {
+        dn_arrival_card(a, &card[*n]);
+        *n += may_see(call, dn_arrival_owner(a)) && (!name || !strcmp(name, card[*n].name));
+    }
+    for (const dn_call *c = NULL; (c = dn_call_uploading(call, c, DN_ROUTE_DATASET_PUT));) {
+        body_card(c, &card[*n]);
+        *n += may_see(call, dn_call_tenant(c)) && (!name || !strcmp(name, card[*n].name));
+    }
+    return card;
+}
+
+/* The bare name means what is stored, and says what is on its way beside it. */
 void dn_route_dataset(dn_call *call)
 {
-    const dn_stored *s = asked_for(call);
+    dn_http_error err = { 0 };
+    dn_stored *s = NULL;
+    int n = 0;
+    dn_import_card *imports = imports_of(call, dn_call_arg(call, 0), &n);
+    dn_dataset_card card = { .has = DN_HAS_ALL & ~ABSENT, .name = dn_call_arg(call, 0), .hash = "", .state = DN_DATASET_IMPORTING };
+    bool found = !dn_datasets_find(&s, dn_call_app(call), dn_call_arg(call, 0), &err) || !n;
+    if (found && !(s = asked_for(call))) {
+        free(imports);
+        return;
+    }
     if (s)
-        reply_card(call, 200, s);
+        card_of(s, &card);
+    if (n) {
+        card.has |= DN_BIT(DN_DATASET_CARD_IMPORT);
+        card.import = imports[n - 1];
+    }
+    dn_route_reply(call, 200, &dn_dataset_card_fields, &card);
+    free(imports);
 }
 
 void dn_route_datasets(dn_call *call)
@@ -71,15 +129,18 @@ void dn_route_datasets(dn_call *call)
     for (dn_stored *s = NULL; (s = dn_datasets_next(app, s));)
         n++;
     dn_dataset_card *card = calloc(n + 1, sizeof *card);
-    dn_dataset_list list = { DN_HAS_ALL, { card, 0 } };
+    dn_dataset_list list = { DN_HAS_ALL, { card, 0 }, { 0 } };
+    dn_import_card *imports = imports_of(call, NULL, &list.imports.n);
+    list.imports.v = imports;
     for (dn_stored *s = NULL; card && (s = dn_datasets_next(app, s));) {
-        if (may_see(call, s))
+        if (may_see(call, s->owner))
             card_of(s, &card[list.datasets.n++]);
     }
-    if (card)
+    if (card && imports)
         dn_route_reply(call, 200, &dn_dataset_list_fields, &list);
     else
         dn_reply_refuse(call, DN_H_MEMORY, NULL, "no memory for the list");
+    free(imports);
     free(card);
 }
 
@@ -149,7 +210,9 @@ void dn_route_dataset_put(dn_call *call)
     waiting *w = wait_for(call);
     if (!w)
         return;
-    if (dn_datasets_import(app, name, dn_call_tenant(call), dn_call_take_file(call), boundary, q.skip_broken, imported, w, &err)) {
+    dn_body_progress body;
+    dn_call_body_progress(call, &body);
+    if (dn_datasets_import(app, name, dn_call_tenant(call), dn_call_take_file(call), boundary, q.skip_broken, &body, imported, w, &err)) {
         free(w);
         dn_call_on_gone(call, NULL, NULL);
         dn_reply_error(call, &err);
@@ -159,8 +222,7 @@ void dn_route_dataset_put(dn_call *call)
 static void stopped(void *arg)
 {
     waiting *w = arg;
-    dn_dataset_card card = { .has = DN_HAS_ALL & ~(DN_BIT(DN_DATASET_CARD_CLASSES) | DN_BIT(DN_DATASET_CARD_PINNED_BY) |
-                                                   DN_BIT(DN_DATASET_CARD_N_BROKEN) | DN_BIT(DN_DATASET_CARD_BROKEN)),
+    dn_dataset_card card = { .has = (DN_HAS_ALL & ~ABSENT & ~DN_BIT(DN_DATASET_CARD_STATE)) | DN_BIT(DN_DATASET_CARD_CANCELLED),
                              .name = w->call ? dn_call_arg(w->call, 0) : NULL,
                              .hash = "",
                              .cancelled = true };

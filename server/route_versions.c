@@ -33,7 +33,13 @@ typedef struct errand {
     dn_error err;
 } errand;
 
-static void call_gone(void *arg) { ((errand *)arg)->call = NULL; }
+/* Who waited for a version to be made and left wants it no more. */
+static void call_gone(void *arg)
+{
+    errand *e = arg;
+    e->call = NULL;
+    dn_versions_stop(e->app, e);
+}
 
 /* NULL: the call has been refused. */
 static errand *errand_new(dn_call *call, int status)
@@ -114,7 +120,7 @@ static dn_known *asked_for(dn_call *call)
     return k;
 }
 
-/* Who may change a model: the owner of its versions in the state; those of --models anybody who may use it. */
+/* Who may change a model: the owner of its versions in the state. */
 static dn_known *ours(dn_call *call)
 {
     dn_known *k = asked_for(call);
@@ -153,14 +159,18 @@ static void reply_later(errand *e, const char *name, bool wait)
 
 /* ---- PUT /models/{name}, POST /models/{name}/save --------------------------------------------------------------- */
 
-static int unpack(void *arg, const char *dir, dn_error *err)
+static int unpack(void *arg, const char *dir, const _Atomic(bool) *stop, dn_error *err)
 {
     const errand *e = arg;
     int rc = *e->boundary ? dn_multipart_unwrap(e->src, e->boundary, e->room, err) : 0;
-    return rc ? rc : dn_version_unpack(e->src, e->dir, dir, &(dn_archive_limits){ e->room, e->room }, err);
+    return rc ? rc : dn_version_unpack(e->src, e->dir, dir, &(dn_archive_limits){ e->room, e->room, stop }, err);
 }
 
-static int copy(void *arg, const char *dir, dn_error *err) { return dn_tree_copy(((const errand *)arg)->dir, dir, NULL, err); }
+static int copy(void *arg, const char *dir, const _Atomic(bool) *stop, dn_error *err)
+{
+    (void)stop; /* the kernel copies */
+    return dn_tree_copy(((const errand *)arg)->dir, dir, NULL, err);
+}
 
 void dn_route_model_put(dn_call *call)
 {
@@ -179,7 +189,8 @@ void dn_route_model_put(dn_call *call)
     e->room = (uint64_t)dn_disk_room(e->app);
     if (!e->src || (live && read_from(e, live)))
         dn_http_fail(&err, DN_H_MEMORY, NULL, NULL);
-    else if (!dn_versions_make(e->app, dn_call_arg(call, 0), dn_call_tenant(call), "upload", false, unpack, done, e, &err)) {
+    else if (!dn_versions_may(e->app, dn_call_arg(call, 0), dn_call_admin(call), &err) &&
+             !dn_versions_make(e->app, dn_call_arg(call, 0), dn_call_tenant(call), "upload", false, unpack, done, e, &err)) {
         reply_later(e, dn_call_arg(call, 0), q.wait);
         return;
     }
@@ -197,7 +208,8 @@ void dn_route_model_save(dn_call *call)
         return;
     if (read_from(e, k))
         dn_http_fail(&err, DN_H_MEMORY, NULL, NULL);
-    else if (!dn_versions_make(e->app, in.as, dn_call_tenant(call), "save", false, copy, done, e, &err)) {
+    else if (!dn_versions_may(e->app, in.as, dn_call_admin(call), &err) &&
+             !dn_versions_make(e->app, in.as, dn_call_tenant(call), "save", false, copy, done, e, &err)) {
         reply_later(e, in.as, q.wait);
         return;
     }
@@ -215,6 +227,10 @@ void dn_route_model_alias(dn_call *call)
     if (!k || !body_of(call, &dn_alias_fields, &in))
         return;
     snprintf(id, sizeof id, "%s@%lld", k->name, (long long)in.version);
+    if (dn_versions_may(dn_call_app(call), k->name, dn_call_admin(call), &err)) {
+        dn_reply_error(call, &err);
+        return;
+    }
     if (dn_models_find(&to, ((dn_app *)dn_call_app(call))->models, id, &err)) {
         snprintf(err.param, sizeof err.param, "version");
         dn_reply_error(call, &err);

@@ -7,12 +7,13 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <math.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-enum { PATH_BYTES = 4400, SAFETENSORS_HEADER_MAX = 100000000 };
+enum { PATH_BYTES = 4400, SAFETENSORS_HEADER_MAX = 100000000, SLICE_MS = 20 };
 
 /* ---- unpacking -------------------------------------------------------------------------------------------------- */
 
@@ -114,7 +115,24 @@ static int read_finite(const dn_sample *s, const dn_model_info *info, dn_error *
                  : 0;
 }
 
-static int run_rows(dn_device *d, const dn_net *net, dn_sample *s, const dn_model_info *info, dn_error *err)
+static int check_stop(const _Atomic(bool) *stop, dn_error *err)
+{
+    return stop && atomic_load(stop) ? dn_fail(err, DN_E_CANCELLED, NULL, "trying the model was cancelled") : 0;
+}
+
+/* In slices, to look at `stop` between them. */
+static int run_batch(dn_batch *b, const _Atomic(bool) *stop, dn_error *err)
+{
+    int more = 1, rc = 0;
+    while (!rc && more > 0) {
+        more = dn_batch_some(b, SLICE_MS);
+        rc = more > 0 ? check_stop(stop, err) : -more;
+    }
+    return rc;
+}
+
+static int run_rows(dn_device *d, const dn_net *net, dn_sample *s, const dn_model_info *info, const _Atomic(bool) *stop,
+                    dn_error *err)
 {
     dn_row rows[8];
     dn_batch *b = NULL;
@@ -126,8 +144,10 @@ static int run_rows(dn_device *d, const dn_net *net, dn_sample *s, const dn_mode
     int rc = dn_batch_begin(&b, d, net, rows, n, err);
     if (rc)
         return rc;
-    rc = -dn_batch_some(b, 0);
+    rc = run_batch(b, stop, err);
     dn_batch_free(b);
+    if (rc == DN_E_CANCELLED)
+        return rc;
     if (!rc)
         rc = dn_sample_update(s);
     if (rc == DN_E_NON_FINITE)
@@ -137,7 +157,7 @@ static int run_rows(dn_device *d, const dn_net *net, dn_sample *s, const dn_mode
 }
 
 /* One evaluation, at the model's own size. */
-static int evaluate(dn_device *d, const dn_net *net, const dn_model *m, dn_error *err)
+static int evaluate(dn_device *d, const dn_net *net, const dn_model *m, const _Atomic(bool) *stop, dn_error *err)
 {
     const dn_model_info *info = dn_model_info_of(m);
     dn_table table = { 0 };
@@ -159,31 +179,35 @@ static int evaluate(dn_device *d, const dn_net *net, const dn_model *m, dn_error
     if (!rc)
         rc = dn_sample_new(&s, d, &p, err);
     if (!rc)
-        rc = run_rows(d, net, s, info, err);
+        rc = run_rows(d, net, s, info, stop, err);
     dn_sample_free(s);
     dn_table_fini(&table);
     free(vector);
     return rc;
 }
 
-int dn_version_try(char hash[65], const dn_device *like, const char *dir, int64_t bytes_max, dn_error *err)
+int dn_version_try(char hash[65], const dn_device *like, const char *dir, int64_t bytes_max, const _Atomic(bool) *stop,
+                   dn_error *err)
 {
     dn_footprint need;
     dn_device *d = NULL;
     dn_model *m = NULL;
     dn_net *net = NULL;
-    int rc = dn_net_foresee(&need, like, dir, err);
+    int rc = check_stop(stop, err);
+    rc = rc ? rc : dn_net_foresee(&need, like, dir, err);
     if (!rc && need.weights + need.forms + need.arena > (size_t)bytes_max)
         rc = dn_fail(err, DN_E_LIMIT, "model", "it takes %zu bytes, --memory is %lld",
                      need.weights + need.forms + need.arena, (long long)bytes_max);
+    rc = rc ? rc : check_stop(stop, err);
     if (!rc)
         rc = dn_model_load(&m, dir, err);
+    rc = rc ? rc : check_stop(stop, err);
     if (!rc)
         rc = dn_device_open(&d, dn_device_name(like), err);
     if (!rc)
         rc = dn_net_new(&net, d, m, dn_model_info_of(m)->height, dn_model_info_of(m)->width, 0, err);
     if (!rc)
-        rc = evaluate(d, net, m, err);
+        rc = evaluate(d, net, m, stop, err);
     if (!rc)
         snprintf(hash, 65, "%s", dn_model_info_of(m)->hash);
     dn_net_free(net);

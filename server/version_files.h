@@ -15,7 +15,9 @@ int dn_version_unpack(const char *src, const char *base, const char *dir, const 
 /* The folder that is the model: `tmp`, or the only one in it. malloc'ed; NULL: out of memory. */
 char *dn_version_folder(const char *tmp);
 /* Load the folder and run it once, at its own size, on a device of its own that is like `like`: values that are not
- * finite are DN_E_FORMAT, more than bytes_max to hold DN_E_LIMIT. The weights' hash. */
-int dn_version_try(char hash[65], const dn_device *like, const char *dir, int64_t bytes_max, dn_error *err);
+ * finite are DN_E_FORMAT, more than bytes_max to hold DN_E_LIMIT. The weights' hash. While *stop is true (NULL: never)
+ * it ends with DN_E_CANCELLED, within a slice of the evaluation or when what has begun before it is done. */
+int dn_version_try(char hash[65], const dn_device *like, const char *dir, int64_t bytes_max, const _Atomic(bool) *stop,
+                   dn_error *err);
 
 #endif

@@ -51,7 +51,7 @@ const dn_command dn_commands[] = {
     { "jobs publish", "ID NAME", DN_CHANGE_C, NULL, NULL, "Make a model of what it has learned.", publish_text, dn_run_job_publish },
     { "jobs metrics", "ID", DN_FETCH_C, NULL, NULL, "A CSV line for each step and evaluation.", NULL, dn_run_job_metrics },
 
-    { "datasets", NULL, DN_LIST_C, NULL, NULL, "Your datasets, newest first.", NULL, dn_run_datasets },
+    { "datasets", NULL, DN_LIST_C, NULL, NULL, "Your datasets, newest first; above them what is being uploaded or imported (no hash yet, but a state).", NULL, dn_run_datasets },
     { "datasets show", "NAME", DN_LIST_C, NULL, NULL, "Everything about a dataset: NAME (the newest of it) or NAME@HASH.", NULL, dn_run_dataset },
     { "datasets push", "NAME PATH...", DN_PUSH_C, &dn_dataset_query_fields, NULL,
       "Send pictures in class folders or with a labels file, IDX, npy or safetensors files.", push_text, dn_run_dataset_push },

@@ -23,7 +23,25 @@ static void size_text(char out[CELL], const json_t *d)
     snprintf(out + n, (size_t)(CELL - n), "x%.4g", dn_json_number(d, "channels"));
 }
 
-static void print_list(const json_t *list)
+/* What is on its way stands in the same table: in place of the hash, which it has none of, its state. */
+static void add_imports(dn_columns *t, const json_t *imports)
+{
+    size_t i;
+    json_t *d;
+    char state[CELL], images[CELL], bytes[24], started[24];
+    json_array_foreach(imports, i, d)
+    {
+        double total = dn_json_number(d, "bytes_total"), n = dn_json_number(d, "bytes");
+        snprintf(state, sizeof state, "%s", dn_json_text(d, "state"));
+        if (!strcmp(state, "receiving") && total >= n && total > 0)
+            snprintf(state, sizeof state, "receiving %d%%", (int)(100 * n / total));
+        snprintf(images, sizeof images, "%ld", dn_json_count(d, "images"));
+        dn_columns_add(t, (const char *const[]){ dn_json_text(d, "name"), state, images, "-", "-", dn_text_bytes(bytes, n), "-",
+                                                 dn_text_date(started, dn_json_number(d, "started_at")) });
+    }
+}
+
+static void print_list(const json_t *list, const json_t *imports)
 {
     static const char *const names[] = {
         "NAME", "HASH", "IMAGES", "SIZE", "CLASSES", "BYTES", "JOBS", "CREATED", NULL
@@ -33,6 +51,7 @@ static void print_list(const json_t *list)
     json_t *d;
     char hash[HASH_SHOWN + 1], images[CELL], size[CELL], classes[CELL], bytes[24], jobs[CELL], created[24];
     dn_columns_init(&t, names);
+    add_imports(&t, imports);
     json_array_foreach(list, i, d)
     {
         snprintf(hash, sizeof hash, "%s", dn_json_text(d, "hash"));
@@ -53,7 +72,7 @@ int dn_run_datasets(dn_args *args)
     json_t *answer = NULL;
     int rc = dn_ask(args, "GET", "/datasets", NULL, &answer);
     if (!rc && !args->value[DN_OPT_RAW])
-        print_list(json_object_get(answer, "datasets"));
+        print_list(json_object_get(answer, "datasets"), json_object_get(answer, "imports"));
     json_decref(answer);
     return rc;
 }
@@ -76,7 +95,9 @@ int dn_run_dataset_delete(dn_args *args)
     int rc = dn_name_check(args->operand[0], DN_NAME_OR_VERSION);
     if (!rc)
         rc = dn_ask_about(args, "DELETE", "/datasets/%", args->operand[0], NULL, &answer);
-    if (!rc)
+    if (!rc && json_is_true(json_object_get(answer, "cancelled")))
+        dn_text_printf(stdout, "the import of %s is cancelled\n", dn_json_text(answer, "name"));
+    else if (!rc)
         dn_text_printf(stdout, "%s@%s is gone\n", dn_json_text(answer, "name"), dn_json_text(answer, "hash"));
     json_decref(answer);
     return rc;

@@ -1,4 +1,5 @@
 #include "plan.h"
+#include "fit.h"
 #include <stdlib.h>
 
 enum { ALIGN = 64 };
@@ -51,7 +52,7 @@ static int64_t place_bytes(const dn_lowered *l, int i)
 
 typedef struct {
     int place;
-    int64_t bytes, offset;
+    int64_t bytes;
     dn_life life;
 } span;
 
@@ -59,21 +60,6 @@ static int by_size(const void *a, const void *b)
 {
     const span *x = a, *y = b;
     return x->bytes != y->bytes ? (x->bytes < y->bytes ? 1 : -1) : x->place - y->place;
-}
-
-/* Put s at the lowest offset at which it meets no span of `placed` (by offset) that lives at the same time. */
-static void first_fit(span *s, span *placed, int n)
-{
-    int64_t at = 0;
-    for (int j = 0; j < n && placed[j].offset - at < s->bytes; j++)
-        if (placed[j].life.first <= s->life.last && s->life.first <= placed[j].life.last &&
-            placed[j].offset + placed[j].bytes > at)
-            at = placed[j].offset + placed[j].bytes;
-    s->offset = at;
-    int to = n;
-    for (; to > 0 && placed[to - 1].offset > at; to--)
-        placed[to] = placed[to - 1];
-    placed[to] = *s;
 }
 
 /* Places inside others follow their outer place. An inner place's rows are as far apart as the outer one's. */
@@ -102,32 +88,37 @@ static int collect(const dn_lowered *l, const dn_life *lives, span *s)
     return n;
 }
 
+/* `fit` NULL: every place apart. */
+static int place_all(dn_lowered *l, const span *s, int n, dn_fit *fit)
+{
+    int64_t peak = 0;
+    for (int i = 0; i < n; i++) {
+        int64_t offset = peak;
+        if (fit && dn_fit_place(fit, s[i].life.first, s[i].life.last, s[i].bytes, &offset))
+            return DN_E_MEMORY;
+        peak = offset + s[i].bytes > peak ? offset + s[i].bytes : peak;
+        l->place[s[i].place].offset = offset;
+    }
+    l->arena_bytes = (size_t)peak;
+    place_inner(l);
+    return 0;
+}
+
 static int plan(dn_lowered *l, bool apart, dn_error *err)
 {
     size_t n_max = (size_t)l->n_places + 1;
     span *s = malloc(sizeof *s * n_max);
     dn_life *lives = malloc(sizeof *lives * n_max);
-    span *placed = malloc(sizeof *placed * n_max);
-    int rc = s && lives && placed ? 0 : dn_fail(err, DN_E_MEMORY, NULL, "out of memory while planning a program");
+    dn_fit *fit = apart ? NULL : dn_fit_new(l->n_steps + 1); /* the end is a step, too */
+    int rc = s && lives && (fit || apart) ? 0 : DN_E_MEMORY;
     if (!rc) {
         dn_plan_lives(l, lives);
-        int n = collect(l, lives, s);
-        int64_t peak = 0;
-        for (int i = 0; i < n; i++) {
-            if (apart)
-                s[i].offset = peak;
-            else
-                first_fit(&s[i], placed, i);
-            peak = s[i].offset + s[i].bytes > peak ? s[i].offset + s[i].bytes : peak;
-            l->place[s[i].place].offset = s[i].offset;
-        }
-        l->arena_bytes = (size_t)peak;
-        place_inner(l);
+        rc = place_all(l, s, collect(l, lives, s), fit);
     }
-    free(placed);
+    dn_fit_free(fit);
     free(lives);
     free(s);
-    return rc;
+    return rc ? dn_fail(err, rc, NULL, "out of memory while planning a program") : 0;
 }
 
 int dn_plan(dn_lowered *l, dn_error *err) { return plan(l, false, err); }

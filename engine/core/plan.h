@@ -2,7 +2,7 @@
  *
  * A place lives from the first step that writes it to the last that reads it; one that no step writes (an input) from the
  * start, one marked `keep` (an output) to the end; a place inside another lengthens the outer one's life. Greedy by
- * size, first fit. Peak bytes are known here, before anything runs. */
+ * size, first fit (fit.h). Peak bytes are known here, before anything runs. */
 #ifndef DN_CORE_PLAN_H
 #define DN_CORE_PLAN_H
 

@@ -405,7 +405,7 @@ int dn_dataset_import(const char *src, const char *dir, const dn_import_params *
     im->p = p;
     int rc = dn_store_begin(&im->store, dir, p->total_max, err);
     if (rc == 0)
-        dn_store_set_stop(im->store, p->stop);
+        dn_store_watch(im->store, p->stop, p->images);
     if (rc == 0)
         rc = read_upload(im, src, err);
     if (rc == 0)

@@ -36,6 +36,7 @@ struct dn_store {
     bool floats;
     float lo, hi;
     const _Atomic(bool) *stop;
+    _Atomic(int64_t) *told; /* n_items */
     dn_item *item;
     int n_items, items_cap;
     struct dn_heap_chunk *names;
@@ -126,7 +127,11 @@ int dn_store_begin(dn_store **out, const char *dir, uint64_t total_max, dn_error
     return rc;
 }
 
-void dn_store_set_stop(dn_store *s, const _Atomic(bool) *stop) { s->stop = stop; }
+void dn_store_watch(dn_store *s, const _Atomic(bool) *stop, _Atomic(int64_t) *images)
+{
+    s->stop = stop;
+    s->told = images;
+}
 
 void dn_store_set_floats(dn_store *s, bool floats) { s->floats = floats; }
 
@@ -254,6 +259,8 @@ int dn_store_add(dn_store *s, const char *name, const void *pixels, int height, 
         rc = put(&s->images, zeros, pad, DN_STORE_IMAGES, err);
     s->images_bytes += bytes + pad;
     s->n_items += rc == 0;
+    if (s->told)
+        atomic_store_explicit(s->told, s->n_items, memory_order_relaxed);
     return rc;
 }
 

@@ -51,8 +51,8 @@ typedef struct dn_store dn_store;
 int dn_store_begin(dn_store **out, const char *dir, uint64_t total_max, dn_error *err);
 /* A path in the temporary folder for a file that lives only while the import runs. */
 int dn_store_scratch(dn_store *s, char *path, size_t room, int *fd, dn_error *err);
-/* While *stop is true no image is taken (DN_E_CANCELLED); NULL: never. */
-void dn_store_set_stop(dn_store *s, const _Atomic(bool) *stop);
+/* While *stop is true no image is taken (DN_E_CANCELLED); NULL: never. *images is how many have been; NULL: nobody asks. */
+void dn_store_watch(dn_store *s, const _Atomic(bool) *stop, _Atomic(int64_t) *images);
 void dn_store_set_floats(dn_store *s, bool floats); /* before the first image; else bytes */
 /* Append one image; `digest` of its bytes (dn_store_digest). `name` is copied; NULL: its number is its name. The label
  * may be set later. Returns its index among the items in *i. */

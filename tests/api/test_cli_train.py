@@ -301,6 +301,8 @@ def test_ctrl_c_stops_an_import(box, d, url, tmp_path):
     (tmp_path / "slow.tar").write_bytes(slow_tar(1900))
     process = begin(url, "datasets", "push", "slow", str(tmp_path / "slow.tar"))
     until(lambda: any(".import-" in name for name in os.listdir(box.state + "/incoming")))
+    assert re.search(r"^slow +reading +\d+ +- +- ", denoise(url, "datasets").ok().out.decode(), re.M)
+    assert re.search("^state +importing$", denoise(url, "datasets", "show", "slow").ok().out.decode(), re.M)
     end(process, signal.SIGINT).failed(130, "interrupted; nothing is stored")
     assert d.ask("GET", "/datasets/slow").status == 404 and os.listdir(box.state + "/incoming") == []
 

@@ -361,9 +361,59 @@ def test_after_a_kill(tmp_path, nothing):
         assert daemon.ask("GET", "/datasets/d").json() == {k: v for k, v in card.items() if k not in ("n_broken", "broken")}
 
 
+def imports(box, name=None):
+    return [(i["name"], i["state"]) for i in box.d.ask("GET", "/datasets").json()["imports"] if name in (None, i["name"])]
+
+
+def soon(what):
+    end = time.monotonic() + PATIENCE
+    while not (said := what()):
+        assert time.monotonic() < end
+        time.sleep(0.005)
+    return said
+
+
+def test_what_is_on_its_way_is_told(box):
+    """Its body, then its pictures: in the list beside what is stored, and by its name; no job can take it, and then it is gone."""
+    before = time.time()
+    client = box.d.client()
+    client.send("PUT /datasets/half HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-tar\r\nContent-Length: 900000\r\n\r\n")
+    client.send(bytes(600000))
+    soon(lambda: box.d.ask("GET", "/datasets/half").status == 200 and box.d.ask("GET", "/datasets/half").json()["import"]["bytes"] == 600000)
+    card = box.d.ask("GET", "/datasets/half").json()
+    assert (card["state"], card["hash"], card["images"], "pinned_by" in card) == ("importing", "", 0, False)
+    assert before - 1 <= card["import"].pop("started_at") <= time.time() + 1
+    assert card["import"] == {"name": "half", "state": "receiving", "bytes": 600000, "bytes_total": 900000, "images": 0}
+    client.close()
+    soon(lambda: box.d.ask("GET", "/datasets/half").status == 404)
+    slow = Importing(box.d, "slow").begun(box.state)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        behind = pool.submit(box.put, "behind", tar(pictures()))
+        soon(lambda: imports(box) == [("slow", "reading"), ("behind", "waiting")])
+        card = soon(lambda: (c := box.d.ask("GET", "/datasets/slow").json())["import"]["images"] > 0 and c)
+        assert card["state"] == "importing" and card["images"] == 0 and card["import"]["images"] <= slow.n
+        assert card["import"]["bytes"] == card["import"]["bytes_total"] > slow.n << 8
+        assert box.names() == [] and box.d.ask("GET", "/datasets/slow@" + "0" * 64).status == 404
+        reply = box.d.post("/jobs", {"dataset": "slow", "name": "early", "steps": 1, "batch_size": 1, "from": "none"})
+        assert 400 <= reply.status < 500 and "being imported" in reply.json()["error"]["message"], reply.body
+        assert box.d.ask("DELETE", "/datasets/slow").json()["cancelled"]
+        assert imports(box, "slow") == []
+        assert behind.result().json()["state"] == "ready"
+    slow.join()
+    assert imports(box) == [] and box.d.ask("GET", "/datasets/slow").status == 404
+    stored = box.d.ask("GET", "/datasets/behind").json()
+    again = Importing(box.d, "behind").begun(box.state)  # what is stored stays what it was
+    card = box.d.ask("GET", "/datasets/behind").json()
+    assert card.pop("import")["state"] == "reading" and card == stored
+    assert "import" not in box.d.ask("GET", "/datasets/behind@" + stored["hash"]).json()
+    assert box.d.ask("DELETE", "/datasets/behind").json()["cancelled"]
+    again.join()
+    assert box.put("bad", b"nothing").status == 400 and imports(box) == [] and box.d.ask("GET", "/datasets/bad").status == 404
+    box.clean("behind")
+
+
 def test_an_import_is_cancelled(box):
     slow = Importing(box.d, "slow").begun(box.state)
-    assert box.d.ask("GET", "/datasets/slow").status == 404
     reply = box.d.ask("DELETE", "/datasets/slow")
     assert reply.status == 200 and reply.json()["cancelled"] and reply.json()["name"] == "slow" and reply.json()["images"] == 0
     box.clean()
@@ -440,7 +490,7 @@ def test_without_state(nothing):
         client = daemon.client()
         reply = client.ask("PUT", "/datasets/d", tar(pictures()), TAR)
         assert reply.status == 422 and "--state" in reply.json()["error"]["message"]
-        assert daemon.ask("GET", "/datasets").json() == {"datasets": []}
+        assert daemon.ask("GET", "/datasets").json() == {"datasets": [], "imports": []}
 
 
 def test_owners(tmp_path, nothing):
@@ -455,5 +505,12 @@ def test_owners(tmp_path, nothing):
         assert ask("b", "DELETE", "/datasets/d").status == 403
         assert ask("b", "PUT", "/datasets/d", tar(pictures())).status == 403
         assert ask("b", "GET", "/datasets").json()["datasets"] == []
+        client = daemon.client()
+        client.send("PUT /datasets/e HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer %s\r\nContent-Type: application/x-tar\r\n"
+                    "Content-Length: 900000\r\n\r\nx" % ("a" * 32))
+        soon(lambda: ask("a", "GET", "/datasets/e").status == 200)
+        assert ask("b", "GET", "/datasets/e").status == 404 and ask("r", "GET", "/datasets/e").json()["state"] == "importing"
+        assert [len(ask(who, "GET", "/datasets").json()["imports"]) for who in "abr"] == [1, 0, 1]
+        client.close()
         assert ask("r", "GET", "/datasets/d").status == 200
         assert ask("r", "DELETE", "/datasets/d").status == 200

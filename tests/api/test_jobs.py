@@ -770,6 +770,27 @@ def test_publishing_takes_its_turn_in_the_memory_budget(box):
         assert 'denoised_memory_bytes{kind="training"} 0\n' in text, text
 
 
+def test_publishing_to_a_name_of_the_folder_is_the_operators(box, tmp_path):
+    tokens = tmp_path / "tokens"
+    tokens.write_text("%s anna\n%s root use,admin\n" % ("a" * 32, "r" * 32))
+    tokens.chmod(0o600)
+    d = box.start("--token-file", str(tokens), wait=False)
+
+    def ask(who, method, path, body=None, kind="application/json"):
+        return d.ask(method, path, json.dumps(body).encode() if isinstance(body, dict) else body,
+                     {"Content-Type": kind, "Authorization": "Bearer " + who * 32})
+    assert ask("a", "PUT", "/datasets/dots", dots(), "application/x-tar").status == 201
+    name = ask("a", "GET", "/models").json()["models"][0]["name"]
+    reply = ask("a", "POST", "/jobs", dict(JOB, steps=1000000, **UNSAVED))
+    assert reply.status == 201, reply.body
+    reply, path = ask("a", "POST", "/jobs/%s/publish" % reply.json()["id"], {"as": name}), "/jobs/" + reply.json()["id"]
+    assert reply.status == 403 and reply.json()["error"]["param"] == "as", reply.body
+    assert [v["version"] for v in ask("a", "GET", "/models/" + name).json()["versions"]] == [1]
+    reply = ask("r", "POST", path + "/publish", {"as": name})
+    assert reply.status == 200 and reply.json()["published"] == name + "@2", reply.body
+    assert ask("a", "POST", path + "/cancel", {}).status in (200, 202)
+
+
 def test_publishing_waits_for_a_job_on_its_way(box):
     """Just submitted, being paused, just resumed: there is nothing to ask again for. What is published while the job is being paused is
     what it is then saved as."""

@@ -2,6 +2,7 @@
 import io
 import json
 import os
+import re
 import signal
 import sqlite3
 import tarfile
@@ -210,6 +211,84 @@ def test_refusals_are_for_their_owner(tmp_path, sources):
         assert ask("b", "GET", "/models/hers").json()["state"] in ("available", "loaded")
         assert "attempt" not in ask("b", "GET", "/models/hers").json()
         assert ask("a", "GET", "/models/hers").json()["attempt"]["state"] == "failed"
+
+
+def test_names_of_the_folder_are_the_operators(tmp_path, sources):
+    """What everybody samples from by a bare name is not changed by one of many; without tokens everybody is the operator."""
+    tokens = tmp_path / "tokens"
+    tokens.write_text("%s anna\n%s bert\n%s root use,admin\n%s ops use,admin\n" % tuple(c * 32 for c in "abro"))
+    tokens.chmod(0o600)
+    with serving(sources / "models", "--state", str(tmp_path / "state"), "--disk-reserve", "0", "--token-file", str(tokens)) as daemon:
+        def ask(who, method, path, body=None, **json_body):
+            body, head = (json.dumps(json_body).encode(), {"Content-Type": "application/json"}) if json_body else (body, TAR)
+            return daemon.ask(method, path, body, {**head, "Authorization": "Bearer " + who * 32})
+
+        def refused(reply):
+            assert reply.status == 403 and "admin" in reply.json()["error"]["message"], reply.body
+        body = tar_of(sources / "other")
+        refused(ask("a", "PUT", "/models/plain?wait=true", body))
+        assert ask("a", "PUT", "/models/hers?wait=true", body).status == 201
+        refused(ask("a", "POST", "/models/hers/save?wait=true", **{"as": "plain"}))
+        assert ask("a", "POST", "/models/plain/save?wait=true", **{"as": "copy"}).status == 201  # from it, to a name of her own
+        assert ask("r", "PUT", "/models/plain?wait=true", body).status == 201
+        for who in "ab":
+            assert ask(who, "POST", "/models/plain/alias", version=2).status == 403
+            assert ask(who, "DELETE", "/models/plain@2").status == 403
+        assert [v["live"] for v in ask("b", "GET", "/models/plain").json()["versions"]] == [True, False]
+        assert ask("r", "POST", "/models/plain/alias", version=2).status == 200
+        assert ask("r", "POST", "/models/plain/alias", version=1).status == 200
+        assert ask("a", "POST", "/models/plain/alias", version=1).status == 403
+        assert ask("o", "PUT", "/models/plain?wait=true", body).status == 201  # one operator beside the other
+        for version in "23":
+            assert ask("o", "DELETE", "/models/plain@" + version).status == 200
+        refused(ask("a", "POST", "/models/plain/alias", version=1))  # nobody's versions, and still the operator's
+    assert os.listdir(str(tmp_path / "state") + "/incoming") == []
+
+
+def large(rel, data):
+    """The same weights on pictures so large that one evaluation takes seconds, no operation of it many."""
+    return re.sub(rb'"sample_size": \d+', b'"sample_size": 160', data) if rel == "unet/config.json" else data
+
+
+def being_tried(daemon, name):
+    """Until its folder is unpacked: what comes then is loading and trying it."""
+    end = time.monotonic() + PATIENCE
+    while daemon.ask("GET", "/models/" + name).status != 200:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_who_hangs_up_wants_no_version(box, sources):
+    """A client that waited for the check and left: it is stopped, nothing stays, and the lane is free for the next."""
+    body = tar_of(sources / "ddpm", change=large)
+    client = box.d.client()
+    client.send("PUT /models/large?wait=true HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-tar\r\nContent-Length: %d\r\n\r\n" % len(body))
+    client.send(body)
+    being_tried(box.d, "large")
+    assert box.d.model("large")["attempt"]["state"] == "loading" and box.d.generate(model="large", **ASK).status == 404
+    client.close()
+    assert not box.left() and box.kept() == []
+    end = time.monotonic() + PATIENCE
+    while box.d.ask("GET", "/models/large").status != 404:
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    assert box.put("large", tar_of(sources / "ddpm")).status == 201 and box.versions("large") == [(1, True)]
+
+
+def test_a_stop_does_not_wait_for_a_check(tmp_path, sources):
+    state = str(tmp_path / "state")
+    with serving(sources / "models", "--state", state, "--disk-reserve", "0", "--drain-ms", "100") as daemon:
+        box, replies = Box(state, daemon), []
+        thread = threading.Thread(target=lambda: replies.append(box.put("large", tar_of(sources / "ddpm", change=large))))
+        thread.start()
+        being_tried(daemon, "large")
+        assert box.put("behind", tar_of(sources / "ddpm"), query="").status == 202  # waits for the lane, and nobody for it
+        daemon.proc.send_signal(signal.SIGTERM)
+        thread.join()
+        daemon.stop(sig=None)
+        daemon.stop = lambda *args: None
+    assert (replies[0].status, replies[0].code) == (409, "cancelled")
+    assert os.listdir(state + "/incoming") == [] and os.listdir(state + "/models") == []
 
 
 def drop(name):

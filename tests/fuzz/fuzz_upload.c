@@ -51,12 +51,12 @@ static void try_twice(const char *folder)
 {
     char hash[65] = "", again[65] = "";
     dn_error err = { 0 };
-    int rc = dn_version_try(hash, device, folder, MODEL_BYTES, &err);
+    int rc = dn_version_try(hash, device, folder, MODEL_BYTES, NULL, &err);
     if (rc) {
         must(err.code == rc && err.message[0] && !hash[0]);
         return;
     }
-    must(strlen(hash) == 64 && !dn_version_try(again, device, folder, MODEL_BYTES, &err) && !strcmp(hash, again));
+    must(strlen(hash) == 64 && !dn_version_try(again, device, folder, MODEL_BYTES, NULL, &err) && !strcmp(hash, again));
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)

@@ -43,6 +43,7 @@ typedef struct dn_import_params {
     int threads;      /* that decode (2) */
     uint64_t total_max; /* bytes of the decoded store; DN_E_LIMIT beyond. 0: none */
     const _Atomic(bool) *stop; /* true, from any thread: the import ends with an error. NULL: never */
+    _Atomic(int64_t) *images;  /* is told how many have been read so far. NULL: nobody asks */
 } dn_import_params;
 
 typedef struct dn_import_report {
