@@ -140,7 +140,8 @@ static const dn_field job_v[DN_JOB_FIELDS] = {
     [DN_JOB_SEED] = { "seed", DN_T_INT, AT(seed), .min = 0, .max = 0x1p53 - 1, .def = "0", .help = "Of everything random in the job." },
     [DN_JOB_DEVICE] = { "device", DN_T_STR, AT(device), .min = 1, .max = 64, .def = "auto", .help = "One of --devices; auto: the one with the least to do." },
     [DN_JOB_TRAIN_SHARE] = { "train_share", DN_T_NUM, AT(train_share), .min = 0, .max = 1, .def = "0.2",
-        .help = "The job's guaranteed share of the device while requests wait; without them it has all of it." },
+        .help = "The job's guaranteed share of the device while requests wait; without them it has all of it. A tenth at least while somebody "
+                "waits for the end of its step." },
     [DN_JOB_PRIORITY] = { "priority", DN_T_ENUM, AT(priority), .choices = priorities, .def = "normal", .help = "Among queued jobs; then by age." },
     [DN_JOB_STEPS] = { "steps", DN_T_INT, AT(steps), .flags = DN_F_REQUIRED, .min = 1, .max = DN_JOB_STEPS_MAX, .unit = "optimizer steps", .help = "Of the whole job." },
     [DN_JOB_BATCH_SIZE] = { "batch_size", DN_T_INT, AT(batch_size), .flags = DN_F_REQUIRED, .min = 1, .max = 65536, .help = "Samples of one optimizer step." },
@@ -188,6 +189,15 @@ const dn_fields dn_alias_fields = TABLE("AliasRequest", NULL, alias_v, dn_alias_
 
 /* ---- answers ---- */
 
+#define AT(member) .offset = offsetof(dn_job_recipe, member)
+static const dn_field recipe_v[] = {
+    { "model", DN_T_JSON, AT(model), ALWAYS, .help = "Its diffusers config." },
+    { "schedule", DN_T_JSON, AT(schedule), ALWAYS, .help = "What its scheduler says." },
+    { "objective", DN_T_OBJECT, AT(objective), ALWAYS, .sub = &objective_fields, .help = "The prediction that it learned." },
+};
+#undef AT
+const dn_fields dn_job_recipe_fields = TABLE("JobRecipe", "Of a JobRequest, what makes another network like it.", recipe_v, dn_job_recipe);
+
 #define AT(member) .offset = offsetof(dn_job_plan, member)
 static const dn_field plan_v[] = {
     { "micro_batch", DN_T_INT, AT(micro_batch), ALWAYS, .help = "Rows of one forward and backward pass." },
@@ -198,7 +208,9 @@ static const dn_field plan_v[] = {
     { "ema", DN_T_INT, AT(ema), ALWAYS, .unit = "bytes" },
     { "arena", DN_T_INT, AT(arena), ALWAYS, .unit = "bytes", .help = "Activations and workspaces." },
     { "data", DN_T_INT, AT(data), ALWAYS, .unit = "bytes", .help = "Images read ahead." },
-    { "total", DN_T_INT, AT(total), ALWAYS, .unit = "bytes" },
+    { "copies", DN_T_INT, AT(copies), ALWAYS, .unit = "bytes", .help = "While a checkpoint is written: weights, moments and EMA once more." },
+    { "previews", DN_T_INT, AT(previews), ALWAYS, .unit = "bytes", .help = "While a preview is made: a model of the EMA, and what it needs to run." },
+    { "total", DN_T_INT, AT(total), ALWAYS, .unit = "bytes", .help = "Reserved from the start of the job to its end." },
     { "gflop_per_step", DN_T_NUM, AT(gflop_per_step), ALWAYS, .help = "Of one optimizer step." },
     { "numerics", DN_T_STR, AT(numerics), ALWAYS, .help = "The same job gives the same weights wherever this is the same." },
 };
@@ -287,9 +299,18 @@ const dn_fields dn_job_sample_fields = TABLE("JobSample", "A preview.", job_samp
 #define AT(member) .offset = offsetof(dn_job_sample_list, member)
 static const dn_field sample_list_v[] = {
     { "samples", DN_T_LIST, AT(samples), ALWAYS, .sub = &dn_job_sample_fields, .help = "Newest first." },
+    { "next", DN_T_STR, AT(next), .flags = DN_F_REQUIRED | DN_F_NULL, .help = "`after` of the next page." },
 };
 #undef AT
-const dn_fields dn_job_sample_list_fields = TABLE("JobSampleList", NULL, sample_list_v, dn_job_sample_list);
+const dn_fields dn_job_sample_list_fields = TABLE("JobSampleList", "A page of previews.", sample_list_v, dn_job_sample_list);
+
+#define AT(member) .offset = offsetof(dn_samples_query, member)
+static const dn_field samples_query_v[] = {
+    { "limit", DN_T_INT, AT(limit), .min = 1, .max = DN_JOB_SAMPLES_MAX, .def = "256", .help = "Most of them." },
+    { "after", DN_T_STR, AT(after), .min = 1, .max = 64, .help = "Older than this one: the last part of its url." },
+};
+#undef AT
+const dn_fields dn_samples_query_fields = TABLE("SamplesQuery", NULL, samples_query_v, dn_samples_query);
 
 #define AT(member) .offset = offsetof(dn_event_step, member)
 static const dn_field event_step_v[] = {
@@ -322,6 +343,14 @@ static const dn_field dataset_query_v[] = {
 };
 #undef AT
 const dn_fields dn_dataset_query_fields = TABLE("DatasetQuery", NULL, dataset_query_v, dn_dataset_query);
+
+#define AT(member) .offset = offsetof(dn_dataset_delete_query, member)
+static const dn_field dataset_delete_query_v[] = {
+    { "importing", DN_T_BOOL, AT(importing), .def = "false", .help = "true: only stop an import that is under way; what is stored stays." },
+};
+#undef AT
+const dn_fields dn_dataset_delete_query_fields =
+    TABLE("DatasetDeleteQuery", NULL, dataset_delete_query_v, dn_dataset_delete_query);
 
 #define AT(member) .offset = offsetof(dn_broken_file, member)
 static const dn_field broken_v[] = {

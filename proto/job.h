@@ -140,7 +140,7 @@ extern const char *const dn_job_states[]; /* NULL-terminated */
 typedef struct dn_job_plan {
     uint64_t has;
     int64_t micro_batch, recomputed_blocks;
-    int64_t weights, gradients, moments, ema, arena, data, total; /* bytes */
+    int64_t weights, gradients, moments, ema, arena, data, copies, previews, total; /* bytes */
     double gflop_per_step;
     const char *numerics;
 } dn_job_plan;
@@ -174,6 +174,13 @@ enum {
     DN_JOBINFO_CREATED_AT, DN_JOBINFO_STARTED_AT, DN_JOBINFO_FINISHED_AT, DN_JOBINFO_PLAN, DN_JOBINFO_REQUEST, DN_JOBINFO_PUBLISHED,
     DN_JOBINFO_ERROR, DN_JOBINFO_FIELDS
 };
+/* GET /models/{name}/config: a part of a JobRequest. */
+typedef struct dn_job_recipe {
+    uint64_t has;
+    const struct json_t *model, *schedule;
+    dn_objective_in objective; /* only its prediction */
+} dn_job_recipe;
+
 typedef struct dn_job_list {
     uint64_t has;
     dn_items jobs; /* dn_job_info, newest first */
@@ -207,9 +214,16 @@ typedef struct dn_job_sample {
 typedef struct dn_job_sample_list {
     uint64_t has;
     dn_items samples; /* dn_job_sample, newest first */
+    const char *next;
 } dn_job_sample_list;
+enum { DN_JOB_SAMPLES_MAX = 256 /* of a page */ };
+typedef struct dn_samples_query {
+    uint64_t has;
+    int64_t limit;
+    const char *after;
+} dn_samples_query;
 
-/* Events of /jobs/{id}/events; the id is "attempt.step". Besides these: `error`, and `state` with a dn_job_info. */
+/* Events of /jobs/{id}/events; their ids are "attempt.step[.e][.pN]" (server/jobs_events.c). Besides these: `error`, and `state` with a dn_job_info. */
 typedef struct dn_event_step {
     uint64_t has;
     int64_t step, steps;
@@ -235,6 +249,12 @@ typedef struct dn_dataset_query {
     uint64_t has;
     bool skip_broken;
 } dn_dataset_query;
+
+/* DELETE /datasets/{name}?importing= */
+typedef struct dn_dataset_delete_query {
+    uint64_t has;
+    bool importing; /* only an import that is under way */
+} dn_dataset_delete_query;
 
 typedef struct dn_broken_file {
     uint64_t has;
@@ -266,9 +286,10 @@ typedef struct dn_dataset_list {
 } dn_dataset_list;
 
 extern const dn_fields dn_job_fields, dn_job_patch_fields, dn_publish_fields, dn_alias_fields;
-extern const dn_fields dn_job_info_fields, dn_job_list_fields, dn_jobs_query_fields, dn_job_plan_fields;
-extern const dn_fields dn_job_checkpoint_fields, dn_job_checkpoint_list_fields, dn_job_sample_fields, dn_job_sample_list_fields;
+extern const dn_fields dn_job_info_fields, dn_job_recipe_fields, dn_job_list_fields, dn_jobs_query_fields, dn_job_plan_fields;
+extern const dn_fields dn_job_checkpoint_fields, dn_job_checkpoint_list_fields, dn_job_sample_fields, dn_job_sample_list_fields,
+    dn_samples_query_fields;
 extern const dn_fields dn_event_step_fields, dn_event_eval_fields, dn_event_resumed_fields;
-extern const dn_fields dn_dataset_query_fields, dn_dataset_card_fields, dn_dataset_list_fields;
+extern const dn_fields dn_dataset_query_fields, dn_dataset_delete_query_fields, dn_dataset_card_fields, dn_dataset_list_fields;
 
 #endif

@@ -404,6 +404,8 @@ void dn_event_error_write(dn_buf *b, int64_t id, const dn_http_error *e);
       "Make a version live")                                                                                           \
     X(MODEL_SAVE, "POST", "/models/{name}/save", DN_JSON_BODY_MAX, "application/json", "application/json",             \
       "A durable copy of the live version")                                                                            \
+    X(MODEL_CONFIG, "GET", "/models/{name}/config", 0, NULL, "application/json",                                       \
+      "What a job for another network like it begins with")                                                            \
     X(MODEL_CHECKPOINT, "GET", "/models/{name}/checkpoint", 0, NULL, "application/zstd", "The version as tar.zst")     \
     X(JOBS, "GET", "/jobs", 0, NULL, "application/json", "Your training jobs, newest first")                            \
     X(JOBS_SUBMIT, "POST", "/jobs", DN_JSON_BODY_MAX, "application/json", "application/json", "Submit a training job") \

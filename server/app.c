@@ -49,6 +49,7 @@ static const dn_endpoint endpoints[] = {
     { DN_ROUTE_MODEL_DELETE, dn_route_model_delete, DN_SCOPE_USE, NULL, 0 },
     { DN_ROUTE_MODEL_ALIAS, dn_route_model_alias, DN_SCOPE_USE, NULL, 0 },
     { DN_ROUTE_MODEL_SAVE, dn_route_model_save, DN_SCOPE_USE, NULL, 0 },
+    { DN_ROUTE_MODEL_CONFIG, dn_route_model_config, DN_SCOPE_USE, NULL, 0 },
     { DN_ROUTE_MODEL_CHECKPOINT, dn_route_model_checkpoint, DN_SCOPE_USE, NULL, 0 },
     { DN_ROUTE_DATASETS, dn_route_datasets, DN_SCOPE_USE, NULL, 0 },
     { DN_ROUTE_DATASET, dn_route_dataset, DN_SCOPE_USE, NULL, 0 },

@@ -158,23 +158,6 @@ int dn_jobs_active(const dn_app *app)
     return n;
 }
 
-/* Copies are being written: the memory that they hold comes free soon. */
-static bool is_copying(const dn_app *app)
-{
-    DN_LINK_EACH(l, &app->jobs->jobs)
-    {
-        if (DN_LINK_OF(l, dn_job, link)->working & DN_WORK_SAVE)
-            return true;
-    }
-    return false;
-}
-
-int dn_jobs_make_room(dn_app *app, int64_t bytes)
-{
-    int room = dn_models_make_room(app, bytes, NULL);
-    return room < 0 && is_copying(app) ? 1 : room;
-}
-
 /* ---- states ---------------------------------------------------------------------------------------------------- */
 
 static void say(const dn_job *j)
@@ -213,6 +196,7 @@ void dn_job_end(dn_job *j, enum dn_job_state state, const char *reason)
     dn_job_unsuspect(j);
     j->starts = 0; /* the daemon has survived it */
     set_state(j, state, reason);
+    dn_job_publish_tick(j);
     dn_jobs_pump(app);
     dn_app_idle(app);
 }
@@ -330,9 +314,9 @@ static dn_job *next_of(const dn_app *app, const dn_place *p)
 static void begin(dn_job *j)
 {
     dn_app *app = j->app;
-    int room = dn_jobs_make_room(app, (int64_t)j->plan.total);
+    int room = dn_models_make_room(app, (int64_t)j->plan.total, NULL);
     if (room > 0)
-        return; /* what is being unloaded, or written, makes room: the next tick tries again */
+        return; /* what is being unloaded makes room: the next tick tries again */
     if (room < 0) {
         char why[160];
         snprintf(why, sizeof why, "it takes %lld bytes, more than --memory leaves beside what is in use",
@@ -461,9 +445,7 @@ void dn_jobs_close(dn_app *app)
     {
         dn_job *j = DN_LINK_OF(l, dn_job, link);
         dn_trainer_free(j->trainer);
-        dn_model_free(j->model);
         dn_dataset_close(j->data);
-        dn_snapshot_free(j->unsaved);
         job_free(j);
     }
     free(jobs);

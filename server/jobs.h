@@ -52,10 +52,19 @@ typedef struct dn_saved {
     bool has_eval;
 } dn_saved;
 
+/* A place in a job's stream of events: behind the line of this step, or of its evaluation, and behind the previews told since. */
+typedef struct dn_told {
+    int attempt;
+    int64_t step;
+    bool evaluated;
+    int previews;
+} dn_told;
+
 typedef struct dn_previewed {
     int64_t step, seed;
     int label; /* -1: the null label */
     char sha256[65];
+    dn_told told; /* where its event stands: later than its step, and never before that of an older preview */
 } dn_previewed;
 
 typedef struct dn_job {
@@ -108,12 +117,9 @@ typedef struct dn_job {
 
     /* while it runs */
     uint64_t number;        /* for the worker: never used twice */
-    dn_model *model;
     dn_dataset *data;
     dn_trainer *trainer;
     int64_t held;           /* bytes in the budget */
-    dn_snapshot *unsaved;   /* waits for the one that is being written; its step and held-out loss */
-    dn_saved unsaved_as;
     struct preview *preview; /* under way; its number */
     uint64_t preview_number;
     bool store_again;       /* it has changed while it was being stored */
@@ -131,6 +137,7 @@ typedef struct dn_job {
     dn_previewed *shown; /* oldest first */
     int n_shown;
     dn_link watchers;
+    unsigned n_kept; /* events told to them that no reader loses */
 } dn_job;
 
 typedef struct dn_jobs {
@@ -148,8 +155,6 @@ void dn_jobs_drain(dn_app *app);
 /* The time to drain is over: the daemon stops in good order, and no job is why. */
 void dn_jobs_abort(dn_app *app);
 int dn_jobs_active(const dn_app *app); /* that a drain waits for */
-/* dn_models_make_room, but copies that are being written make room too. */
-int dn_jobs_make_room(dn_app *app, int64_t bytes);
 void dn_jobs_pump(dn_app *app);        /* start what can be started */
 void dn_jobs_tick(dn_app *app);        /* now and then: write metrics, pump */
 dn_job *dn_job_new(dn_app *app, const char *id, const char *owner); /* NULL: out of memory */
@@ -209,12 +214,12 @@ void dn_jobs_store_leave(dn_app *app); /* what still runs ends in good order */
 void dn_job_publish(dn_job *j, const char *as, dn_call *call); /* answers the call when it is live */
 void dn_job_publish_ema(dn_job *j, dn_snapshot *ema);          /* the worker's copy, taken; NULL: it found no memory */
 void dn_job_publish_missed(dn_job *j);                         /* the worker has none to give any more */
-void dn_job_publish_tick(dn_job *j);                           /* does what waits for room go on? */
+void dn_job_publish_tick(dn_job *j);                           /* does what waits go on? the job has arrived, or time has passed */
 void dn_job_publish_free(dn_job *j);                           /* nothing of it is under way: it never answers */
 
 /* ---- jobs_files.c: its folder ---- */
 
-void dn_job_save(dn_job *j, dn_snapshot *snapshot, const dn_saved *as); /* takes the snapshot */
+void dn_job_save(dn_job *j, dn_train_news *n); /* a copy for a checkpoint; takes it */
 void dn_job_remember_saved(dn_job *j, const dn_saved *as); /* the newest checkpoint: it is in the folder */
 void dn_job_write_metrics(dn_job *j);
 /* Lane thread. Restore the newest good checkpoint into t, cut metrics.csv back to it, and read its last lines. from->step 0: there
@@ -228,9 +233,14 @@ char *dn_job_path(const dn_job *j, const char *fmt, ...) __attribute__((format(p
 void dn_job_line_add(dn_job *j, const dn_job_line *line, bool fresh); /* the ring; fresh: the csv and who listens too */
 void dn_job_event_state(dn_job *j);
 void dn_job_event_saved(dn_job *j, const dn_saved *s);
+dn_told dn_job_told_next(const dn_job *j); /* the place of a preview that is told now */
 void dn_job_event_shown(dn_job *j, const dn_previewed *s);
 void dn_job_event_resumed(dn_job *j);
-/* Answer with a stream of events after `last_id` ("attempt.step"; NULL: all that is kept). */
+/* A place as the id of the event there, and back; false: it is none. */
+enum { DN_TOLD_LEN = 64 };
+void dn_told_write(char id[DN_TOLD_LEN], const dn_told *at);
+bool dn_told_read(dn_told *at, const char *id);
+/* Answer with a stream of events after `last_id` (NULL: all that is kept). */
 void dn_job_watch(dn_job *j, dn_call *call, const char *last_id);
 void dn_job_unwatch_all(dn_job *j);
 void dn_job_info_of(dn_job *j, dn_job_info *info);
@@ -243,7 +253,8 @@ void dn_job_sample_of(const dn_job *j, const dn_previewed *s, dn_job_sample *out
 /* Which labels its previews show; *n 0: it has none. Any thread. */
 int dn_job_preview_labels(const dn_job *j, const dn_model *m, int label[DN_N_MAX], int *n, dn_error *err);
 int dn_job_preview_table(const dn_job *j, const dn_model *m, dn_table *out, dn_error *err);
-void dn_job_preview(dn_job *j, dn_snapshot *ema, int64_t step); /* takes it */
+size_t dn_job_preview_sample_bytes(const dn_model *m, const dn_table *t); /* of each of its pictures, on the device */
+void dn_job_preview(dn_job *j, dn_train_news *n); /* a copy of the EMA; takes it */
 /* What workers tell of networks and runs that have DN_PREVIEW_BIT; each takes what it is given. */
 void dn_job_preview_adopted(dn_adoption *a);
 void dn_job_preview_picture(dn_app *app, dn_picture *picture);

@@ -1,15 +1,18 @@
 /* jobs_events.c - what is told of a job: lines of metrics, events, its card.
  *
- * An event's id is "attempt.step", and "attempt.step.e" once that step's evaluation has been told. The last DN_JOB_LOG_MAX
- * lines are kept in memory for those who come later or come back; all are in metrics.csv. A slow reader loses steps, never
- * anything else. */
+ * An event's id is its place in the stream (dn_told): "attempt.step" of the line of a step, "attempt.step.e" of its evaluation's, and
+ * either with ".pN" of the N-th preview told behind that line. Previews take their time, so a preview stands behind the line that had
+ * been told when it was done, not behind the step that it shows. Every other event has the id of what was told before it: who comes
+ * back with it misses nothing and hears no line and no preview twice. The last DN_JOB_LOG_MAX lines and previews are kept in memory
+ * for those who come later or come back; all are on the disk. A slow reader loses steps, never anything else. */
 #include "jobs.h"
 
+#include <limits.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { EVENT_MAX = 1 << 20, KEY_STEP = 0, KEPT = -1 };
+enum { EVENT_MAX = 1 << 20, KEPT = -1, KEYS = 1 << 30 };
 
 typedef struct watcher {
     dn_link link;
@@ -41,17 +44,78 @@ static void write_csv(dn_job *j, const dn_job_line *l)
     dn_buf_puts(b, "\n");
 }
 
-enum { ID_MAX = 48 };
+/* ---- places ---------------------------------------------------------------------------------------------------- */
 
-static void write_id(char id[ID_MAX], int attempt, int64_t step, bool evaluated)
+void dn_told_write(char id[DN_TOLD_LEN], const dn_told *at)
 {
-    snprintf(id, ID_MAX, "%d.%lld%s", attempt, (long long)step, evaluated ? ".e" : "");
+    int n = snprintf(id, DN_TOLD_LEN, "%d.%lld%s", at->attempt, (long long)at->step, at->evaluated ? ".e" : "");
+    if (at->previews)
+        snprintf(id + n, DN_TOLD_LEN - (size_t)n, ".p%d", at->previews);
 }
+
+/* Digits, and no more of them than a number has; NULL: there are none. */
+static const char *read_number(const char *text, int64_t *v, int64_t max)
+{
+    size_t n = strspn(text, "0123456789");
+    *v = n && n < 19 ? strtoll(text, NULL, 10) : -1;
+    return *v >= 0 && *v <= max ? text + n : NULL;
+}
+
+bool dn_told_read(dn_told *at, const char *id)
+{
+    int64_t attempt, step = 0, previews = 0;
+    const char *s = read_number(id, &attempt, INT_MAX);
+    s = s && *s == '.' ? read_number(s + 1, &step, INT64_MAX) : NULL;
+    bool evaluated = s && s[0] == '.' && s[1] == 'e';
+    s = evaluated ? s + 2 : s;
+    if (s && s[0] == '.' && s[1] == 'p')
+        s = read_number(s + 2, &previews, INT_MAX);
+    if (!s || *s)
+        return false;
+    *at = (dn_told){ (int)attempt, step, evaluated, (int)previews };
+    return true;
+}
+
+/* Does a stand behind b? A later attempt does, although it was cut back to an earlier step. */
+static bool is_behind(const dn_told *a, const dn_told *b)
+{
+    if (a->attempt != b->attempt)
+        return a->attempt > b->attempt;
+    if (a->step != b->step)
+        return a->step > b->step;
+    return a->evaluated != b->evaluated ? a->evaluated : a->previews > b->previews;
+}
+
+static dn_told place_of(const dn_job_line *l) { return (dn_told){ l->attempt, l->step, l->is_eval, 0 }; }
+
+static bool was_evaluated(const dn_job *j, int64_t step)
+{
+    const dn_job_line *last = j->n_lines ? &j->line[(j->n_lines - 1) % DN_JOB_LOG_MAX] : NULL;
+    return last && last->is_eval && last->step == step;
+}
+
+/* Behind all that has been told. */
+static dn_told place_now(const dn_job *j)
+{
+    dn_told line = { j->attempt, j->step, was_evaluated(j, j->step), 0 };
+    const dn_told *shown = j->n_shown ? &j->shown[j->n_shown - 1].told : &line;
+    return is_behind(shown, &line) ? *shown : line;
+}
+
+dn_told dn_job_told_next(const dn_job *j)
+{
+    dn_told at = place_now(j);
+    at.previews++;
+    return at;
+}
+
+/* ---- lines as events ------------------------------------------------------------------------------------------- */
 
 static void write_line_event(const dn_job *j, const dn_job_line *l, dn_buf *b)
 {
-    char id[ID_MAX];
-    write_id(id, l->attempt, l->step, l->is_eval);
+    char id[DN_TOLD_LEN];
+    const dn_told at = place_of(l);
+    dn_told_write(id, &at);
     if (l->is_eval) {
         dn_event_eval e = { DN_HAS_ALL, .step = l->step, .loss = l->loss, .buckets = { l->bucket, DN_EVAL_BUCKETS } };
         dn_event_write_id(b, id, "eval", &dn_event_eval_fields, &e);
@@ -63,12 +127,15 @@ static void write_line_event(const dn_job *j, const dn_job_line *l, dn_buf *b)
     dn_event_write_id(b, id, "step", &dn_event_step_fields, &e);
 }
 
-static void push_all(dn_job *j, const dn_buf *b, int key)
+/* A step that replaces one that is not sent yet takes its place in the queue: only one behind the same kept event, or their ids would
+ * be out of order. */
+static void push_all(dn_job *j, const dn_buf *b, bool kept)
 {
+    j->n_kept += kept;
     DN_LINK_EACH(l, &j->watchers)
     {
         if (!b->failed)
-            dn_stream_push(DN_LINK_OF(l, watcher, link)->stream, b->data, b->len, key);
+            dn_stream_push(DN_LINK_OF(l, watcher, link)->stream, b->data, b->len, kept ? KEPT : (int)(j->n_kept % KEYS));
     }
 }
 
@@ -86,38 +153,34 @@ void dn_job_line_add(dn_job *j, const dn_job_line *line, bool fresh)
     dn_buf b;
     dn_buf_init(&b, EVENT_MAX);
     write_line_event(j, line, &b);
-    push_all(j, &b, line->is_eval ? KEPT : KEY_STEP);
+    push_all(j, &b, line->is_eval);
     dn_buf_fini(&b);
 }
 
 /* ---- events ---------------------------------------------------------------------------------------------------- */
 
-static bool was_evaluated(const dn_job *j, int64_t step)
-{
-    const dn_job_line *last = j->n_lines ? &j->line[(j->n_lines - 1) % DN_JOB_LOG_MAX] : NULL;
-    return last && last->is_eval && last->step == step;
-}
-
 /* To one stream; NULL: to everyone who listens. */
-static void tell_one(dn_job *j, dn_stream *stream, int64_t step, const char *event, const dn_fields *t, const void *data)
+static void tell_at(dn_job *j, dn_stream *stream, const dn_told *at, const char *event, const dn_fields *t, const void *data)
 {
-    char id[ID_MAX];
+    char id[DN_TOLD_LEN];
     dn_buf b;
     if (!stream && dn_link_empty(&j->watchers))
         return;
-    write_id(id, j->attempt, step, was_evaluated(j, step));
+    dn_told_write(id, at);
     dn_buf_init(&b, EVENT_MAX);
     dn_event_write_id(&b, id, event, t, data);
     if (!stream)
-        push_all(j, &b, KEPT);
+        push_all(j, &b, true);
     else if (!b.failed)
         dn_stream_push(stream, b.data, b.len, KEPT);
     dn_buf_fini(&b);
 }
 
-static void tell(dn_job *j, int64_t step, const char *event, const dn_fields *t, const void *data)
+/* To everyone, now. */
+static void tell(dn_job *j, const char *event, const dn_fields *t, const void *data)
 {
-    tell_one(j, NULL, step, event, t, data);
+    const dn_told now = place_now(j);
+    tell_at(j, NULL, &now, event, t, data);
 }
 
 static bool is_over(const dn_job *j) { return j->state >= DN_JOB_SUCCEEDED; }
@@ -133,7 +196,7 @@ void dn_job_event_state(dn_job *j)
 {
     dn_job_info info;
     state_of(j, &info);
-    tell(j, j->step, "state", &dn_job_info_fields, &info);
+    tell(j, "state", &dn_job_info_fields, &info);
     if (is_over(j))
         dn_job_unwatch_all(j);
 }
@@ -142,7 +205,7 @@ void dn_job_event_saved(dn_job *j, const dn_saved *s)
 {
     dn_job_checkpoint c = { DN_HAS_ALL & ~(s->has_eval ? 0 : DN_BIT(3)), .step = s->step, .bytes = s->bytes,
                             .created_at = s->created_at, .eval_loss = s->eval_loss };
-    tell(j, s->step, "checkpoint", &dn_job_checkpoint_fields, &c);
+    tell(j, "checkpoint", &dn_job_checkpoint_fields, &c);
 }
 
 void dn_job_sample_of(const dn_job *j, const dn_previewed *s, dn_job_sample *out, char url[128], char label[16])
@@ -155,18 +218,20 @@ void dn_job_sample_of(const dn_job *j, const dn_previewed *s, dn_job_sample *out
                             .sha256 = s->sha256, .url = url };
 }
 
-void dn_job_event_shown(dn_job *j, const dn_previewed *s)
+static void tell_shown(dn_job *j, dn_stream *stream, const dn_previewed *s)
 {
     char url[128], label[16];
     dn_job_sample sample;
     dn_job_sample_of(j, s, &sample, url, label);
-    tell(j, s->step, "preview", &dn_job_sample_fields, &sample);
+    tell_at(j, stream, &s->told, "preview", &dn_job_sample_fields, &sample);
 }
+
+void dn_job_event_shown(dn_job *j, const dn_previewed *s) { tell_shown(j, NULL, s); }
 
 void dn_job_event_resumed(dn_job *j)
 {
     dn_event_resumed e = { DN_HAS_ALL, j->step };
-    tell(j, j->step, "resumed", &dn_event_resumed_fields, &e);
+    tell(j, "resumed", &dn_event_resumed_fields, &e);
 }
 
 /* ---- who listens ----------------------------------------------------------------------------------------------- */
@@ -187,26 +252,32 @@ void dn_job_unwatch_all(dn_job *j)
     }
 }
 
-/* What a client has seen. */
-typedef struct seen {
-    int attempt;
-    int64_t step;
-    bool evaluated;
-} seen;
-
 /* Of an attempt that was cut back, what is left of it counts. */
-static bool is_new(const dn_job_line *l, const seen *s)
+static bool is_new(const dn_job_line *l, const dn_told *seen)
 {
-    return l->step > s->step || (l->step == s->step && (l->attempt > s->attempt || (l->is_eval && !s->evaluated)));
+    return l->step > seen->step || (l->step == seen->step && (l->attempt > seen->attempt || (l->is_eval && !seen->evaluated)));
 }
 
-static void replay(dn_job *j, dn_stream *stream, const seen *s)
+/* Previews from the k-th on that stand before `end` (NULL: all); those that the client has not seen are told. Returns the next one. */
+static int replay_shown(dn_job *j, dn_stream *stream, int k, const dn_told *end, const dn_told *seen)
+{
+    for (; k < j->n_shown && !(end && is_behind(&j->shown[k].told, end)); k++) {
+        if (is_behind(&j->shown[k].told, seen))
+            tell_shown(j, stream, &j->shown[k]);
+    }
+    return k;
+}
+
+static void replay(dn_job *j, dn_stream *stream, const dn_told *seen)
 {
     int64_t first = j->n_lines > DN_JOB_LOG_MAX ? j->n_lines - DN_JOB_LOG_MAX : 0;
+    int k = j->n_shown > DN_JOB_LOG_MAX ? j->n_shown - DN_JOB_LOG_MAX : 0;
     for (int64_t i = first; i < j->n_lines; i++) {
         const dn_job_line *l = &j->line[i % DN_JOB_LOG_MAX];
+        const dn_told at = place_of(l);
         dn_buf b;
-        if (!is_new(l, s))
+        k = replay_shown(j, stream, k, &at, seen);
+        if (!is_new(l, seen))
             continue;
         dn_buf_init(&b, EVENT_MAX);
         write_line_event(j, l, &b);
@@ -214,26 +285,15 @@ static void replay(dn_job *j, dn_stream *stream, const seen *s)
             dn_stream_push(stream, b.data, b.len, KEPT);
         dn_buf_fini(&b);
     }
-}
-
-static bool read_id(const char *text, seen *s)
-{
-    char *end;
-    s->attempt = (int)strtol(text, &end, 10);
-    if (end == text || *end != '.')
-        return false;
-    text = end + 1;
-    s->step = strtoll(text, &end, 10);
-    s->evaluated = !strcmp(end, ".e");
-    return end != text && (!*end || s->evaluated) && s->attempt >= 0 && s->step >= 0;
+    replay_shown(j, stream, k, NULL, seen);
 }
 
 void dn_job_watch(dn_job *j, dn_call *call, const char *last_id)
 {
-    seen s = { .step = -1 };
-    if (last_id && !read_id(last_id, &s)) {
-        dn_reply_refuse(call, DN_H_BAD_HEADER, "Last-Event-ID", "Last-Event-ID must be attempt.step or attempt.step.e, got %.40s",
-                        last_id);
+    dn_told seen = { .step = -1 };
+    if (last_id && !dn_told_read(&seen, last_id)) {
+        dn_reply_refuse(call, DN_H_BAD_HEADER, "Last-Event-ID",
+                        "Last-Event-ID must be attempt.step, attempt.step.e, or one of them with .pN, got %.40s", last_id);
         return;
     }
     watcher *w = calloc(1, sizeof *w);
@@ -248,14 +308,15 @@ void dn_job_watch(dn_job *j, dn_call *call, const char *last_id)
         return;
     }
     dn_call_on_gone(call, watcher_gone, w);
-    if (last_id && s.attempt < j->attempt && s.step > j->step) { /* it saw steps that were lost */
+    if (last_id && seen.attempt < j->attempt && seen.step > j->step) { /* it saw steps that were lost */
         dn_event_resumed e = { DN_HAS_ALL, j->step };
-        tell_one(j, w->stream, j->step, "resumed", &dn_event_resumed_fields, &e);
+        tell_at(j, w->stream, &seen, "resumed", &dn_event_resumed_fields, &e); /* the id says that the rest is still to come */
     }
-    replay(j, w->stream, &s);
+    replay(j, w->stream, &seen);
     dn_job_info info;
+    const dn_told now = place_now(j);
     state_of(j, &info);
-    tell_one(j, w->stream, j->step, "state", &dn_job_info_fields, &info); /* where it stands */
+    tell_at(j, w->stream, &now, "state", &dn_job_info_fields, &info); /* where it stands */
     dn_link_push(&j->watchers, &w->link);
     if (is_over(j))
         dn_job_unwatch_all(j);

@@ -106,7 +106,7 @@ static char *take_csv(dn_job *j, size_t *n)
 typedef struct saving {
     dn_work work;
     dn_job *job;
-    dn_snapshot *snapshot;
+    dn_train_news *news; /* of it, with the snapshot */
     dn_saved as;
     bool again;    /* there is one of this step already */
     char *csv;     /* lines up to it: a checkpoint never stands before its metrics */
@@ -126,7 +126,7 @@ static int write_checkpoint(saving *s)
     rc = rc ? rc : dn_job_make_folder(s->job->dir, "checkpoints", &s->err);
     snprintf(path, sizeof path, "%s/checkpoints/%s", s->job->dir, name);
     if (!rc)
-        rc = dn_snapshot_write(s->snapshot, path, &s->err);
+        rc = dn_snapshot_write(s->news->snapshot, path, &s->err);
     if (!rc && stat(path, &st))
         rc = dn_fail(&s->err, DN_E_IO, "state", "%s: %s", path, strerror(errno));
     if (!rc)
@@ -140,7 +140,7 @@ static void save_work(dn_work *work)
 {
     saving *s = dn_container_of(work, saving, work);
     s->rc = write_checkpoint(s);
-    dn_snapshot_free(s->snapshot);
+    dn_snapshot_free(s->news->snapshot);
     for (int i = 0; i < s->n_drop && !s->rc; i++) {
         char *path = dn_job_path(s->job, "checkpoints/%lld", (long long)s->drop[i]);
         if (path)
@@ -224,19 +224,11 @@ static void stop_unsaved(dn_job *j, const dn_error *err)
     dn_job_ask(j, DN_DUTY_STOP);
 }
 
-static void begin_save(dn_job *j, dn_snapshot *snapshot, const dn_saved *as);
-
-/* Copies that wait to be written, or are being written, are in the budget: what is admitted meanwhile makes room for them. */
-static void count_copy(dn_job *j, int sign)
-{
-    j->app->budget.held[DN_HOLD_TRAINING] += sign * (int64_t)(j->plan.weights + j->plan.moments + j->plan.ema);
-}
-
 static void save_done(dn_work *work)
 {
     saving *s = dn_container_of(work, saving, work);
     dn_job *j = s->job;
-    count_copy(j, -1);
+    dn_worker_train_returned(s->news);
     j->csv_late |= s->rc != 0;
     if (s->rc)
         stop_unsaved(j, &s->err);
@@ -244,47 +236,29 @@ static void save_done(dn_work *work)
         forget_saved(j, s->drop[i]);
     if (!s->rc)
         dn_job_remember_saved(j, &s->as);
-    dn_snapshot *next = j->unsaved;
-    j->unsaved = NULL;
-    j->working &= ~DN_WORK_SAVE;
     free(s->csv);
     free(s->drop);
     free(s);
-    if (next)
-        begin_save(j, next, &j->unsaved_as);
-    dn_job_work_done(j, 0);
+    dn_job_work_done(j, DN_WORK_SAVE);
 }
 
-static void begin_save(dn_job *j, dn_snapshot *snapshot, const dn_saved *as)
+void dn_job_save(dn_job *j, dn_train_news *n)
 {
+    const dn_saved as = { .step = n->step, .created_at = dn_unix_now(), .has_eval = j->has_eval, .eval_loss = j->eval_loss };
     saving *s = calloc(1, sizeof *s);
     if (!s) {
-        dn_snapshot_free(snapshot);
-        count_copy(j, -1);
+        dn_snapshot_free(n->snapshot);
+        dn_worker_train_returned(n);
         stop_unsaved(j, &(dn_error){ .code = DN_E_MEMORY, .message = "out of memory" });
         return;
     }
-    *s = (saving){ .work = { .work = save_work, .done = save_done }, .job = j, .snapshot = snapshot, .as = *as };
+    *s = (saving){ .work = { .work = save_work, .done = save_done }, .job = j, .news = n, .as = as };
     if (j->csv.len)
         s->csv = take_csv(j, &s->n_csv);
-    s->n_drop = to_drop(j, as, &s->drop);
-    s->again = j->n_saved && j->saved[j->n_saved - 1].step == as->step;
+    s->n_drop = to_drop(j, &as, &s->drop);
+    s->again = j->n_saved && j->saved[j->n_saved - 1].step == as.step;
     j->working |= DN_WORK_SAVE;
     dn_lane_submit(j->app->server.slow, &s->work);
-}
-
-void dn_job_save(dn_job *j, dn_snapshot *snapshot, const dn_saved *as)
-{
-    count_copy(j, 1);
-    if (!(j->working & DN_WORK_SAVE)) {
-        begin_save(j, snapshot, as);
-        return;
-    }
-    if (j->unsaved)
-        count_copy(j, -1);
-    dn_snapshot_free(j->unsaved); /* a newer one stands for the older */
-    j->unsaved = snapshot;
-    j->unsaved_as = *as;
 }
 
 /* ---- metrics between checkpoints ----------------------------------------------------------------------------------- */

@@ -1,8 +1,8 @@
 /* jobs_preview.c - pictures from a job's EMA weights at fixed seeds, sampled through the same rows as everyone's.
  *
  * EMA snapshot -> slow lane: a model and its network -> adopted by the job's device -> one run of seeds x labels samples -> fast lane:
- * PNG files -> dropped by the device -> freed on the slow lane. One at a time for a job; while one is under way the next is left
- * out, so that a job whose previews take longer than its steps never piles them up. */
+ * PNG files -> dropped by the device -> freed on the slow lane. One at a time for a job, for which its plan has memory; while one is
+ * under way the next is left out, so that a job whose previews take longer than its steps never piles them up. */
 #include "jobs.h"
 #include "log.h"
 
@@ -16,8 +16,7 @@ typedef struct preview {
     dn_work work;
     dn_job *job;
     uint64_t number; /* of its network and its run: DN_PREVIEW_BIT and a count */
-    int64_t step, held;
-    dn_snapshot *ema;
+    dn_train_news *news; /* with the copy of the EMA, until there is a model of it */
     dn_model *model;
     dn_net *net;
     dn_adoption *adoption;
@@ -88,6 +87,19 @@ int dn_job_preview_table(const dn_job *j, const dn_model *m, dn_table *out, dn_e
     return rc;
 }
 
+/* A picture's place on the device. */
+static dn_sample_params sample_params(const dn_model_info *i, const dn_table *t)
+{
+    return (dn_sample_params){ .table = t, .table_shared = true, .height = i->height, .width = i->width, .channels = i->channels,
+                               .out_channels = i->out_channels, .label_b = -1, .null_label = i->null_label, .temperature = 1 };
+}
+
+size_t dn_job_preview_sample_bytes(const dn_model *m, const dn_table *t)
+{
+    const dn_sample_params p = sample_params(dn_model_info_of(m), t);
+    return dn_sample_bytes(&p);
+}
+
 /* ---- from the device, and back --------------------------------------------------------------------------------- */
 
 static void gone_work(dn_work *work)
@@ -102,13 +114,13 @@ static void gone_done(dn_work *work)
     preview *p = dn_container_of(work, preview, work);
     dn_job *j = p->job;
     if (p->err.code)
-        dn_log(DN_LOG_WARN, "job_preview", "job %s: step %lld: %s", j->id, (long long)p->step, p->err.message);
-    j->app->budget.held[DN_HOLD_TRAINING] -= p->held;
+        dn_log(DN_LOG_WARN, "job_preview", "job %s: step %lld: %s", j->id, (long long)p->news->step, p->err.message);
     for (int k = 0; k < p->n; k++)
         free(p->picture[k]);
     dn_table_fini(&p->table);
     free(p->adoption);
     j->preview = NULL;
+    dn_worker_train_returned(p->news);
     free(p);
     dn_job_work_done(j, DN_WORK_PREVIEW);
 }
@@ -144,7 +156,7 @@ static int encode(preview *p, int k)
     const dn_picture *pic = p->picture[k];
     uint8_t *pixels = malloc(pic->n), *png = NULL;
     size_t n;
-    dn_previewed s = { .step = p->step, .seed = seed_of(p->job, k / p->n_labels), .label = p->label[k % p->n_labels] };
+    dn_previewed s = { .step = p->news->step, .seed = seed_of(p->job, k / p->n_labels), .label = p->label[k % p->n_labels] };
     if (!pixels)
         return dn_fail(&p->err, DN_E_MEMORY, NULL, "out of memory");
     dn_sha256_hex(s.sha256, pic->v, pic->n * sizeof(float));
@@ -175,6 +187,7 @@ static void encode_done(dn_work *work)
     if (grown)
         j->shown = grown;
     for (int k = 0; grown && k < p->n_made; k++) {
+        p->made[k].told = dn_job_told_next(j);
         j->shown[j->n_shown++] = p->made[k];
         dn_job_store_shown(j, &p->made[k]);
         dn_job_event_shown(j, &p->made[k]);
@@ -210,7 +223,6 @@ void dn_job_preview_gone(dn_app *app, dn_run *run)
 static int begin_run(preview *p)
 {
     dn_job *j = p->job;
-    const dn_model_info *i = dn_model_info_of(p->model);
     dn_run *run = calloc(1, sizeof *run);
     dn_sample_params *params = calloc(p->n, sizeof *params);
     dn_table *table = calloc(1, sizeof *table);
@@ -222,11 +234,11 @@ static int begin_run(preview *p)
     }
     *table = p->table;
     p->table = (dn_table){ 0 };
-    for (int k = 0; k < p->n; k++)
-        params[k] = (dn_sample_params){ .table = table, .table_shared = true, .height = i->height, .width = i->width,
-                                        .channels = i->channels, .out_channels = i->out_channels,
-                                        .seed = (uint64_t)seed_of(j, k / p->n_labels), .label = p->label[k % p->n_labels],
-                                        .label_b = -1, .null_label = i->null_label, .temperature = 1 };
+    for (int k = 0; k < p->n; k++) {
+        params[k] = sample_params(dn_model_info_of(p->model), table);
+        params[k].seed = (uint64_t)seed_of(j, k / p->n_labels);
+        params[k].label = p->label[k % p->n_labels];
+    }
     *run = (dn_run){ .id = p->number, .net = p->number, .weight = 1, .priority = DN_PRIORITY_LOW, .price_ms = p->price_ms,
                      .arrived_ms = dn_clock_ms(), .n = p->n, .params = params, .tables = table, .n_tables = 1 };
     snprintf(run->tenant, sizeof run->tenant, "%s", j->owner);
@@ -253,7 +265,9 @@ void dn_job_preview_adopted(dn_adoption *a)
 static void make_work(dn_work *work)
 {
     preview *p = dn_container_of(work, preview, work);
-    int rc = dn_snapshot_model(&p->model, p->ema, &p->err);
+    int rc = dn_snapshot_model(&p->model, p->news->snapshot, &p->err);
+    dn_snapshot_free(p->news->snapshot); /* before there is more: the job's plan counts on it */
+    p->news->snapshot = NULL;
     if (!rc)
         rc = dn_job_preview_labels(p->job, p->model, p->label, &p->n_labels, &p->err);
     if (!rc)
@@ -261,8 +275,6 @@ static void make_work(dn_work *work)
     const dn_model_info *i = rc ? NULL : dn_model_info_of(p->model);
     if (!rc)
         rc = dn_net_new(&p->net, p->job->place->device, p->model, i->height, i->width, 0, &p->err);
-    dn_snapshot_free(p->ema);
-    p->ema = NULL;
 }
 
 static void make_done(dn_work *work)
@@ -276,8 +288,6 @@ static void make_done(dn_work *work)
     }
     const dn_model_info *i = dn_model_info_of(p->model);
     p->n = p->n_labels * j->in.preview.seeds.n;
-    p->held = (int64_t)i->bytes + (int64_t)dn_net_form_bytes(p->net);
-    j->app->budget.held[DN_HOLD_TRAINING] += p->held;
     *p->adoption = (dn_adoption){ .net_id = p->number, .net = p->net, .gflop_per_row = dn_net_gflop_per_row(p->net), .owner = p,
                                   .probe = { .height = i->height, .width = i->width, .channels = i->channels,
                                              .out_channels = i->out_channels, .label = -1, .label_b = -1,
@@ -285,14 +295,15 @@ static void make_done(dn_work *work)
     dn_worker_adopt(j->place->worker, p->adoption);
 }
 
-void dn_job_preview(dn_job *j, dn_snapshot *ema, int64_t step)
+void dn_job_preview(dn_job *j, dn_train_news *n)
 {
-    preview *p = j->preview || j->app->closing ? NULL : calloc(1, sizeof *p);
+    preview *p = j->app->closing ? NULL : calloc(1, sizeof *p);
     if (!p) {
-        dn_snapshot_free(ema);
+        dn_snapshot_free(n->snapshot);
+        dn_worker_train_returned(n);
         return;
     }
-    *p = (preview){ .work = { .work = make_work, .done = make_done }, .job = j, .ema = ema, .step = step,
+    *p = (preview){ .work = { .work = make_work, .done = make_done }, .job = j, .news = n,
                     .number = DN_PREVIEW_BIT | ++j->app->jobs->number };
     j->preview = p;
     j->preview_number = p->number;

@@ -1,7 +1,8 @@
 /* jobs_publish.c - what a job has learned becomes a version of a model, and live.
  *
  * Of a running job it is the EMA at the next step boundary, by the worker; of one that does not run, that of its newest checkpoint.
- * Memory for the EMA and for what is written of it is held from the moment that the turn comes until the version is there. */
+ * One that is on its way to its device, or from it, is waited for: where it arrives its publication takes its turn. Memory for the
+ * EMA and for what is written of it is held from the moment that the turn comes until the version is there. */
 #include "jobs.h"
 #include "routes_app.h"
 
@@ -10,15 +11,15 @@
 
 enum {
     COPIES = 3,          /* of the weights: the EMA, its tensors in the file's order, the file */
-    ROOM_WAIT_MS = 30000 /* for models that are being unloaded, and copies that are being written */
+    ROOM_WAIT_MS = 30000 /* for models that are being unloaded */
 };
 
 struct publishing {
     dn_job *job;
     dn_call *call; /* NULL: the client left */
     char as[DN_NAME_LEN_MAX + 1];
-    bool waits;            /* for room */
-    double until_ms;       /* not longer than that */
+    bool waits;            /* for the job on its way, or for room */
+    double until_ms;       /* for room not longer than that; 0: its turn has not come */
     int64_t held;          /* bytes in the budget */
     bool asked;            /* the worker has been asked, and has not answered */
     dn_snapshot *ema;      /* NULL: read the checkpoint */
@@ -27,13 +28,19 @@ struct publishing {
 
 static void call_gone(void *arg) { ((struct publishing *)arg)->call = NULL; }
 
+static void let_go(struct publishing *p)
+{
+    p->job->app->budget.held[DN_HOLD_TRAINING] -= p->held;
+    p->held = 0;
+}
+
 void dn_job_publish_free(dn_job *j)
 {
     struct publishing *p = j->publishing;
     if (!p)
         return;
     j->publishing = NULL;
-    j->app->budget.held[DN_HOLD_TRAINING] -= p->held;
+    let_go(p);
     dn_snapshot_free(p->ema);
     free(p->checkpoint);
     free(p);
@@ -135,14 +142,16 @@ void dn_job_publish_ema(dn_job *j, dn_snapshot *ema)
 
 void dn_job_publish_missed(dn_job *j)
 {
-    dn_http_error err = { 0 };
-    if (!j->publishing || !j->publishing->asked)
+    struct publishing *p = j->publishing;
+    if (!p || !p->asked)
         return;
-    dn_http_fail(&err, DN_H_CONFLICT, NULL, "the job left its device before it could be published; ask again");
-    refuse(j->publishing, &err);
+    p->asked = false;
+    p->waits = true; /* for its last checkpoint */
+    p->until_ms = 0;
+    let_go(p);
 }
 
-/* Is there something to publish? The newest checkpoint, unless the worker has the job. */
+/* Is there something to publish? The newest checkpoint, unless the worker has the job. 0, or 1: not yet; else a DN_H code. */
 static int choose(struct publishing *p, dn_http_error *err)
 {
     dn_job *j = p->job;
@@ -151,7 +160,7 @@ static int choose(struct publishing *p, dn_http_error *err)
     if (j->phase == DN_PHASE_ON_DEVICE)
         return 0;
     if (j->phase != DN_PHASE_IDLE)
-        return dn_http_fail(err, DN_H_CONFLICT, NULL, "the job is on its way to or from its device; ask again");
+        return 1;
     if (!j->n_saved)
         return dn_http_fail(err, DN_H_CONFLICT, NULL, "the job is %s and has no checkpoint to publish", dn_job_states[j->state]);
     if (!j->stored || !j->place)
@@ -160,12 +169,13 @@ static int choose(struct publishing *p, dn_http_error *err)
     return p->checkpoint ? 0 : dn_http_fail(err, DN_H_MEMORY, NULL, NULL);
 }
 
-/* 0: it is held. 1: what is being unloaded, or written, will make room. Else a DN_H code. */
+/* 0: it is held. 1: what is being unloaded will make room. Else a DN_H code. */
 static int hold(struct publishing *p, dn_http_error *err)
 {
     dn_app *app = p->job->app;
     int64_t bytes = COPIES * (int64_t)p->job->plan.weights;
-    int room = dn_jobs_make_room(app, bytes);
+    int room = dn_models_make_room(app, bytes, NULL);
+    p->until_ms = p->until_ms > 0 ? p->until_ms : dn_clock_ms() + ROOM_WAIT_MS;
     if (room > 0 && dn_clock_ms() < p->until_ms)
         return 1;
     if (room)
@@ -211,7 +221,7 @@ void dn_job_publish(dn_job *j, const char *as, dn_call *call)
         dn_reply_refuse(call, j->publishing ? DN_H_CONFLICT : DN_H_MEMORY, NULL, j->publishing ? "the job is being published" : "no memory");
         return;
     }
-    *p = (struct publishing){ .job = j, .call = call, .until_ms = dn_clock_ms() + ROOM_WAIT_MS };
+    *p = (struct publishing){ .job = j, .call = call };
     j->publishing = p;
     dn_call_on_gone(call, call_gone, p);
     if (!dn_name_ok(as)) {

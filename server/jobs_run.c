@@ -11,7 +11,6 @@
 typedef struct making {
     dn_work work;
     dn_job *job;
-    dn_model *model;
     dn_dataset *data;
     dn_trainer *trainer;
     dn_saved from; /* the checkpoint that it goes on from */
@@ -25,9 +24,11 @@ static void make_work(dn_work *work)
 {
     making *m = dn_container_of(work, making, work);
     const dn_job *j = m->job;
-    m->rc = dn_job_open_parts(j, &m->model, &m->data, &m->err);
+    dn_model *model = NULL;
+    m->rc = dn_job_open_parts(j, &model, &m->data, &m->err);
     if (!m->rc)
-        m->rc = dn_trainer_new(&m->trainer, j->place->device, m->model, m->data, &j->params, &j->plan, &m->err);
+        m->rc = dn_trainer_new(&m->trainer, j->place->device, model, m->data, &j->params, &j->plan, &m->err);
+    dn_model_free(model); /* the trainer has weights of its own: these have room where copies will be */
     if (!m->rc)
         m->rc = dn_job_files_restore(m->job, m->trainer, &m->from, &m->lines, &m->n_lines, &m->err);
 }
@@ -66,6 +67,7 @@ static void give_to_worker(dn_job *j)
     j->began_step = j->step;
     j->wait_ms = 0;
     dn_worker_train(j->place->worker, t);
+    dn_job_publish_tick(j);
 }
 
 /* Go on from `step`: what was told of later steps is void. */
@@ -91,7 +93,6 @@ static void make_done(dn_work *work)
 {
     making *m = dn_container_of(work, making, work);
     dn_job *j = m->job;
-    j->model = m->model;
     j->data = m->data;
     j->trainer = m->trainer;
     j->working &= ~DN_WORK_OTHER;
@@ -182,10 +183,11 @@ void dn_job_news(dn_app *app, dn_train_news *n)
     } else if (n->duty == DN_DUTY_EVAL) {
         eval_told(j, n);
     } else if (n->duty == DN_DUTY_CHECKPOINT) {
-        dn_saved as = { .step = n->step, .created_at = dn_unix_now(), .has_eval = j->has_eval, .eval_loss = j->eval_loss };
-        dn_job_save(j, n->snapshot, &as);
+        dn_job_save(j, n);
+        return;
     } else if (n->duty == DN_DUTY_PREVIEW) {
-        dn_job_preview(j, n->snapshot, n->step);
+        dn_job_preview(j, n);
+        return;
     } else if (n->duty == DN_DUTY_PUBLISH) {
         dn_job_publish_ema(j, n->snapshot);
     } else {
@@ -199,7 +201,6 @@ void dn_job_news(dn_app *app, dn_train_news *n)
 typedef struct clearing {
     dn_work work;
     dn_job *job;
-    dn_model *model;
     dn_dataset *data;
     dn_trainer *trainer;
 } clearing;
@@ -208,7 +209,6 @@ static void clear_work(dn_work *work)
 {
     clearing *c = dn_container_of(work, clearing, work);
     dn_trainer_free(c->trainer);
-    dn_model_free(c->model);
     dn_dataset_close(c->data);
 }
 
@@ -246,14 +246,13 @@ void dn_job_close(dn_job *j)
 {
     if (j->csv.len) /* what could not be written is tried again by the tick */
         dn_job_write_metrics(j);
-    if (j->working & ~(unsigned)DN_WORK_STORE || j->unsaved)
+    if (j->working & ~(unsigned)DN_WORK_STORE)
         return;
     clearing *c = calloc(1, sizeof *c);
     if (!c)
         return; /* the next work that is done tries again */
-    *c = (clearing){ .work = { .work = clear_work, .done = clear_done }, .job = j, .model = j->model, .data = j->data,
+    *c = (clearing){ .work = { .work = clear_work, .done = clear_done }, .job = j, .data = j->data,
                      .trainer = j->trainer };
-    j->model = NULL;
     j->data = NULL;
     j->trainer = NULL;
     j->working |= DN_WORK_OTHER;

@@ -253,8 +253,10 @@ void dn_job_store_unsaved(dn_job *j, int64_t step)
 static int write_shown(dn_store_op *op, sqlite3 *db)
 {
     small_op *o = dn_container_of(op, small_op, op);
-    return dn_sql_run(db, &op->error, "INSERT OR REPLACE INTO job_shown (job, step, seed, label, sha256) VALUES (?,?,?,?,?)",
-                      "siiis", o->id, o->shown.step, o->shown.seed, (int64_t)o->shown.label, o->shown.sha256);
+    char told[DN_TOLD_LEN];
+    dn_told_write(told, &o->shown.told);
+    return dn_sql_run(db, &op->error, "INSERT OR REPLACE INTO job_shown (job, step, seed, label, sha256, told) VALUES (?,?,?,?,?,?)",
+                      "siiiss", o->id, o->shown.step, o->shown.seed, (int64_t)o->shown.label, o->shown.sha256, told);
 }
 
 void dn_job_store_shown(dn_job *j, const dn_previewed *s)
@@ -350,8 +352,8 @@ static int read_saved(dn_job *j, sqlite3 *db, dn_error *err)
 static int read_shown(dn_job *j, sqlite3 *db, dn_error *err)
 {
     sqlite3_stmt *s;
-    int rc = dn_sql_query(&s, db, err, "SELECT step, seed, label, sha256 FROM job_shown WHERE job = ? ORDER BY step, rowid", "s",
-                          j->id);
+    int rc = dn_sql_query(&s, db, err, "SELECT step, seed, label, sha256, told FROM job_shown WHERE job = ? ORDER BY step, rowid",
+                          "s", j->id);
     while (!rc && dn_sql_next(s, &rc, err)) {
         dn_previewed *grown = realloc(j->shown, (j->n_shown + 1) * sizeof *grown);
         if (!grown) {
@@ -363,6 +365,8 @@ static int read_shown(dn_job *j, sqlite3 *db, dn_error *err)
         *p = (dn_previewed){ .step = sqlite3_column_int64(s, 0), .seed = sqlite3_column_int64(s, 1),
                              .label = sqlite3_column_int(s, 2) };
         snprintf(p->sha256, sizeof p->sha256, "%s", text_at(s, 3));
+        if (!dn_told_read(&p->told, text_at(s, 4))) /* of before that was kept: behind its own step */
+            p->told = (dn_told){ 1, p->step, true, j->n_shown };
     }
     dn_sql_end(s);
     return rc;

@@ -4,6 +4,7 @@
 #include "json.h"
 #include "routes_app.h"
 
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -131,13 +132,15 @@ typedef struct planning {
     int rc;
 } planning;
 
-static int check_preview(const dn_job *j, const dn_model *m, dn_error *err)
+/* Can its previews be made? Sets what their samples take. */
+static int check_preview(dn_job *j, const dn_model *m, dn_error *err)
 {
     int label[DN_N_MAX], n;
     dn_table table = { 0 };
     int rc = dn_job_preview_labels(j, m, label, &n, err);
     if (!rc && n)
         rc = dn_job_preview_table(j, m, &table, err);
+    j->params.preview_bytes = rc || !n ? 0 : (size_t)(n * j->in.preview.seeds.n) * dn_job_preview_sample_bytes(m, &table);
     dn_table_fini(&table);
     return rc;
 }
@@ -184,6 +187,8 @@ static void plan_of(dn_job_plan *out, const dn_train_plan *p)
                           .ema = (int64_t)p->ema,
                           .arena = (int64_t)p->arena,
                           .data = (int64_t)p->data,
+                          .copies = (int64_t)p->copies,
+                          .previews = (int64_t)p->previews,
                           .total = (int64_t)p->total,
                           .gflop_per_step = p->gflop_per_step,
                           .numerics = p->numerics };
@@ -192,44 +197,63 @@ static void plan_of(dn_job_plan *out, const dn_train_plan *p)
 void dn_job_plan_of(const dn_job *j, dn_job_plan *out) { plan_of(out, &j->plan); }
 
 /* The plan as it is stored: what clients see, and the mask that only we need. */
+static const struct {
+    const char *name;
+    size_t at;
+} plan_bytes[] = { { "weights", offsetof(dn_train_plan, weights) }, { "gradients", offsetof(dn_train_plan, gradients) },
+                   { "moments", offsetof(dn_train_plan, moments) }, { "ema", offsetof(dn_train_plan, ema) },
+                   { "arena", offsetof(dn_train_plan, arena) },     { "data", offsetof(dn_train_plan, data) },
+                   { "total", offsetof(dn_train_plan, total) },     { "copies", offsetof(dn_train_plan, copies) },
+                   { "previews", offsetof(dn_train_plan, previews) } };
+enum { PLAN_BYTES = sizeof plan_bytes / sizeof *plan_bytes, PLAN_BYTES_OLD = 7 /* that every stored plan has */ };
+
 static char *plan_text(const dn_train_plan *p)
 {
     json_t *mask = json_array();
     for (int i = 0; i < 4; i++)
         json_array_append_new(mask, json_sprintf("%016llx", (unsigned long long)p->recompute[i]));
-    json_t *all = json_pack("{s:i,s:i,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:f,s:s,s:o}", "micro_batch", p->micro_batch, "n_recomputed",
-                            p->n_recomputed, "weights", (json_int_t)p->weights, "gradients", (json_int_t)p->gradients,
-                            "moments", (json_int_t)p->moments, "ema", (json_int_t)p->ema, "arena", (json_int_t)p->arena,
-                            "data", (json_int_t)p->data, "total", (json_int_t)p->total, "gflop_per_step", p->gflop_per_step,
-                            "numerics", p->numerics, "recompute", mask);
-    char *text = all ? json_dumps(all, JSON_COMPACT | JSON_REAL_PRECISION(17)) : NULL;
+    json_t *all = json_pack("{s:i,s:i,s:f,s:s,s:o}", "micro_batch", p->micro_batch, "n_recomputed", p->n_recomputed,
+                            "gflop_per_step", p->gflop_per_step, "numerics", p->numerics, "recompute", mask);
+    int rc = all ? 0 : -1;
+    for (int i = 0; i < PLAN_BYTES && !rc; i++)
+        rc = json_object_set_new(all, plan_bytes[i].name,
+                                 json_integer((json_int_t)*(const size_t *)((const char *)p + plan_bytes[i].at)));
+    char *text = rc ? NULL : json_dumps(all, JSON_COMPACT | JSON_REAL_PRECISION(17));
     json_decref(all);
     return text;
+}
+
+/* A plan that was stored before copies and previews were part of it: with as much as they may take. */
+static void plan_complete(dn_train_plan *p)
+{
+    p->copies = p->weights + p->moments + p->ema;
+    p->previews = 2 * p->weights;
+    p->total += p->copies + p->previews;
 }
 
 static int plan_read(dn_train_plan *p, const char *text)
 {
     json_t *all = json_loads(text, 0, NULL), *mask = NULL;
-    json_int_t bytes[7];
     const char *numerics = NULL;
     dn_train_plan q = { 0 };
-    int rc = json_unpack(all, "{s:i,s:i,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:F,s:s,s:o}", "micro_batch", &q.micro_batch, "n_recomputed",
-                         &q.n_recomputed, "weights", &bytes[0], "gradients", &bytes[1], "moments", &bytes[2], "ema", &bytes[3],
-                         "arena", &bytes[4], "data", &bytes[5], "total", &bytes[6], "gflop_per_step", &q.gflop_per_step,
-                         "numerics", &numerics, "recompute", &mask);
-    if (!rc) {
-        size_t *const to[7] = { &q.weights, &q.gradients, &q.moments, &q.ema, &q.arena, &q.data, &q.total };
-        for (int i = 0; i < 7; i++)
-            *to[i] = (size_t)bytes[i];
-        for (size_t i = 0; i < 4; i++) {
-            const char *hex = json_string_value(json_array_get(mask, i));
-            q.recompute[i] = hex ? strtoull(hex, NULL, 16) : 0;
-        }
-        snprintf(q.numerics, sizeof q.numerics, "%s", numerics);
-        *p = q;
+    int n = 0, rc = json_unpack(all, "{s:i,s:i,s:F,s:s,s:o}", "micro_batch", &q.micro_batch, "n_recomputed", &q.n_recomputed,
+                                "gflop_per_step", &q.gflop_per_step, "numerics", &numerics, "recompute", &mask);
+    for (json_t *v; n < PLAN_BYTES && (v = json_object_get(all, plan_bytes[n].name)) && json_is_integer(v); n++)
+        *(size_t *)((char *)&q + plan_bytes[n].at) = (size_t)json_integer_value(v);
+    if (rc || n < PLAN_BYTES_OLD) {
+        json_decref(all);
+        return DN_E_FORMAT;
     }
+    if (n < PLAN_BYTES)
+        plan_complete(&q);
+    for (size_t i = 0; i < 4; i++) {
+        const char *hex = json_string_value(json_array_get(mask, i));
+        q.recompute[i] = hex ? strtoull(hex, NULL, 16) : 0;
+    }
+    snprintf(q.numerics, sizeof q.numerics, "%s", numerics);
+    *p = q;
     json_decref(all);
-    return rc ? DN_E_FORMAT : 0;
+    return 0;
 }
 
 /* ---- a job's request: parsed, or read again from what is stored ------------------------------------------------- */

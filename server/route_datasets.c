@@ -194,9 +194,16 @@ static void deleted(void *arg, const dn_stored *s, const dn_error *err)
 void dn_route_dataset_delete(dn_call *call)
 {
     dn_http_error err = { 0 };
+    dn_dataset_delete_query q;
+    if (dn_route_query(call, &dn_dataset_delete_query_fields, &q))
+        return;
     dn_arrival *a = dn_datasets_arriving(dn_call_app(call), dn_call_arg(call, 0), dn_call_admin(call) ? NULL : dn_call_tenant(call));
     if (a) {
         stop_import(call, a);
+        return;
+    }
+    if (q.importing) {
+        dn_reply_refuse(call, DN_H_NOT_FOUND, "name", "no import of %.64s is under way", dn_call_arg(call, 0));
         return;
     }
     dn_stored *s = asked_for(call);

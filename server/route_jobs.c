@@ -208,26 +208,49 @@ void dn_route_job_save(dn_call *call)
     reply_job(call, 202, j);
 }
 
+/* A page of previews, newest first, and what it points into. */
+typedef struct samples_page {
+    dn_job_sample sample[DN_JOB_SAMPLES_MAX];
+    char url[DN_JOB_SAMPLES_MAX][128], label[DN_JOB_SAMPLES_MAX][16];
+} samples_page;
+
+static const char *last_part(const char *url) { return strrchr(url, '/') + 1; }
+
+/* How many previews are as new as the one that is called `name`, or newer; -1: there is none. */
+static int newer_than(const dn_job *j, const char *name)
+{
+    dn_job_sample sample;
+    char url[128], label[16];
+    for (int i = 0; i < j->n_shown; i++) {
+        dn_job_sample_of(j, &j->shown[j->n_shown - 1 - i], &sample, url, label);
+        if (!strcmp(last_part(url), name))
+            return i + 1;
+    }
+    return -1;
+}
+
 void dn_route_job_samples(dn_call *call)
 {
-    enum { PAGE = 256 };
-    typedef struct scratch {
-        dn_job_sample sample[PAGE];
-        char url[PAGE][128], label[PAGE][16];
-    } scratch;
-    dn_job *j = asked_for(call);
-    scratch *s = j ? malloc(sizeof *s) : NULL;
-    int n = j && j->n_shown < PAGE ? j->n_shown : PAGE;
+    dn_samples_query q;
+    dn_job *j = dn_route_query(call, &dn_samples_query_fields, &q) ? NULL : asked_for(call);
+    int from = j && q.after ? newer_than(j, q.after) : 0;
+    samples_page *p = j && from >= 0 ? malloc(sizeof *p) : NULL;
     if (!j)
         return;
-    for (int i = 0; s && i < n; i++)
-        dn_job_sample_of(j, &j->shown[j->n_shown - 1 - i], &s->sample[i], s->url[i], s->label[i]);
-    dn_job_sample_list list = { DN_HAS_ALL, { s ? s->sample : NULL, n } };
-    if (s)
+    if (from < 0) {
+        dn_reply_refuse(call, DN_H_NOT_FOUND, "after", "no sample %.64s", q.after);
+        return;
+    }
+    dn_job_sample_list list = { DN_HAS_ALL, { p ? p->sample : NULL, 0 }, NULL };
+    for (int i = 0; p && i < q.limit && from + i < j->n_shown; i++, list.samples.n++)
+        dn_job_sample_of(j, &j->shown[j->n_shown - 1 - from - i], &p->sample[i], p->url[i], p->label[i]);
+    if (list.samples.n && from + list.samples.n < j->n_shown)
+        list.next = last_part(p->url[list.samples.n - 1]);
+    if (p)
         dn_route_reply(call, 200, &dn_job_sample_list_fields, &list);
     else
         dn_reply_refuse(call, DN_H_MEMORY, NULL, "no memory for the list");
-    free(s);
+    free(p);
 }
 
 /* ---- files ----------------------------------------------------------------------------------------------------- */

@@ -1,4 +1,4 @@
-/* route_versions.c - /models/{name}: uploads, copies, the live version, checkpoints, and what is deleted. */
+/* route_versions.c - /models/{name}: uploads, copies, the live version, configs, checkpoints, and what is deleted. */
 #include "datasets.h"
 #include "disk.h"
 #include "job.h"
@@ -29,6 +29,7 @@ typedef struct errand {
     int status; /* of the answer to what is done */
     int fd;
     uint64_t size;
+    dn_recipe recipe;
     dn_error err;
 } errand;
 
@@ -237,6 +238,45 @@ void dn_route_model_delete(dn_call *call)
     errand *e = errand_new(call, 200);
     if (e && dn_versions_delete(e->app, k, done, e, &err))
         refuse(e, &err);
+}
+
+/* ---- GET /models/{name}/config ---------------------------------------------------------------------------------- */
+
+static void recipe_work(dn_work *work)
+{
+    errand *e = dn_container_of(work, errand, work);
+    int rc = dn_recipe_read(&e->recipe, e->dir, &e->err);
+    if (rc && !e->err.code)
+        dn_fail(&e->err, rc, NULL, "%s", dn_error_text(rc));
+}
+
+static void recipe_done(dn_work *work)
+{
+    errand *e = dn_container_of(work, errand, work);
+    dn_job_recipe recipe = { DN_HAS_ALL, e->recipe.network, e->recipe.schedule,
+                             { .has = DN_BIT(DN_OBJ_PREDICTION), .prediction = e->recipe.prediction } };
+    if (e->call && e->err.code)
+        dn_reply_engine_error(e->call, &e->err);
+    else if (e->call)
+        dn_route_reply(e->call, e->status, &dn_job_recipe_fields, &recipe);
+    dn_recipe_fini(&e->recipe);
+    errand_free(e);
+}
+
+void dn_route_model_config(dn_call *call)
+{
+    dn_http_error err = { 0 };
+    dn_known *k = asked_for(call);
+    errand *e = k ? errand_new(call, 200) : NULL;
+    if (!e)
+        return;
+    if (read_from(e, k)) {
+        dn_http_fail(&err, DN_H_MEMORY, NULL, NULL);
+        refuse(e, &err);
+        return;
+    }
+    e->work = (dn_work){ .work = recipe_work, .done = recipe_done };
+    dn_lane_submit(e->app->server.slow, &e->work);
 }
 
 /* ---- GET /models/{name}/checkpoint ------------------------------------------------------------------------------ */

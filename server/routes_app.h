@@ -20,6 +20,7 @@ void dn_route_model_put(dn_call *call); /* route_versions.c */
 void dn_route_model_save(dn_call *call);
 void dn_route_model_alias(dn_call *call);
 void dn_route_model_delete(dn_call *call);
+void dn_route_model_config(dn_call *call);
 void dn_route_model_checkpoint(dn_call *call);
 void dn_route_status(dn_call *call); /* route_status.c */
 void dn_route_jobs(dn_call *call); /* route_jobs.c */

@@ -216,12 +216,17 @@ int dn_sched_pick(dn_sched *s, const dn_sched_limits *limits, dn_sched_sample **
 bool dn_share_owed(dn_sched_share *s, double now_ms, bool samples_wait, bool job_runs)
 {
     bool contended = samples_wait && job_runs;
-    if (!contended || !s->contended || now_ms - s->since_ms >= DN_SHARE_PERIOD_MS) {
+    double share = s->awaited && s->share < DN_SHARE_AWAITED ? DN_SHARE_AWAITED : s->share;
+    bool goes_on = contended && s->contended && share == s->applied;
+    /* asked before the period ends: a batch may be as long as one */
+    bool owed = goes_on && s->train_ms < share * (s->train_ms + s->infer_ms);
+    if (!goes_on || now_ms - s->since_ms >= DN_SHARE_PERIOD_MS) {
         s->since_ms = now_ms;
         s->train_ms = s->infer_ms = 0;
     }
     s->contended = contended;
-    return contended && s->train_ms < s->share * (s->train_ms + s->infer_ms);
+    s->applied = share;
+    return owed;
 }
 
 void dn_share_charge(dn_sched_share *s, bool training, double ms)

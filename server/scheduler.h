@@ -86,12 +86,16 @@ void dn_sched_unwait(dn_sched_sample *x); /* cancelled; harmless when it is not 
 /* The next batch: at most `max` samples of one queue, taken out of their lists and charged. 0 when none waits. */
 int dn_sched_pick(dn_sched *s, const dn_sched_limits *limits, dn_sched_sample **out, int max);
 
-/* Training's share of a device: while samples wait, at least `share` of the contention period's device time is training's. The
- * period begins when both have work, ends when one has none, and starts anew after DN_SHARE_PERIOD_MS, so that nothing is
- * saved up or owed for long. */
+/* Training's share of a device: while samples wait, at least `share` of the contention period's device time is training's; while
+ * somebody waits for the end of its optimizer step, at least DN_SHARE_AWAITED, so that the wait has a bound: ten times the
+ * device time that is left of the step. The period begins when both have work, ends when one has none, and starts anew after
+ * DN_SHARE_PERIOD_MS and when the share changes, so that nothing is saved up or owed for long. */
 enum { DN_SHARE_PERIOD_MS = 10000 };
+#define DN_SHARE_AWAITED 0.1
 typedef struct dn_sched_share {
-    double share; /* 0..1 */
+    double share;   /* 0..1 */
+    bool awaited;   /* somebody waits for the end of the job's step */
+    double applied; /* the share of this period */
     bool contended;
     double since_ms, train_ms, infer_ms; /* of this period */
 } dn_sched_share;

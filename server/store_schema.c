@@ -114,7 +114,10 @@ static const char version_3[] =
     /* The highest version that a model of the name ever had: a number is never given twice. */
     "CREATE TABLE model_numbers (model TEXT PRIMARY KEY, highest INTEGER NOT NULL) STRICT;"
     "INSERT INTO model_numbers SELECT model, max(version) FROM versions GROUP BY model;";
+
+static const char version_4[] =
+    "ALTER TABLE job_shown ADD COLUMN told TEXT;"; /* the id of its event; NULL: it was told before that was kept */
 /* clang-format on */
 
-const char *const dn_store_migrations[] = { version_1, version_2, version_3 };
+const char *const dn_store_migrations[] = { version_1, version_2, version_3, version_4 };
 const int dn_store_n_migrations = sizeof dn_store_migrations / sizeof dn_store_migrations[0];

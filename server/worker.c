@@ -1,11 +1,10 @@
-/* worker.c - the tick: messages, the next batch, the step boundary.
+/* worker.c - the tick: messages, the next batch, the step boundary. Training is in worker_train.c.
  *
  * The thread alone touches the device, its samples, the queues and the virtual times. A queue is one adopted network;
  * its list price is measured, per row, at the batch size where it is lowest. */
-#include "worker.h"
+#include "worker_internal.h"
 
 #include <assert.h>
-#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -33,25 +32,6 @@ typedef struct dn_run_sample {
     int step;          /* sampler steps behind it */
     int n_steps;
 } run_sample;
-
-struct dn_worker {
-    dn_worker_options o;
-    pthread_t thread;
-    dn_mailbox box;
-    bool stopping;
-    dn_sched sched;
-    dn_link queues, runs;
-    dn_link over; /* runs that leave at the end of this boundary: samples of theirs may still be in its batch */
-    dn_sched_sample **pick; /* of one tick: samples, the rows of each one's entry, the rows */
-    int *entry_rows;
-    dn_row *rows;
-    int n_pick;
-    int n_deadlines;
-    double ms_per_gflop; /* 0: not known yet */
-    dn_training *training; /* NULL: none */
-    dn_sched_share share;
-    double preempted_ms; /* device time of samples while it could have run, not told yet */
-};
 
 struct stop_message {
     dn_msg msg;
@@ -105,19 +85,7 @@ static void adoption_arrives(dn_msg *msg)
     a->worker->o.events->adopted(a->worker->o.arg, a);
 }
 
-static void news_arrives(dn_msg *msg)
-{
-    dn_train_news *n = dn_container_of(msg, dn_train_news, msg);
-    n->worker->o.events->trained(n->worker->o.arg, n);
-}
-
-static void training_arrives(dn_msg *msg)
-{
-    dn_training *t = dn_container_of(msg, dn_training, msg);
-    t->worker->o.events->train_gone(t->worker->o.arg, t);
-}
-
-static void post(dn_worker *w, dn_msg *msg, void (*run)(dn_msg *))
+void dn_worker_post(dn_worker *w, dn_msg *msg, void (*run)(dn_msg *))
 {
     msg->run = run;
     dn_loop_post(w->o.loop, msg);
@@ -139,7 +107,7 @@ static int post_picture(dn_worker *w, run_sample *x, enum dn_what what)
     double start = dn_clock_ms();
     dn_sample_read(x->sample, what, pic->v);
     pic->read_ms = dn_clock_ms() - start;
-    post(w, &pic->msg, picture_arrives);
+    dn_worker_post(w, &pic->msg, picture_arrives);
     return 0;
 }
 
@@ -191,7 +159,7 @@ static void leave(dn_worker *w, dn_run *run)
     if (!run->row_steps)
         run->queue_ms = dn_clock_ms() - run->arrived_ms;
     dn_link_pop(&run->link);
-    post(w, &run->msg, run_arrives);
+    dn_worker_post(w, &run->msg, run_arrives);
 }
 
 static void sweep(dn_worker *w)
@@ -388,7 +356,7 @@ static void net_comes(dn_msg *msg)
         a->price_ms = -1;
     }
     a->device_bytes = dn_device_bytes(w->o.device);
-    post(w, &a->msg, adoption_arrives);
+    dn_worker_post(w, &a->msg, adoption_arrives);
 }
 
 /* As large as the largest network that is left needs. */
@@ -413,7 +381,7 @@ static void net_goes(dn_msg *msg)
     }
     trim_arena(a->worker);
     a->device_bytes = dn_device_bytes(a->worker->o.device);
-    post(a->worker, &a->msg, adoption_arrives);
+    dn_worker_post(a->worker, &a->msg, adoption_arrives);
 }
 
 /* ---- the tick --------------------------------------------------------------------------------------------- */
@@ -487,196 +455,7 @@ static void report(dn_worker *w, const queue *q, dn_sched_sample *const *x, int 
         step->share[k].step = slowest_step(run);
         step->rows += rows[i];
     }
-    post(w, &step->msg, step_arrives);
-}
-
-/* ---- training --------------------------------------------------------------------------------------------- */
-
-static void training_ends(dn_worker *w, enum dn_train_end how)
-{
-    dn_training *t = w->training;
-    t->end = how;
-    w->training = NULL;
-    w->share = (dn_sched_share){ 0 };
-    post(w, &t->msg, training_arrives);
-}
-
-static void training_fails(dn_worker *w, int code, const dn_error *err)
-{
-    w->training->error = *err;
-    if (!err->code)
-        dn_fail(&w->training->error, code, NULL, "%s", dn_error_text(code));
-    training_ends(w, DN_TRAIN_FAILED);
-}
-
-/* News of the step that has ended, or of one of its duties; without memory for it what is owed (a snapshot) fails the job. */
-static dn_train_news *news_new(dn_worker *w, unsigned duty)
-{
-    dn_train_news *n = calloc(1, sizeof *n);
-    if (n) {
-        *n = (dn_train_news){ .worker = w, .training = w->training->id, .duty = duty,
-                              .step = dn_trainer_step(w->training->trainer), .preempted_ms = w->preempted_ms };
-        w->preempted_ms = 0;
-    }
-    return n;
-}
-
-static unsigned duties_of(const dn_training *t, int64_t step, double now)
-{
-    bool last = step >= t->steps;
-    unsigned due = 0;
-    if (t->eval_every && (last || step % t->eval_every == 0))
-        due |= DN_DUTY_EVAL;
-    if (t->preview_every && (last || step % t->preview_every == 0))
-        due |= DN_DUTY_PREVIEW;
-    if (last || (t->checkpoint_every && step % t->checkpoint_every == 0) ||
-        (t->checkpoint_ms && now - t->saved_ms >= (double)t->checkpoint_ms))
-        due |= DN_DUTY_CHECKPOINT;
-    return due;
-}
-
-static void step_ends(dn_worker *w, const dn_train_report *report)
-{
-    dn_training *t = w->training;
-    dn_train_news *n = news_new(w, 0);
-    t->due = duties_of(t, report->step, dn_clock_ms()) | t->again;
-    t->again = 0;
-    if (!n)
-        return; /* figures, nothing that is owed */
-    n->report = *report;
-    post(w, &n->msg, news_arrives);
-}
-
-static void evaluate(dn_worker *w, double max_ms)
-{
-    dn_training *t = w->training;
-    dn_error err = { 0 };
-    dn_eval_report report;
-    int rc = dn_trainer_eval_some(t->trainer, max_ms, &report, &err);
-    if (rc < 0) {
-        training_fails(w, -rc, &err);
-    } else if (rc == 0) {
-        t->due &= ~DN_DUTY_EVAL;
-        dn_train_news *n = news_new(w, DN_DUTY_EVAL);
-        if (!n)
-            return;
-        n->eval = report;
-        post(w, &n->msg, news_arrives);
-    }
-}
-
-/* A copy that found no memory, or no memory for the news of it. A preview is no loss. */
-static void not_copied(dn_worker *w, unsigned duty, dn_train_news *n, int code, const dn_error *err)
-{
-    if (duty == DN_DUTY_PUBLISH && n) { /* somebody waits for it */
-        post(w, &n->msg, news_arrives);
-        return;
-    }
-    free(n);
-    if (duty == DN_DUTY_CHECKPOINT)
-        training_fails(w, code, err);
-    else if (duty == DN_DUTY_PUBLISH)
-        w->training->again = DN_DUTY_PUBLISH;
-}
-
-static void copy_out(dn_worker *w, unsigned duty, double max_ms)
-{
-    dn_training *t = w->training;
-    dn_error err = { 0 };
-    dn_snapshot *s = NULL;
-    int rc = dn_trainer_snapshot(&s, t->trainer, duty == DN_DUTY_CHECKPOINT, max_ms, &err);
-    if (rc > 0)
-        return;
-    t->due &= ~duty;
-    if (duty == DN_DUTY_CHECKPOINT)
-        t->saved_ms = dn_clock_ms();
-    dn_train_news *n = news_new(w, duty);
-    if (rc || !n) {
-        dn_snapshot_free(s);
-        not_copied(w, duty, n, rc ? -rc : DN_E_MEMORY, &err);
-        return;
-    }
-    n->snapshot = s;
-    post(w, &n->msg, news_arrives);
-}
-
-/* One duty of the boundary, or a piece of it; false: there is none left. */
-static bool do_duty(dn_worker *w, double max_ms)
-{
-    dn_training *t = w->training;
-    if (t->due & DN_DUTY_EVAL)
-        evaluate(w, max_ms);
-    else if (t->due & DN_DUTY_PREVIEW)
-        copy_out(w, DN_DUTY_PREVIEW, max_ms);
-    else if (t->due & DN_DUTY_CHECKPOINT)
-        copy_out(w, DN_DUTY_CHECKPOINT, max_ms);
-    else if (t->due & DN_DUTY_PUBLISH)
-        copy_out(w, DN_DUTY_PUBLISH, max_ms);
-    else if (dn_trainer_step(t->trainer) >= t->steps)
-        training_ends(w, DN_TRAIN_DONE);
-    else if (t->due & DN_DUTY_STOP)
-        training_ends(w, DN_TRAIN_STOPPED);
-    else
-        return false;
-    return true;
-}
-
-static void train_some(dn_worker *w, double max_ms)
-{
-    dn_training *t = w->training;
-    bool boundary = dn_trainer_at_boundary(t->trainer);
-    if (boundary) { /* not while a duty is under way: the first of them is the one that goes on */
-        t->due |= t->asked;
-        t->asked = 0;
-    }
-    if ((boundary || t->due) && do_duty(w, max_ms))
-        return;
-    dn_train_report report;
-    dn_error err = { 0 };
-    int rc = dn_trainer_some(t->trainer, max_ms, &report, &err);
-    if (rc == 0)
-        step_ends(w, &report);
-    else if (rc < 0)
-        training_fails(w, -rc, &err);
-}
-
-static void train(dn_worker *w)
-{
-    double start = dn_clock_ms();
-    train_some(w, w->o.yield_ms);
-    dn_share_charge(&w->share, true, dn_clock_ms() - start);
-}
-
-static void training_comes(dn_msg *msg)
-{
-    dn_training *t = dn_container_of(msg, dn_training, msg);
-    dn_worker *w = t->worker;
-    assert(!w->training);
-    t->due = t->asked = t->again = 0;
-    t->saved_ms = dn_clock_ms();
-    w->training = t;
-    w->share = (dn_sched_share){ .share = t->share };
-    w->preempted_ms = 0;
-}
-
-typedef struct train_order {
-    dn_msg msg;
-    dn_worker *worker;
-    uint64_t training;
-    unsigned duties;
-    double share; /* < 0: as it is */
-} train_order;
-
-static void training_is_told(dn_msg *msg)
-{
-    train_order *o = dn_container_of(msg, train_order, msg);
-    dn_worker *w = o->worker;
-    if (w->training && w->training->id == o->training) {
-        w->training->asked |= o->duties;
-        if (o->share >= 0)
-            w->share.share = w->training->share = o->share;
-    }
-    free(o);
+    dn_worker_post(w, &step->msg, step_arrives);
 }
 
 static void sample_some(dn_worker *w)
@@ -690,8 +469,7 @@ static void sample_some(dn_worker *w)
     int rc = run_batch(w, q, w->rows, n_rows, &ms);
     if (!rc)
         measure(w, q, n_rows, ms);
-    dn_share_charge(&w->share, false, ms);
-    w->preempted_ms += w->training ? ms : 0;
+    dn_worker_train_beside(w, ms);
     for (int i = 0; i < n; i++) {
         run_sample *x = dn_container_of(w->pick[i], run_sample, sched);
         w->entry_rows[i] = x->sched.rows;
@@ -707,10 +485,8 @@ static void sample_some(dn_worker *w)
 
 static void tick(dn_worker *w)
 {
-    bool waits = !dn_link_empty(&w->runs);
-    bool owed = dn_share_owed(&w->share, dn_clock_ms(), waits, w->training);
-    if (w->training && (!waits || owed))
-        train(w);
+    if (dn_worker_train_turn(w, !dn_link_empty(&w->runs)))
+        dn_worker_train_some(w);
     else
         sample_some(w);
 }
@@ -722,15 +498,14 @@ static void *work(void *arg)
     dn_worker *w = arg;
     pthread_setname_np(pthread_self(), "dn-device");
     while (!w->stopping) {
-        dn_mailbox_run(&w->box, dn_link_empty(&w->runs) && !w->training ? -1 : 0);
+        dn_mailbox_run(&w->box, dn_link_empty(&w->runs) && !dn_worker_train_ready(w) ? -1 : 0);
         expire(w);
         tick(w);
     }
     dn_mailbox_run(&w->box, 0);
     DN_LINK_EACH(l, &w->runs) { end(w, DN_LINK_OF(l, dn_run, link), DN_RUN_CANCELLED); }
     sweep(w);
-    if (w->training)
-        training_ends(w, DN_TRAIN_STOPPED);
+    dn_worker_train_stop(w);
     return NULL;
 }
 
@@ -766,6 +541,7 @@ void dn_worker_stop(dn_worker *w)
     struct stop_message s = { .msg = { .run = stop }, .worker = w };
     dn_mailbox_post(&w->box, &s.msg);
     pthread_join(w->thread, NULL);
+    w->stopped = true;
 }
 
 void dn_worker_free(dn_worker *w)
@@ -783,7 +559,7 @@ void dn_worker_free(dn_worker *w)
 
 int dn_worker_index(const dn_worker *w) { return w->o.index; }
 
-static void deliver(dn_worker *w, dn_msg *msg, void (*run)(dn_msg *))
+void dn_worker_deliver(dn_worker *w, dn_msg *msg, void (*run)(dn_msg *))
 {
     msg->run = run;
     dn_mailbox_post(&w->box, msg);
@@ -792,13 +568,13 @@ static void deliver(dn_worker *w, dn_msg *msg, void (*run)(dn_msg *))
 void dn_worker_run(dn_worker *w, dn_run *run)
 {
     run->worker = w;
-    deliver(w, &run->msg, run_joins);
+    dn_worker_deliver(w, &run->msg, run_joins);
 }
 
 void dn_worker_adopt(dn_worker *w, dn_adoption *adoption)
 {
     adoption->worker = w;
-    deliver(w, &adoption->msg, adoption->drop ? net_goes : net_comes);
+    dn_worker_deliver(w, &adoption->msg, adoption->drop ? net_goes : net_comes);
 }
 
 int dn_worker_cancel(dn_worker *w, uint64_t run)
@@ -808,26 +584,6 @@ int dn_worker_cancel(dn_worker *w, uint64_t run)
         return DN_E_MEMORY;
     c->worker = w;
     c->run = run;
-    deliver(w, &c->msg, run_is_cancelled);
+    dn_worker_deliver(w, &c->msg, run_is_cancelled);
     return 0;
 }
-
-void dn_worker_train(dn_worker *w, dn_training *training)
-{
-    training->worker = w;
-    deliver(w, &training->msg, training_comes);
-}
-
-static int tell(dn_worker *w, uint64_t training, unsigned duties, double share)
-{
-    train_order *o = malloc(sizeof *o);
-    if (!o)
-        return DN_E_MEMORY;
-    *o = (train_order){ .worker = w, .training = training, .duties = duties, .share = share };
-    deliver(w, &o->msg, training_is_told);
-    return 0;
-}
-
-int dn_worker_train_ask(dn_worker *w, uint64_t training, unsigned duties) { return tell(w, training, duties, -1); }
-
-int dn_worker_train_share(dn_worker *w, uint64_t training, double share) { return tell(w, training, 0, share); }

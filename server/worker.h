@@ -137,11 +137,14 @@ typedef struct dn_training {
     /* the worker's own */
     unsigned due; /* of this boundary: enum dn_train_duty */
     unsigned asked;
+    unsigned awaited; /* of `due`: what was asked for */
     unsigned again; /* at the next boundary: there was no memory even to say that there was none */
+    unsigned away;  /* duties whose copies are with the loop: a preview is left out then, a checkpoint is waited for */
     double saved_ms;
 } dn_training;
 
-/* A step has ended, or a duty of its end is done. The receiver frees it with free(), and the snapshot. */
+/* A step has ended, or a duty of its end is done. The receiver frees it with free(), and the snapshot; news of a PREVIEW or a CHECKPOINT
+ * it gives back instead (dn_worker_train_returned) when all memory of its copy is free: until then there is no second one. */
 typedef struct dn_train_news {
     dn_msg msg;
     dn_worker *worker;
@@ -189,8 +192,11 @@ void dn_worker_adopt(dn_worker *w, dn_adoption *adoption);
 int dn_worker_cancel(dn_worker *w, uint64_t run);
 /* One job at a time: the one before must have come back. */
 void dn_worker_train(dn_worker *w, dn_training *training);
-/* At the end of the present optimizer step do this as well. 0 or DN_E_MEMORY; nothing happens when the job is on its way back. */
+/* At the end of the present optimizer step do this as well; until it is done the job's share is DN_SHARE_AWAITED at least. 0 or
+ * DN_E_MEMORY; nothing happens when the job is on its way back. */
 int dn_worker_train_ask(dn_worker *w, uint64_t training, unsigned duties);
 int dn_worker_train_share(dn_worker *w, uint64_t training, double share);
+/* The copy that came with this news is gone; takes it. Also when the job has come back, or the worker has stopped. */
+void dn_worker_train_returned(dn_train_news *news);
 
 #endif

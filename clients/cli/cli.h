@@ -27,6 +27,7 @@
     X(OUTPUT, "output", 'o', "FILE", DN_MAKES, "Where the result goes; - is standard output. %d (or %03d) stands for "  \
       "the number of the sample; without it -0, -1, ... is put before the extension when there are several files.")    \
     X(FILE, "output", 'o', "FILE", DN_FETCH_C, "Where it goes; - is standard output. A file appears when it is whole.") \
+    X(FOLDER, "output", 'o', "DIR", DN_SAVES, "Save every preview in this folder, made if need be, as STEP-SEED-NUMBER-LABEL.png.") \
     X(SHOW, "show", 0, "HOW", DN_PICTURES, "Show pictures here: auto, never, kitty, iterm, sixel or blocks (auto).")      \
     X(QUIET, "quiet", 'q', NULL, DN_QUIET, "Say nothing but errors.")                                                  \
     X(JSON, "json", 0, "FILE", DN_GENERATE_C, "Take the request from a JSON file (- is standard input); flags win.")    \
@@ -54,14 +55,16 @@ enum {
     DN_TRAIN_C = 32,
     DN_FOLLOW_C = 64,
     DN_PUSH_C = 128,
-    DN_FETCH_C = 256
+    DN_FETCH_C = 256,
+    DN_SAMPLES_C = 512
 };
 enum {
     DN_ALL = ~0,
     DN_MAKES = DN_GENERATE_C | DN_WAIT_C,
     DN_PICTURES = DN_MAKES | DN_TRAIN_C | DN_FOLLOW_C,
-    DN_QUIET = DN_PICTURES | DN_PUSH_C | DN_FETCH_C,
-    DN_LISTS = DN_LIST_C | DN_STATUS_C
+    DN_SAVES = DN_TRAIN_C | DN_FOLLOW_C | DN_SAMPLES_C,
+    DN_QUIET = DN_PICTURES | DN_PUSH_C | DN_FETCH_C | DN_SAMPLES_C,
+    DN_LISTS = DN_LIST_C | DN_STATUS_C | DN_SAMPLES_C
 };
 
 enum dn_option_id {
@@ -143,6 +146,7 @@ int dn_run_load(dn_args *args);
 int dn_run_unload(dn_args *args);
 int dn_run_model_push(dn_args *args); /* versions.c */
 int dn_run_model_pull(dn_args *args);
+int dn_run_model_config(dn_args *args);
 int dn_run_model_alias(dn_args *args);
 int dn_run_model_save(dn_args *args);
 int dn_run_model_delete(dn_args *args);
@@ -153,6 +157,7 @@ int dn_run_train(dn_args *args); /* train.c */
 int dn_run_jobs(dn_args *args);  /* jobs.c */
 int dn_run_job(dn_args *args);
 int dn_run_job_checkpoints(dn_args *args);
+int dn_run_job_samples(dn_args *args);
 int dn_run_job_follow(dn_args *args);
 int dn_run_job_pause(dn_args *args);
 int dn_run_job_resume(dn_args *args);

@@ -28,20 +28,25 @@ const dn_command dn_commands[] = {
     { "train", "[JOB.json]", DN_TRAIN_C, &dn_dataset_query_fields, &dn_job_fields, "Submit a training job.",
       "The job is made of flags laid over JOB.json (- is standard input), if there is one. A --dataset with a slash (./shoes, /data/shoes.tar) is sent "
       "first, as `datasets push` does; without one it names a dataset of the daemon. The job's id is printed, and how much memory it will take. With "
-      "--follow the exit status tells how it ended: 0 succeeded, 3 cancelled, 5 failed.\n"
+      "--follow the exit status tells how it ended: 0 succeeded, 3 cancelled, 5 failed; with -o it saves previews as they come, and at the end "
+      "has all of them.\n"
       "\n"
       "  denoise train --name shoes --dataset ./shoes --from fashion-mnist --steps 2000 --batch-size 64 --follow\n"
-      "  denoise train job.json --optimizer-lr 5e-5 --augment flip,crop --preview-every-steps 200 --preview-labels all -f", dn_run_train },
+      "  denoise train job.json --optimizer-lr 5e-5 --preview-every-steps 200 --preview-labels all --follow -o previews\n"
+      "  denoise models config fashion-mnist > job.json", dn_run_train },
     { "jobs", NULL, DN_LIST_C, &dn_jobs_query_fields, NULL, "Your training jobs, newest first.", NULL, dn_run_jobs },
     { "jobs show", "ID", DN_LIST_C, NULL, NULL, "Everything about a job.", NULL, dn_run_job },
     { "jobs follow", "ID", DN_FOLLOW_C, NULL, NULL, "Loss, evaluations and previews of a job, to its end.",
-      "Ctrl-C leaves it running. A connection that breaks is made again, from where it broke. The exit status tells how the job ended: "
-      "0 succeeded, 3 cancelled, 5 failed.", dn_run_job_follow },
+      "Ctrl-C leaves it running. A connection that breaks is made again, from where it broke. With -o every preview is saved, those from before "
+      "too. The exit status tells how the job ended: 0 succeeded, 3 cancelled, 5 failed.", dn_run_job_follow },
     { "jobs pause", "ID", DN_CHANGE_C, NULL, NULL, "End the optimizer step, save, free the device.", NULL, dn_run_job_pause },
     { "jobs resume", "ID", DN_CHANGE_C, NULL, NULL, "Go on with a paused job.", NULL, dn_run_job_resume },
     { "jobs cancel", "ID", DN_CHANGE_C, NULL, NULL, "End it for good.", NULL, dn_run_job_cancel },
     { "jobs save", "ID", DN_CHANGE_C, NULL, NULL, "Write a checkpoint now.", NULL, dn_run_job_save },
     { "jobs checkpoints", "ID", DN_LIST_C, NULL, NULL, "Its saved states, newest first.", NULL, dn_run_job_checkpoints },
+    { "jobs samples", "ID", DN_SAMPLES_C, NULL, NULL, "Its previews, newest first; with -o all of them as files.",
+      "Files are called STEP-SEED-NUMBER-LABEL.png, in the order of training, the null label's STEP-SEED-none.png; those of these names that are "
+      "there already are replaced.", dn_run_job_samples },
     { "jobs set", "ID", DN_CHANGE_C, NULL, &dn_job_patch_fields, "Change a job while it runs.", NULL, dn_run_job_set },
     { "jobs publish", "ID NAME", DN_CHANGE_C, NULL, NULL, "Make a model of what it has learned.", publish_text, dn_run_job_publish },
     { "jobs metrics", "ID", DN_FETCH_C, NULL, NULL, "A CSV line for each step and evaluation.", NULL, dn_run_job_metrics },
@@ -58,6 +63,8 @@ const dn_command dn_commands[] = {
     { "models push", "NAME PATH...", DN_PUSH_C, NULL, NULL, "Add a version: a folder as diffusers writes it, or an archive of one.", push_text,
       dn_run_model_push },
     { "models pull", "NAME", DN_FETCH_C, NULL, NULL, "A version (NAME or NAME@VERSION) as tar.zst.", NULL, dn_run_model_pull },
+    { "models config", "NAME", DN_LIST_C, NULL, NULL, "A JOB.json for `train` of another network like it: config, schedule, prediction.", NULL,
+      dn_run_model_config },
     { "models publish", "ID NAME", DN_CHANGE_C, NULL, NULL, "The same as `jobs publish`.", publish_text, dn_run_job_publish },
     { "models alias", "NAME@VERSION", DN_CHANGE_C, NULL, NULL, "Make a version the live one, which the bare NAME means.", NULL, dn_run_model_alias },
     { "models save", "NAME NEW", DN_CHANGE_C, NULL, NULL, "Keep a copy of a version (NAME or NAME@VERSION) as a version of NEW.", NULL,

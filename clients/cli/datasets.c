@@ -121,10 +121,14 @@ static void report(const json_t *d)
 int dn_dataset_send(char out[DN_DATASET_ID_MAX], dn_client *c, const dn_args *args, const char *name, dn_upload *u)
 {
     char path[sizeof "/datasets/?" + DN_NAME_LEN_MAX + DN_QUERY_MAX];
+    char undo[sizeof "/datasets/?importing=true" + DN_NAME_LEN_MAX];
     json_t *d = NULL;
+    snprintf(undo, sizeof undo, "/datasets/%s?importing=true", name);
+    u->undo = undo;
     snprintf(path, sizeof path, "/datasets/%s%s%s", name, args->query.len ? "?" : "",
              args->query.len ? args->query.data : "");
     int rc = dn_upload_put(u, c, path, &d);
+    u->undo = NULL;
     const char *hash = dn_json_text(d, "hash");
     if (!rc && (!dn_id_is_plain(hash) || strcmp(dn_json_text(d, "name"), name))) {
         dn_complain("the daemon's answer has no name and hash of the dataset");

@@ -1,9 +1,12 @@
 /* job_follow.c - see job_follow.h.
  *
- * Previews come as events that name a picture, which is fetched between two pieces of the stream. A connection that
- * ends before the job does is made again behind the last event, after a pause that grows. */
+ * Previews come as events that name a picture, which is fetched between two pieces of the stream. Those for the folder
+ * are looked for in the job's list whenever one comes, and all of it whenever a connection begins or ends: none that
+ * was made meanwhile is lost. A connection that ends before the job does is made again behind the last event, after a
+ * pause that grows. */
 #include "job_follow.h"
 #include "progress.h"
+#include "samples.h"
 #include "spark.h"
 
 #include <jansson.h>
@@ -38,6 +41,9 @@ typedef struct follower {
     char preview[128];   /* the path of a picture to be fetched; "": none */
     char seed_label[64]; /* of the one that is shown at every step; "": not chosen yet */
     long preview_step;
+    dn_samples samples; /* for the folder; NULL in it: there is none */
+    bool stale, gap;    /* there are new ones; among those before the newest, too */
+    int save_exit;      /* why nothing is saved any more; 0: it is */
 } follower;
 
 static int broken(follower *f, const char *event)
@@ -123,33 +129,25 @@ static int on_eval(follower *f, const json_t *data)
     return 0;
 }
 
-/* "/jobs/ID/samples/120-5-0": nothing else is fetched. */
-static bool is_sample(const follower *f, const char *url)
-{
-    char prefix[DN_ID_MAX + 24];
-    size_t n = (size_t)snprintf(prefix, sizeof prefix, "/jobs/%s/samples/", f->id);
-    return !strncmp(url, prefix, n) && url[n] && !url[n + strspn(url + n, "0123456789-")] &&
-           strlen(url) < sizeof f->preview;
-}
-
 /* One picture has one place, so that it is seen to change: of every step the seed and label that came first. */
 static int on_preview(follower *f, const json_t *data)
 {
     char seed_label[sizeof f->seed_label];
     const char *url = dn_json_text(data, "url"), *label = dn_json_text(data, "label");
     long step = dn_json_count(data, "step");
-    if (!is_sample(f, url))
+    if (!dn_sample_name(f->id, url) || strlen(url) >= sizeof f->preview)
         return broken(f, "preview");
+    f->stale = true;
     snprintf(seed_label, sizeof seed_label, "%.0f %.40s", dn_json_number(data, "seed"), label);
     if (!*f->seed_label)
         snprintf(f->seed_label, sizeof f->seed_label, "%s", seed_label);
     if (strcmp(f->seed_label, seed_label))
         return 0;
     f->preview_step = step;
-    if (f->output->how == DN_SHOW_NEVER)
-        say(f, "previews after step %ld\n", step);
-    else
+    if (f->output->how != DN_SHOW_NEVER)
         snprintf(f->preview, sizeof f->preview, "%s", url);
+    else if (!f->samples.folder)
+        say(f, "previews after step %ld\n", step);
     return 0;
 }
 
@@ -200,6 +198,7 @@ static int on_state(follower *f, const json_t *job)
     if (!*state || strlen(state) >= sizeof f->state)
         return broken(f, "state");
     bool news = strcmp(f->state, state);
+    long ahead = dn_json_count(job, "position");
     snprintf(f->state, sizeof f->state, "%s", state);
     for (int i = 0; i < 3; i++)
         if (!strcmp(state, over[i])) {
@@ -207,8 +206,8 @@ static int on_state(follower *f, const json_t *job)
             f->done = true;
             return 1;
         }
-    if (news && !strcmp(state, "queued"))
-        say(f, "queued behind %ld\n", dn_json_count(job, "position"));
+    if (news && !strcmp(state, "queued") && ahead)
+        say(f, "queued behind %ld\n", ahead);
     else if (news && !strcmp(state, "paused"))
         say(f, "paused%s%s; `denoise jobs resume %s` goes on\n", *reason ? ": " : "", reason, f->id);
     return 0;
@@ -230,7 +229,7 @@ static int on_event(void *arg, const char *name, const char *id, const char *tex
     while (i < n && strcmp(handlers[i].name, name))
         i++;
     f->heard = true;
-    if (*id && !id[strspn(id, "0123456789.e")])
+    if (*id && !id[strspn(id, "0123456789.ep")])
         snprintf(f->last_event, sizeof f->last_event, "%s", id);
     if (i == n) /* `checkpoint`, or of a later version */
         return 0;
@@ -243,9 +242,8 @@ static int on_event(void *arg, const char *name, const char *id, const char *tex
 
 /* ---- previews --------------------------------------------------------------------------------------------------- */
 
-static void fetch_preview(void *arg)
+static void fetch_preview(follower *f)
 {
-    follower *f = arg;
     char path[sizeof f->preview];
     if (!*f->preview)
         return;
@@ -258,6 +256,30 @@ static void fetch_preview(void *arg)
     if (came && !dn_output_preview(f->output, 0, t.answer.data, t.answer.len))
         say(f, "the preview after step %ld cannot be shown\n", f->preview_step);
     dn_transfer_fini(&t);
+}
+
+/* After a failure on this side nothing more is saved; the job is followed on. */
+static void save_previews(follower *f, bool patient)
+{
+    dn_samples *s = &f->samples;
+    long before = s->saved;
+    if (!s->folder || !f->stale || f->save_exit)
+        return;
+    f->stale = false;
+    dn_progress_clear(&f->progress);
+    int rc = dn_samples_save(s, !f->gap, patient);
+    f->gap = rc != 0;
+    if (rc > 0 && rc != DN_EXIT_INTERRUPTED)
+        f->save_exit = rc;
+    if (s->saved > before)
+        say(f, "saved %ld preview%s in %s, the last of step %ld\n", s->saved - before,
+            s->saved - before == 1 ? "" : "s", s->folder, s->newest);
+}
+
+static void beside(void *arg)
+{
+    fetch_preview(arg);
+    save_previews(arg, true);
 }
 
 /* ---- the stream ------------------------------------------------------------------------------------------------- */
@@ -274,11 +296,14 @@ static int hear(follower *f, dn_transfer *t)
                         .accept = events_type,
                         .sse = &f->sse,
                         .header = *f->last_event ? f->resume : NULL,
-                        .between = fetch_preview,
+                        .between = beside,
                         .between_arg = f };
+    f->stale = f->gap = true;
     int rc = dn_client_run(f->client, t, NULL);
     if (!rc)
         fetch_preview(f);
+    f->stale = f->gap = rc != DN_EXIT_INTERRUPTED;
+    save_previews(f, !f->last);
     dn_progress_clear(&f->progress);
     if (f->last)
         say_end(f);
@@ -304,7 +329,7 @@ static int follow(follower *f)
             tries = 1;
         bool again = is_cut(f, &t, rc) && tries < TRIES_MAX;
         if (f->done)
-            rc = f->exit;
+            rc = f->exit ? f->exit : f->save_exit;
         else if (!again)
             rc = dn_client_complain(f->client, &t, rc);
         dn_transfer_fini(&t);
@@ -314,21 +339,26 @@ static int follow(follower *f)
         }
         if (!again)
             return rc;
+        if (tries == 1)
+            say(f, "the connection is lost; it is tried again\n");
         dn_pause_again(tries);
         if (dn_interrupted())
             return DN_EXIT_INTERRUPTED;
     }
 }
 
-int dn_job_follow(dn_client *c, dn_output_to *output, const char *id, bool heard)
+int dn_job_follow(dn_client *c, dn_output_to *output, const char *id, const char *folder, bool heard)
 {
     follower f = { .client = c, .output = output, .id = id, .heard = heard, .loss = NAN };
     dn_progress_init(&f.progress, stderr, output->silent);
     dn_progress_reserve(&f.progress, TAIL_COLUMNS);
-    int rc = follow(&f);
+    int rc = dn_samples_init(&f.samples, c, id, folder);
+    if (!rc)
+        rc = follow(&f);
     if (rc == DN_EXIT_INTERRUPTED)
         dn_complain("it goes on without you: `denoise jobs follow %s`, `denoise jobs cancel %s`", id, id);
     json_decref(f.last);
+    dn_samples_fini(&f.samples);
     dn_sse_fini(&f.sse);
     return rc;
 }

@@ -1,9 +1,10 @@
-/* jobs.c - `denoise jobs`: list, show, follow, pause, resume, cancel, save, set, checkpoints, publish,
+/* jobs.c - `denoise jobs`: list, show, follow, pause, resume, cancel, save, set, checkpoints, samples, publish,
  * metrics. */
 #include "card.h"
 #include "columns.h"
 #include "download.h"
 #include "job_follow.h"
+#include "samples.h"
 
 #include <jansson.h>
 #include <stdlib.h>
@@ -109,11 +110,51 @@ int dn_run_job_checkpoints(dn_args *args)
     return rc;
 }
 
+/* All of them into the folder. */
+static int save_samples(dn_client *c, const dn_args *args, const char *folder)
+{
+    dn_samples s;
+    int rc = dn_samples_init(&s, c, args->operand[0], folder);
+    if (!rc)
+        rc = dn_samples_save(&s, false, false);
+    if (rc == DN_EXIT_INTERRUPTED)
+        dn_complain("interrupted after %ld previews", s.saved);
+    else if (!rc && !args->value[DN_OPT_QUIET])
+        fprintf(stderr, "saved %ld preview%s in %s\n", s.saved, s.saved == 1 ? "" : "s", folder);
+    dn_samples_fini(&s);
+    return rc;
+}
+
+int dn_run_job_samples(dn_args *args)
+{
+    dn_client client;
+    const char *folder = args->value[DN_OPT_FOLDER];
+    int rc = dn_id_check(args->operand[0]);
+    if (!rc && folder && args->value[DN_OPT_RAW]) {
+        dn_complain("--raw is for the list, -o for the pictures");
+        rc = DN_EXIT_USAGE;
+    }
+    if (!rc && folder)
+        rc = dn_samples_folder(folder);
+    if (!rc)
+        rc = dn_client_init(&client, args);
+    if (rc)
+        return rc;
+    dn_interrupt_catch();
+    rc = folder ? save_samples(&client, args, folder)
+                : dn_samples_print(&client, args->operand[0], args->value[DN_OPT_RAW]);
+    dn_client_fini(&client);
+    return rc;
+}
+
 int dn_run_job_follow(dn_args *args)
 {
     dn_client client;
     dn_output_to output;
+    const char *folder = args->value[DN_OPT_FOLDER];
     int rc = dn_id_check(args->operand[0]);
+    if (!rc && folder)
+        rc = dn_samples_folder(folder);
     if (rc)
         return rc;
     rc = dn_output_init_shown(&output, args);
@@ -121,7 +162,7 @@ int dn_run_job_follow(dn_args *args)
         rc = dn_client_init(&client, args);
     if (!rc) {
         dn_interrupt_catch();
-        rc = dn_job_follow(&client, &output, args->operand[0], false);
+        rc = dn_job_follow(&client, &output, args->operand[0], folder, false);
         dn_client_fini(&client);
     }
     dn_output_fini(&output);
@@ -130,11 +171,15 @@ int dn_run_job_follow(dn_args *args)
 
 /* ---- what changes it -------------------------------------------------------------------------------------------- */
 
-static int change(const dn_args *args, const char *method, const char *path, const json_t *body)
+/* `later`: what is still to come when the job is running yet; NULL: nothing is. */
+static int change(const dn_args *args, const char *method, const char *path, const json_t *body, const char *later)
 {
     json_t *j = NULL;
     int rc = ask(args, method, path, body, &j);
-    if (!rc)
+    if (!rc && later && !strcmp(dn_json_text(j, "state"), "running"))
+        dn_text_printf(stdout, "%s %s at the end of its step, after step %ld of %ld\n", args->operand[0], later,
+                       dn_json_count(j, "step"), dn_json_count(j, "steps"));
+    else if (!rc)
         dn_text_printf(stdout, "%s is %s at step %ld of %ld, share %.3g, priority %s\n", args->operand[0],
                        dn_json_text(j, "state"), dn_json_count(j, "step"), dn_json_count(j, "steps"),
                        dn_json_number(j, "train_share"), dn_json_text(j, "priority"));
@@ -142,15 +187,15 @@ static int change(const dn_args *args, const char *method, const char *path, con
     return rc;
 }
 
-int dn_run_job_pause(dn_args *args) { return change(args, "POST", "/jobs/%/pause", NULL); }
-int dn_run_job_resume(dn_args *args) { return change(args, "POST", "/jobs/%/resume", NULL); }
-int dn_run_job_cancel(dn_args *args) { return change(args, "POST", "/jobs/%/cancel", NULL); }
-int dn_run_job_save(dn_args *args) { return change(args, "POST", "/jobs/%/checkpoints", NULL); }
+int dn_run_job_pause(dn_args *args) { return change(args, "POST", "/jobs/%/pause", NULL, "pauses"); }
+int dn_run_job_resume(dn_args *args) { return change(args, "POST", "/jobs/%/resume", NULL, NULL); }
+int dn_run_job_cancel(dn_args *args) { return change(args, "POST", "/jobs/%/cancel", NULL, "is cancelled"); }
+int dn_run_job_save(dn_args *args) { return change(args, "POST", "/jobs/%/checkpoints", NULL, "is saved"); }
 
 int dn_run_job_set(dn_args *args)
 {
     if (json_object_size(args->request))
-        return change(args, "PATCH", "/jobs/%", args->request);
+        return change(args, "PATCH", "/jobs/%", args->request, NULL);
     dn_complain("what is to be set? --train-share, --priority, or both");
     return DN_EXIT_USAGE;
 }

@@ -2,6 +2,7 @@
 #include "datasets.h"
 #include "job.h"
 #include "job_follow.h"
+#include "samples.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -161,13 +162,13 @@ static int post(dn_client *c, const char *body, json_t **job)
 
 static void say_plan(const json_t *job)
 {
-    static const char *const parts[] = { "weights", "gradients", "moments", "ema", "arena", "data" };
+    static const char *const parts[] = { "weights", "gradients", "moments", "ema", "arena", "data", "copies", "previews" };
     const json_t *plan = json_object_get(job, "plan");
     char bytes[24];
     if (!json_is_object(plan))
         return;
     fprintf(stderr, "memory: %s", dn_text_bytes(bytes, dn_json_number(plan, "total")));
-    for (int i = 0; i < 6; i++)
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
         fprintf(stderr, "%s %s %s", i ? "," : ":", parts[i], dn_text_bytes(bytes, dn_json_number(plan, parts[i])));
     fprintf(stderr, "\n%ld rows a pass, %ld blocks computed twice, %.4g GFLOP a step\n",
             dn_json_count(plan, "micro_batch"), dn_json_count(plan, "recomputed_blocks"),
@@ -206,7 +207,7 @@ static int submit(dn_client *c, const dn_args *args, dn_output_to *output, const
     if (!rc)
         rc = say_job(args, job);
     if (!rc && args->value[DN_OPT_FOLLOW])
-        rc = dn_job_follow(c, output, dn_json_text(job, "id"), true);
+        rc = dn_job_follow(c, output, dn_json_text(job, "id"), args->value[DN_OPT_FOLDER], true);
     json_decref(job);
     return rc;
 }
@@ -243,11 +244,15 @@ int dn_run_train(dn_args *args)
 {
     dn_output_to output;
     json_t *request = NULL;
-    if (args->value[DN_OPT_SHOW] && !args->value[DN_OPT_FOLLOW]) {
-        dn_complain("--show is for --follow");
+    const char *folder = args->value[DN_OPT_FOLDER];
+    if ((args->value[DN_OPT_SHOW] || folder) && !args->value[DN_OPT_FOLLOW]) {
+        dn_complain("%s is for --follow", folder ? "-o" : "--show");
         return DN_EXIT_USAGE;
     }
-    int rc = dn_output_init_shown(&output, args);
+    int rc = folder ? dn_samples_folder(folder) : 0;
+    if (rc)
+        return rc;
+    rc = dn_output_init_shown(&output, args);
     if (!rc)
         rc = make_request(&request, args);
     if (!rc)

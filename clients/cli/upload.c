@@ -7,6 +7,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+enum { UNDO_TRIES = 10 };
+static const double UNDO_S = 0.2; /* between two of them */
+
 static void show(dn_upload *u)
 {
     char tail[80], line[80], sent[24], all[24];
@@ -106,6 +109,21 @@ void dn_upload_fini(dn_upload *u)
         close(u->fd);
 }
 
+/* Whether the daemon stops what it makes of it. It knows of that a moment after it has all. */
+static bool undo(const dn_upload *u, dn_client *c)
+{
+    long status = 404;
+    dn_interrupt_forget();
+    for (int i = 0; u->undo && status == 404 && i < UNDO_TRIES && !dn_interrupted(); i++) {
+        dn_transfer t = { .method = "DELETE", .path = u->undo };
+        if (i)
+            dn_pause(UNDO_S);
+        status = dn_client_run(c, &t, NULL) ? 0 : t.status;
+        dn_transfer_fini(&t);
+    }
+    return status == 200;
+}
+
 int dn_upload_put(dn_upload *u, dn_client *c, const char *path, struct json_t **out)
 {
     dn_transfer t = { .method = "PUT", .path = path, .giver = &u->giver };
@@ -113,7 +131,8 @@ int dn_upload_put(dn_upload *u, dn_client *c, const char *path, struct json_t **
     dn_progress_clear(&u->progress);
     rc = dn_client_complain(c, &t, rc);
     if (rc == DN_EXIT_INTERRUPTED)
-        dn_complain(u->over ? "interrupted; the daemon has all of it and goes on" : "interrupted; nothing is stored");
+        dn_complain(!u->over || undo(u, c) ? "interrupted; nothing is stored"
+                                           : "interrupted; the daemon has all of it and goes on");
     if (!rc)
         rc = dn_client_parse(&t, out);
     dn_transfer_fini(&t);

@@ -13,6 +13,7 @@ typedef struct dn_upload {
     bool is_tar;
     dn_tar tar;
     bool over;           /* all of it has been given */
+    const char *undo;    /* DELETE this when it is interrupted then; NULL: it goes on */
     int64_t bytes, sent; /* of the files, not of what is between them; bytes 0: not known */
     dn_progress progress;
 } dn_upload;

@@ -1,4 +1,4 @@
-/* versions.c - `denoise models push`, `pull`, `alias`, `save`, `delete`: what is done to versions of models. */
+/* versions.c - `denoise models push`, `pull`, `config`, `alias`, `save`, `delete`: versions of models. */
 #include "download.h"
 #include "upload.h"
 
@@ -62,6 +62,21 @@ int dn_run_model_pull(dn_args *args)
         rc = DN_EXIT_USAGE;
     }
     return rc ? rc : dn_fetch(args, "/models/%/checkpoint", args->operand[0]);
+}
+
+/* To be changed by hand, so a member a line. */
+int dn_run_model_config(dn_args *args)
+{
+    json_t *job = NULL;
+    int rc = dn_name_check(args->operand[0], DN_NAME_OR_VERSION);
+    if (!rc)
+        rc = dn_ask_about(args, "GET", "/models/%/config", args->operand[0], NULL, &job);
+    if (!rc && !args->value[DN_OPT_RAW]) {
+        json_dumpf(job, stdout, JSON_INDENT(2) | JSON_ENSURE_ASCII | JSON_REAL_PRECISION(17));
+        putchar('\n');
+    }
+    json_decref(job);
+    return rc;
 }
 
 int dn_run_model_save(dn_args *args)

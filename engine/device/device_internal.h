@@ -57,6 +57,9 @@ struct dn_net {
     dn_ports check_ports;
 };
 
+/* What a model, whose weights need not be there, will hold at its own size. */
+int dn_model_footprint(dn_footprint *out, const dn_device *d, const dn_model *m, dn_error *err);
+
 struct dn_sample {
     dn_device *device;
     dn_table table;

@@ -116,16 +116,11 @@ void dn_net_free(dn_net *n)
     free(n);
 }
 
-int dn_net_foresee(dn_footprint *out, const dn_device *d, const char *dir, dn_error *err)
+int dn_model_footprint(dn_footprint *out, const dn_device *d, const dn_model *m, dn_error *err)
 {
-    const char *component;
-    dn_model *m = NULL;
     dn_lowered *l = NULL;
-    int rc = dn_model_open(&m, dir, &component, err);
-    if (rc)
-        return rc;
     dn_program *p = dn_model_program(m, m->info.height, m->info.width);
-    rc = p ? lower(&l, d, p, 0, err) : dn_fail(err, DN_E_MEMORY, NULL, "out of memory");
+    int rc = p ? lower(&l, d, p, 0, err) : dn_fail(err, DN_E_MEMORY, NULL, "out of memory");
     if (!rc) {
         *out = (dn_footprint){ .weights = sizeof *m->weights * (size_t)p->block[0].count, .arena = arena_of(l, streams_of(d, l)) };
         for (int i = 0; i < l->n_forms; i++)
@@ -133,6 +128,15 @@ int dn_net_foresee(dn_footprint *out, const dn_device *d, const char *dir, dn_er
     }
     dn_lowered_free(l);
     dn_program_free(p);
+    return rc;
+}
+
+int dn_net_foresee(dn_footprint *out, const dn_device *d, const char *dir, dn_error *err)
+{
+    const char *component;
+    dn_model *m = NULL;
+    int rc = dn_model_open(&m, dir, &component, err);
+    rc = rc ? rc : dn_model_footprint(out, d, m, err);
     dn_model_free(m);
     return rc;
 }

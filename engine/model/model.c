@@ -3,6 +3,7 @@
  * Everything in the folder is untrusted. The weights are one immutable block in registration order (channels last). */
 #include "model_internal.h"
 #include "checkpoint.h"
+#include "settings.h"
 #include <denoised/sha256.h>
 #include <jansson.h>
 #include <stdio.h>
@@ -78,15 +79,32 @@ static int read_scheduler(dn_model *m, dn_error *err)
     return rc;
 }
 
+/* A key of another scheduler is refused here, as in a request. */
+static int check_keys(const dn_scheduler_config *own, const json_t *keys, dn_error *err)
+{
+    dn_scheduler_config *c = dn_scheduler_config_copy(own);
+    dn_settings settings;
+    enum dn_sampler_kind kind;
+    int rc = c ? dn_scheduler_config_overlay(c, keys, err) : dn_fail(err, DN_E_MEMORY, NULL, "out of memory");
+    if (!rc)
+        rc = dn_settings_resolve(&settings, &kind, c, -1, err);
+    dn_scheduler_config_free(c);
+    return rc;
+}
+
+/* Checked strictly, the keys are the model's own from then on, as if its file had said so: other samplers leave out what they do not
+ * know. */
 int dn_model_reschedule(dn_model *m, const json_t *keys, dn_error *err)
 {
     json_t *json = json_copy(m->scheduler_json);
-    dn_scheduler_config *c = dn_scheduler_config_copy(m->info.scheduler);
-    int rc = json && c && !json_object_update(json, (json_t *)keys) ? dn_scheduler_config_overlay(c, keys, err)
-                                                                    : dn_fail(err, DN_E_MEMORY, NULL, "out of memory");
+    dn_scheduler_config *c = NULL;
+    int rc = check_keys(m->info.scheduler, keys, err);
+    if (!rc && (!json || json_object_update(json, (json_t *)keys)))
+        rc = dn_fail(err, DN_E_MEMORY, NULL, "out of memory");
+    if (!rc)
+        rc = dn_scheduler_config_new(&c, json, err);
     if (rc) {
         json_decref(json);
-        dn_scheduler_config_free(c);
         return rc;
     }
     json_decref(m->scheduler_json);

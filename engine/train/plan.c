@@ -134,6 +134,7 @@ typedef struct {
     const dn_device *device;
     const dn_dataset *data;
     size_t budget;
+    size_t previews;
     size_t arena; /* of the last plan: what the choice of blocks changes */
 } planner;
 
@@ -177,7 +178,10 @@ static int measure(dn_train_plan *out, planner *s, int rows, const dn_marks *cho
         s->arena = (arena + ARENA_ROUND - 1) / ARENA_ROUND * ARENA_ROUND;
         plan.arena = s->arena + rest;
         plan.data = dn_train_feed_bytes(p, info, rows) + dn_reader_bytes(&read) + (n_eval ? dn_reader_bytes(&held) : 0);
-        plan.total = plan.weights + plan.gradients + plan.moments + plan.ema + plan.arena + plan.data;
+        plan.copies = plan.weights + plan.moments + plan.ema;
+        plan.previews = s->previews;
+        plan.total = plan.weights + plan.gradients + plan.moments + plan.ema + plan.arena + plan.data + plan.copies +
+                     plan.previews;
         plan.gflop_per_step = dn_program_flop(net.program) * p->batch_size * 1e-9;
         dn_train_numerics(plan.numerics, sizeof plan.numerics, s->device, p, &plan);
         *out = plan;
@@ -215,12 +219,12 @@ static int too_large(const dn_train_plan *smallest, const planner *s, int fits, 
         snprintf(hint, sizeof hint, "micro_batch %d would fit", fits);
     else
         snprintf(hint, sizeof hint, "the network would have to be smaller, or the budget %zu bytes", smallest->total);
-    return dn_fail(
-        err, DN_E_MEMORY, "micro_batch",
-        "the job needs at least %zu bytes (arena %zu, weights %zu, gradient %zu, moments %zu, ema %zu, data %zu) with "
-        "micro_batch %d; %zu are allowed: %s",
-        smallest->total, smallest->arena, smallest->weights, smallest->gradients, smallest->moments, smallest->ema,
-        smallest->data, smallest->micro_batch, s->budget, hint);
+    return dn_fail(err, DN_E_MEMORY, "micro_batch",
+                   "the job needs at least %zu bytes (arena %zu, weights %zu, gradient %zu, moments %zu, ema %zu, "
+                   "data %zu, copies %zu, previews %zu) with micro_batch %d; %zu are allowed: %s",
+                   smallest->total, smallest->arena, smallest->weights, smallest->gradients, smallest->moments,
+                   smallest->ema, smallest->data, smallest->copies, smallest->previews, smallest->micro_batch,
+                   s->budget, hint);
 }
 
 /* The largest divisor of batch_size, at most `most`, that fits with nothing recomputed; 0: none. *out only then. */
@@ -254,6 +258,18 @@ static int rows_enough(int batch)
     return rows;
 }
 
+/* A copy of the EMA, a model of it beside it, and when the copy is gone, what the model needs to run. */
+static int measure_previews(planner *s, const dn_train_params *p, const dn_model *m, dn_error *err)
+{
+    dn_footprint need;
+    int rc = p->preview_bytes ? dn_model_footprint(&need, s->device, m, err) : 0;
+    if (rc || !p->preview_bytes)
+        return rc;
+    size_t run = need.forms + need.arena + p->preview_bytes;
+    s->previews = need.weights + (run > need.weights ? run : need.weights);
+    return 0;
+}
+
 static int choose(dn_train_plan *out, planner *s, dn_error *err)
 {
     const dn_train_params *p = s->recipe.params;
@@ -284,12 +300,13 @@ int dn_train_plan_make(dn_train_plan *out, const dn_device *d, const dn_model *m
     rc = rc ? rc : check_pictures(p, m, data, err);
     rc = rc ? rc : check_labels(p, &m->info, data, err);
     if (!rc) {
-        planner s = { { m, &levels, p, p->height ? p->height : m->info.height, p->width ? p->width : m->info.width, 0,
-                        true },
-                      d,
-                      data,
-                      budget ? budget : SIZE_MAX };
-        rc = choose(out, &s, err);
+        planner s = { .recipe = { m, &levels, p, p->height ? p->height : m->info.height,
+                                  p->width ? p->width : m->info.width, 0, true },
+                      .device = d,
+                      .data = data,
+                      .budget = budget ? budget : SIZE_MAX };
+        rc = measure_previews(&s, p, m, err);
+        rc = rc ? rc : choose(out, &s, err);
     }
     dn_levels_fini(&levels);
     return rc;

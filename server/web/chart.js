@@ -42,9 +42,9 @@ function smooth(points) {
 }
 
 export class Chart {
-  constructor(title, log = false) {
-    this.title = title;
-    this.log = log;
+  // A `plain` curve has no noise that would have to be smoothed.
+  constructor(title, { log = false, plain = false } = {}) {
+    Object.assign(this, { title, log, plain });
     this.raw = svg('path', { class: 'raw' });
     this.line = svg('path', { class: 'smooth' });
     this.held = svg('path', { class: 'held' });
@@ -72,7 +72,7 @@ export class Chart {
       `${(HIGH - EDGE - (span ? (scale(value) - scale(least)) / span : 0.5) * (HIGH - 2 * EDGE)).toFixed(1)}`;
     const path = (list) => (list.length ? `M${list.map(at).join('L')}` : '');
     this.raw.setAttribute('d', path(thin(good)));
-    this.line.setAttribute('d', path(thin(smooth(good))));
+    this.line.setAttribute('d', path(thin(this.plain ? good : smooth(good))));
     this.held.setAttribute('d', dots.map((p) => `M${at(p)}h.01`).join(''));
     const heldText = dots.length ? `, held out ${shortNumber(dots.at(-1).value)}` : '';
     setText(this.now, good.length ? `now ${shortNumber(good.at(-1).value)}${heldText}` : 'no step yet');

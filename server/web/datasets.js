@@ -1,11 +1,12 @@
 // datasets.js - the stored datasets: the list, deleting one, and the upload of a new one.
 import { json, request } from './api.js';
-import { $, announce, bytes, el, keyed, plural, setText, show } from './dom.js';
+import { $, announce, bytes, el, keyed, plural, setText, show, sleep } from './dom.js';
 import { tarOf } from './tar.js';
 
 let datasets = []; // newest first, as the server lists them
 const listeners = [];
 let asks = 0;
+let stored = null; // what has been uploaded since the list was read
 
 const refOf = (d) => `${encodeURIComponent(d.name)}@${d.hash}`;
 
@@ -20,7 +21,7 @@ function facts(d) {
   return `${plural(d.images, 'picture')} · ${sizeOf(d)} · ${classes} · ${bytes(d.bytes)}`;
 }
 
-// Called with the list whenever it has been read again.
+// Called with the list whenever it has been read again, and with what has just been uploaded.
 export function onDatasets(listener) {
   listeners.push(listener);
 }
@@ -36,7 +37,8 @@ export async function loadDatasets() {
     if (!datasets.length)
       $('upload-more').open = true;
     keyed($('datasets'), datasets, (d) => `${d.name}@${d.hash}`, makeItem, updateItem);
-    listeners.forEach((listener) => listener(datasets));
+    listeners.forEach((listener) => listener(datasets, stored));
+    stored = null;
   } catch (e) {
     setText($('datasets-text'), e.message);
   }
@@ -138,7 +140,11 @@ async function onDrop(e) {
 
 // ---- the upload ----
 
+const ASK_AGAIN_MS = 200;
+
 let controller = null; // of the one under way; what is chosen stays as it is meanwhile
+let sending = null; // { name, whole }: whole is true when all of it has left
+let stopping = false;
 
 function clearErrors() {
   for (const field of ['files', 'name']) {
@@ -159,29 +165,30 @@ function busy(on) {
   show($('upload-cancel'), on);
   if (on && document.activeElement === $('upload-send'))
     $('upload-text').focus();
-  for (const control of ['send', 'files', 'folder', 'skip'])
+  for (const control of ['send', 'files', 'folder', 'skip', 'name'])
     $(`upload-${control}`).disabled = on;
+  $('upload-cancel').disabled = false;
 }
 
 function progress(sent, total) {
   const bar = $('upload-bar');
-  if (sent < total) {
+  sending.whole = sent >= total;
+  if (!sending.whole) {
     bar.max = total;
     bar.value = sent;
     setText($('upload-text'), `${bytes(sent)} of ${bytes(total)}`);
     return;
   }
-  bar.removeAttribute('value'); // how long that takes nobody knows, and closing the connection does not stop it
-  setText($('upload-text'), 'Sent. The server reads the pictures …');
-  if (document.activeElement === $('upload-cancel'))
-    $('upload-text').focus();
-  show($('upload-cancel'), false);
+  bar.removeAttribute('value'); // how long that takes nobody knows
+  if (!stopping)
+    setText($('upload-text'), 'Sent. The server reads the pictures …');
 }
 
 function report(d, fresh) {
   const broken = d.broken ?? [];
   const more = (d.n_broken ?? 0) - broken.length;
-  const head = `${d.name}${fresh ? '' : ' was there already'}: ${facts(d)}.`;
+  const late = stopping ? 'Too late to be cancelled. ' : '';
+  const head = `${late}${d.name}${fresh ? '' : ' was there already'}: ${facts(d)}.`;
   $('upload-report').replaceChildren(
     el('p', {}, head),
     ...(d.classes?.length ? [el('p', { class: 'hint' }, `Classes: ${d.classes.join(', ')}`)] : []),
@@ -196,6 +203,7 @@ function done({ card, fresh }) {
   choose([], '');
   $('upload-name').value = '';
   report(card, fresh);
+  stored = card;
   loadDatasets();
 }
 
@@ -204,26 +212,56 @@ function cancelled() {
   $('upload-send').focus();
 }
 
+// What has not left yet ends with the connection. An import does not: the server is asked to stop it, as often as it takes until
+// it has begun, and the upload's own answer says what became of it.
+async function cancel() {
+  if (!sending.whole) {
+    controller.abort();
+    return;
+  }
+  const mine = controller;
+  stopping = true;
+  setText($('upload-text'), 'Asking the server to stop …');
+  announce('Asking the server to stop.');
+  $('upload-text').focus();
+  $('upload-cancel').disabled = true;
+  while (controller === mine) {
+    try {
+      await request(`datasets/${encodeURIComponent(sending.name)}?importing=true`, { method: 'DELETE' });
+      return;
+    } catch (e) {
+      if (e.status !== 404) { // too late, or the server cannot be asked
+        setText($('upload-text'), e.message);
+        $('upload-cancel').disabled = controller === mine && e.status === 409;
+        return;
+      }
+    }
+    await sleep(ASK_AGAIN_MS, mine.signal);
+  }
+}
+
 async function send(file) {
   const name = $('upload-name').value.trim();
   const query = $('upload-skip').checked ? '?skip_broken=true' : '';
   let failed = null;
-  let stored = null;
+  let answer = null;
   controller = new AbortController();
+  sending = { name, whole: false };
+  stopping = false;
   busy(true);
   progress(0, file.size);
   try {
     const options = { file, signal: controller.signal, sent: (n) => progress(n, file.size) };
     const response = await request(`datasets/${encodeURIComponent(name)}${query}`, options);
-    stored = { card: await response.json(), fresh: response.status === 201 };
+    answer = { card: await response.json(), fresh: response.status === 201 };
   } catch (e) {
     failed = e;
   }
   controller = null;
   busy(false);
-  if (stored)
-    done(stored);
-  else if (failed.name === 'AbortError')
+  if (answer)
+    done(answer);
+  else if (failed.name === 'AbortError' || failed.code === 'cancelled')
     cancelled();
   else
     refuse(failed.param === 'name' ? 'name' : 'files', failed.message);
@@ -252,7 +290,7 @@ export function setUpDatasets() {
   const view = $('training'); // anywhere in it: a file that misses would replace the page
   const over = (on) => $('upload-drop').classList.toggle('over', on);
   $('upload').addEventListener('submit', upload);
-  $('upload-cancel').addEventListener('click', () => controller?.abort());
+  $('upload-cancel').addEventListener('click', cancel);
   $('upload-files').addEventListener('change', onPicked);
   $('upload-folder').addEventListener('change', onPicked);
   view.addEventListener('dragover', (e) => {

@@ -63,7 +63,9 @@ export const shortNumber = (v) => (typeof v === 'number' ? String(Number(v.toPre
 export function duration(ms) {
   if (ms < 950)
     return `${Math.max(1, Math.round(ms))} ms`;
-  return ms < 60000 ? `${(ms / 1000).toFixed(1)} s` : `${Math.round(ms / 60000)} min`;
+  if (ms < 60000)
+    return `${(ms / 1000).toFixed(1)} s`;
+  return ms < 7.2e6 ? `${Math.round(ms / 60000)} min` : `${(ms / 3.6e6).toFixed(1)} h`;
 }
 
 export function bytes(n) {

@@ -30,6 +30,7 @@ function dress(field, { schema, required }, look, common) {
   const hint = el('p', { class: common ? 'hidden' : 'hint', id: `${look.id}-hint` }, schema.description ?? '');
   const title = titleOf(look.title, schema['x-unit']);
   const described = `${look.id}-hint ${look.id}-error`;
+  field.schema = schema;
   field.error = el('p', { class: 'error', id: `${look.id}-error`, role: 'alert', hidden: true });
   field.input.setAttribute('aria-describedby', described);
   if (required)
@@ -62,6 +63,8 @@ function groups(fields) {
   }
   return out;
 }
+
+const isSame = (a, b) => JSON.stringify(a) === JSON.stringify(b);
 
 function assign(out, path, value) {
   const keys = path.split('.');
@@ -102,9 +105,12 @@ export function makeForm(spec, name, { id, common, own = [], kinds, places }) {
     return out;
   }
 
-  function fill(request) {
-    for (const f of fields)
-      f.write(lookup(request, f.path));
+  // `brief`: what counts anyway when nothing is said is not written.
+  function fill(request, brief = false) {
+    for (const f of fields) {
+      const value = lookup(request, f.path) ?? undefined;
+      f.write(brief && isSame(value, f.schema.default) ? undefined : value);
+    }
   }
 
   function clearErrors() {

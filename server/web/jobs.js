@@ -3,11 +3,12 @@ import { json } from './api.js';
 import { $, el, keyed, plural, setText, show, sleep } from './dom.js';
 
 const LIST_MS = 2000;
+const REST = 5; // of so many looks at jobs one is at the rest, too: others bring datasets
 
 export class JobList {
-  // choose(job) when one is pressed; changed() when a job is new or its state is.
-  constructor(choose, changed) {
-    Object.assign(this, { choose, changed, pages: 1, chosen: null, states: null, looking: null });
+  // choose(job) when one is pressed; changed(jobs) when a job is new or its state is; rest() then, and now and then.
+  constructor(choose, changed, rest) {
+    Object.assign(this, { choose, changed, rest, looks: 0, pages: 1, chosen: null, states: null, looking: null });
     $('jobs-older').addEventListener('click', () => this.older());
   }
 
@@ -61,6 +62,8 @@ export class JobList {
     const states = jobs.map((j) => `${j.id} ${j.state}`).join();
     if (states !== this.states)
       this.changed(jobs);
+    if (states !== this.states || ++this.looks % REST === 0)
+      this.rest();
     this.states = states;
   }
 

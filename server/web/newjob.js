@@ -1,8 +1,9 @@
 // newjob.js - the form of POST /jobs.
 import { json } from './api.js';
-import { $, announce, bytes, el, setText, show } from './dom.js';
-import { FieldError, choiceField, fieldOf, seedField } from './fields.js';
-import { makeForm } from './form.js';
+import { $, announce, bytes, plural, setText, show } from './dom.js';
+import { FieldError, choiceField, seedField } from './fields.js';
+import { lookup, makeForm } from './form.js';
+import { START, TemplateList, smallJob, templateRequest } from './template.js';
 
 const COMMON = {
   dataset: { title: 'Dataset' },
@@ -25,56 +26,39 @@ const COMMON = {
   'preview.labels': { title: 'Preview labels', none: 'the null label' },
   seed: { title: 'Seed' },
 };
-const START = { steps: 2000, batch_size: 32, eval: { fraction: 0.05, every_steps: 200 }, preview: { every_steps: 200 } };
-
-// A network that learns small pictures in minutes: something to begin with, in the form to be changed.
-function smallUnet({ channels, height_min: height, width_min: width, n_classes: classes }) {
-  const side = Math.max(8, 4 * Math.round(Math.min(height, width) / 4)); // halved twice
-  return {
-    _class_name: 'UNet2DModel', sample_size: side, in_channels: channels, out_channels: channels, layers_per_block: 1,
-    block_out_channels: [32, 64, 64], down_block_types: ['DownBlock2D', 'AttnDownBlock2D', 'AttnDownBlock2D'],
-    up_block_types: ['AttnUpBlock2D', 'AttnUpBlock2D', 'UpBlock2D'], norm_num_groups: 8, attention_head_dim: 8,
-    ...(classes ? { num_class_embeds: classes + 1 } : {}),
-  };
-}
-
-function modelField(path, schema, look) {
-  const field = fieldOf(path, schema, look);
-  return { ...field, content: [...field.content, el('button', { type: 'button', class: 'small', id: 'new-unet' }, 'Write a small U-Net for the dataset')] };
-}
 
 const newKey = () => [...crypto.getRandomValues(new Uint32Array(4))].map((word) => word.toString(16)).join('-');
 
 // accepted(job) with the answer.
 export function makeNewJob(spec, accepted) {
   const choice = (path, _, look) => choiceField(path, look);
-  const form = makeForm(spec, 'JobRequest', { id: 'j', common: COMMON, kinds: { dataset: choice, from: choice, model: modelField, seed: seedField },
+  const form = makeForm(spec, 'JobRequest', { id: 'j', common: COMMON, kinds: { dataset: choice, from: choice, seed: seedField },
     places: { common: $('new-common'), rest: $('new-rest'), error: $('new-error') } });
   const [dataset, from, model, name] = ['dataset', 'from', 'model', 'name'].map((path) => form.byPath.get(path));
+  const templates = new TemplateList();
   let datasets = new Map(); // by what the field says
+  let models = []; // names
   let suggested = '';
+  let drafted = ''; // the config that was made for a dataset, as long as it stands in the form
 
   let key = newKey(); // of what is asked for: asked again after a lost answer it is the same job
 
   const applyFrom = () => show(model.node, !from.read());
 
-  // The name is the dataset's until somebody gives another.
+  // The name is the dataset's until somebody gives another, and the network is one for the dataset.
   function applyDataset() {
     const said = name.read();
+    const chosen = datasets.get(dataset.read());
     if (said === undefined || said === suggested)
-      name.write(suggested = datasets.get(dataset.read())?.name ?? '');
-    $('new-unet').disabled = !dataset.read();
+      name.write(suggested = chosen?.name ?? '');
+    if (chosen && !from.read() && model.input.value === drafted)
+      draft(smallJob(chosen));
   }
 
-  function writeUnet() {
-    key = newKey();
-    const d = datasets.get(dataset.read());
-    model.write(smallUnet(d));
-    form.byPath.get('objective.label_dropout').write(d.n_classes ? 0.1 : undefined); // else nothing is learned without a label
-    form.byPath.get('preview.labels').write(d.n_classes ? 'all' : undefined);
-    announce('The config is written.');
-    model.input.setSelectionRange(0, 0);
-    model.input.focus();
+  function draft(job) {
+    for (const path of ['model', 'objective.label_dropout', 'preview.labels'])
+      form.byPath.get(path).write(lookup(job, path));
+    drafted = model.input.value;
   }
 
   // The newest of a name is meant by the name alone.
@@ -89,9 +73,87 @@ export function makeNewJob(spec, accepted) {
     applyDataset();
   }
 
-  function setModels(cards) {
-    from.setOptions([['', 'A new network'], ...cards.map((c) => [c.name, c.name])]);
+  // One that has just come is what the next job is for.
+  function useDataset({ name: of, hash }) {
+    const said = datasetOf(`${of}@${hash}`);
+    if (!said)
+      return;
+    dataset.write(said);
+    applyDataset();
+    countMore();
+  }
+
+  // Names of models, and the version that a template named: it may not be the live one.
+  function setStarts(wanted = from.read()) {
+    const all = wanted && !models.includes(wanted) ? [...models, wanted] : models;
+    from.setOptions([['', 'A new network'], ...all.map((each) => [each, each])]);
+    from.write(wanted);
     applyFrom();
+  }
+
+  function setModels(cards) {
+    models = cards.map((c) => c.name);
+    setStarts();
+    templates.set({ models: cards });
+  }
+
+  // How much stands where it is not seen.
+  function countMore() {
+    const said = form.fields.filter((f) => f.node.closest('#new-rest') && f.input.value.trim() !== '').length;
+    setText($('new-more').firstElementChild, said ? `More (${plural(said, 'field')} filled in)` : 'More');
+  }
+
+  // ---- templates ----
+
+  // Of a job's own dataset the choice that means it.
+  const datasetOf = (ref) => [...datasets].find(([, d]) => `${d.name}@${d.hash}` === ref)?.[0];
+
+  function write(request, small) {
+    key = newKey();
+    const said = datasetOf(request.dataset) ?? dataset.read();
+    setStarts(request.from ?? '');
+    form.fill({ ...request, dataset: said, name: request.name ?? name.read() }, true);
+    drafted = small ? model.input.value : null;
+    applyFrom();
+    applyDataset();
+    countMore();
+    return !request.dataset || datasetOf(request.dataset) ? 'It can be changed before training begins.'
+      : `Its dataset ${request.dataset.split('@')[0]} is here no more: choose another.`;
+  }
+
+  async function fillIn() {
+    const { value, selectedOptions: [{ textContent: words }] } = $('new-template');
+    const error = (text) => {
+      setText($('new-template-error'), text);
+      show($('new-template-error'), text);
+    };
+    error('');
+    setText($('new-template-text'), '');
+    if (value === 'small:' && !dataset.read()) {
+      error('A network for which dataset? Upload one.');
+      return;
+    }
+    $('new-fill').setAttribute('aria-busy', 'true');
+    try {
+      const request = await templateRequest(value, datasets.get(dataset.read()));
+      form.clearErrors();
+      setText($('new-template-text'), `Filled in: ${words}. ${write(request, value === 'small:')}`);
+    } catch (e) {
+      if (e.status === undefined)
+        throw e;
+      error(e.message);
+    } finally {
+      $('new-fill').removeAttribute('aria-busy');
+    }
+  }
+
+  function useJob(job) {
+    const value = `job:${job.id}`;
+    if (!templates.jobs.some((j) => j.id === job.id))
+      templates.set({ jobs: [job, ...templates.jobs] });
+    $('new-template').value = value;
+    $('new-template').focus();
+    return fillIn();
   }
 
   async function submit(e) {
@@ -118,12 +180,16 @@ export function makeNewJob(spec, accepted) {
   }
 
   $('new-form').addEventListener('submit', submit);
-  $('new-form').addEventListener('input', () => { key = newKey(); });
-  $('new-unet').addEventListener('click', writeUnet);
+  $('new-form').addEventListener('input', () => {
+    key = newKey();
+    countMore();
+  });
+  $('new-fill').addEventListener('click', fillIn);
   dataset.input.addEventListener('change', applyDataset);
   from.input.addEventListener('change', applyFrom);
   form.fill(START);
   setDatasets([]);
   setModels([]);
-  return { setDatasets, setModels, focus: () => dataset.input.focus() };
+  countMore();
+  return { setDatasets, setModels, useDataset, setJobs: (jobs) => templates.set({ jobs }), useJob, focus: () => $('new-template').focus() };
 }

@@ -12,12 +12,13 @@ let list = null;
 let form = null;
 let card = null;
 let watching = false;
+let models = []; // names
 
 const openForm = (on) => show($('new-job'), on);
 
 function look(job) {
   card?.close();
-  card = new Card(job, schemas);
+  card = new Card(job, schemas, { again, models: () => models });
   $('job').replaceChildren(card.node);
   card.follow();
   list.mark(job.id);
@@ -30,13 +31,18 @@ function choose(job) {
   card.heading.focus();
 }
 
+function again(job) {
+  openForm(true);
+  form.useJob(job);
+}
+
 function accepted(job) {
   choose(job);
   list.look();
 }
 
 function onJobs(jobs) {
-  loadDatasets(); // which of them are used
+  form.setJobs(jobs);
   if (card)
     return;
   if (jobs.length)
@@ -70,9 +76,13 @@ function turn(training) {
 // { setModels } of the view; `spec` is the OpenAPI document.
 export function makeTraining(spec) {
   schemas = spec.components.schemas;
-  list = new JobList(choose, onJobs);
+  list = new JobList(choose, onJobs, loadDatasets);
   form = makeNewJob(spec, accepted);
-  onDatasets(form.setDatasets);
+  onDatasets((datasets, stored) => {
+    form.setDatasets(datasets);
+    if (stored)
+      form.useDataset(stored);
+  });
   setUpDatasets();
   $('tab-training').addEventListener('click', () => turn(true));
   $('tab-pictures').addEventListener('click', () => turn(false));
@@ -84,5 +94,10 @@ export function makeTraining(spec) {
     openForm(false);
     $('new-open').focus();
   });
-  return form;
+  return {
+    setModels(cards) {
+      models = cards.map((c) => c.name);
+      form.setModels(cards);
+    },
+  };
 }

@@ -110,10 +110,11 @@ def kitty_pictures(out):
 
 class Liar:
     """Answers the k-th connection with the k-th of `answers`, the last one for ever. Bytes are sent as they are; a float in a
-    list is a pause; a function of the socket does as it likes, with a body that nobody has read. The connection is then closed."""
+    list is a pause; a function of the socket does as it likes, with a body that nobody has read; `here.head` is what that connection asked. The
+    connection is then closed."""
 
     def __init__(self, *answers):
-        self.answers, self.asked = answers, []
+        self.answers, self.asked, self.here = answers, [], threading.local()
         self.socket = socket.create_server(("127.0.0.1", 0))
         self.url = "http://127.0.0.1:%d" % self.socket.getsockname()[1]
         threading.Thread(target=self.serve, daemon=True).start()
@@ -136,6 +137,7 @@ class Liar:
             parts = self.answers[min(len(self.asked), len(self.answers) - 1)]
             if callable(parts):
                 self.asked.append((head.decode(), body))
+                self.here.head = head.decode()
                 parts(client)
                 client.close()
                 return

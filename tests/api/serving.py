@@ -228,7 +228,7 @@ class Serving(Daemon):
         return {k: float(v) for k, v in (line.rsplit(" ", 1) for line in text.splitlines() if line[0] != "#")}
 
     def events(self, body=None, path="/generate", headers=(), timeout=PATIENCE):
-        """A generator of (id, name, data) until the stream ends."""
+        """A generator of (id, name, data) until the stream ends; the ids of a job's events are text."""
         client = self.client(timeout)
         headers = dict(headers, Accept="text/event-stream")
         lines = ["%s %s HTTP/1.1" % ("GET" if body is None else "POST", path), "Host: localhost"]
@@ -251,7 +251,8 @@ class Serving(Daemon):
                 block, text = text.split(b"\n\n", 1)
                 fields = dict(line.split(": ", 1) for line in block.decode().split("\n") if line[0] != ":")
                 if fields:
-                    yield int(fields["id"]), fields["event"], json.loads(fields["data"])
+                    id = fields["id"]
+                    yield int(id) if id.isdigit() else id, fields["event"], json.loads(fields["data"])
             if n == 0:
                 assert not text
                 client.close()

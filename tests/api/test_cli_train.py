@@ -19,6 +19,7 @@ from command import (DENOISE, PNG, begin, denoise, end, environment, heard, kitt
 from conftest import Daemon
 from serving import BINARY, PATIENCE, copy_model, st_write
 from test_jobs import JOB, SIDE, STEPS, UNET, dots
+from uploads import slow_tar
 
 HALF = STEPS // 2
 LONG = ["--steps", "10000000"]  # far longer than a test
@@ -79,24 +80,51 @@ def wait(d, id, state, step=0):
     until(lambda: job(d, id)["state"] == state and job(d, id)["step"] >= step)
 
 
+def shown(d, id):
+    """Its previews as they are to be saved: name -> PNG."""
+    out, after = {}, ""
+    while after is not None:
+        page = d.ask("GET", "/jobs/%s/samples?limit=4%s" % (id, after and "&after=" + after)).json()
+        for s in page["samples"]:
+            number = s["url"].rsplit("-", 1)[1]
+            out["%07d-%d-%s-%s.png" % (s["step"], s["seed"], number, s["label"])] = d.ask("GET", s["url"]).body
+        after = page["next"]
+    return out
+
+
+def saved(folder):
+    return {name: (folder / name).read_bytes() for name in os.listdir(folder)}
+
+
 # ---- from a folder of pictures to a model ----
 
 
 def test_from_a_folder_to_a_model(d, url, files, dataset, tmp_path):
     previews = ["--preview-every-steps", str(HALF), "--preview-labels", "all", "--preview-seeds", "5", "--preview-steps", "1"]
-    id, err = train(url, files, "--dataset", "./dots/", "--dataset-name", "shoes", "--follow", *previews, cwd=files)
+    id, err = train(url, files, "--dataset", "./dots/", "--dataset-name", "shoes", "--follow", "-o", str(tmp_path / "seen"), *previews, cwd=files)
     info = job(d, id)
     assert info["state"] == "succeeded" and info["step"] == STEPS
     assert info["dataset"].replace("shoes@", "dots@") == dataset  # the hash is of the content
     assert "shoes: 60 images of 16x16x3, 3 classes (blue, green, red), " in err
-    assert re.search(r"^memory: .*: weights .*, gradients .*, moments .*, ema .*, arena .*, data ", err, re.M)
+    assert re.search(r"^memory: .*: weights .*, gradients .*, moments .*, ema .*, arena .*, data .*, copies .*, previews ", err, re.M)
     assert re.search(r"^4 rows a pass, \d+ blocks computed twice, [0-9.]+ GFLOP a step$", err, re.M)
     evals = re.findall(r"^evaluation after step (\d+): loss [0-9.]+; by timestep(( [0-9.]+| -){8})$", err, re.M)
     assert [int(e[0]) for e in evals] == [HALF, STEPS]
     assert re.search(r"^step \d+ of %d, loss [0-9.]+(, [0-9.e+]+ step/s)?, .* left$" % STEPS, err, re.M)
-    assert "previews after step" in err and re.search(r"^trained: %d steps in .*, loss [0-9.]+, evaluation [0-9.]+;" % STEPS, err, re.M)
+    assert re.search(r"^saved \d previews? in .*/seen, the last of step \d+$", err, re.M) and re.search(r"^trained: %d steps in .*, loss [0-9.]+, evaluation [0-9.]+;" % STEPS, err, re.M)
     again = denoise(url, "jobs", "follow", id).ok()  # it is over: the same is told
     assert re.findall(r"^evaluation.*", again.err, re.M) == re.findall(r"^evaluation.*", err, re.M)
+
+    pictures = shown(d, id)
+    assert pictures and {name.split("-", 2)[2] for name in pictures} == {"0-blue.png", "1-green.png", "2-red.png"}
+    assert saved(tmp_path / "seen") == pictures and all(png[:4] == b"\x89PNG" for png in pictures.values())
+    done = denoise(url, "jobs", "samples", id, "-o", "again", cwd=tmp_path).ok()
+    assert saved(tmp_path / "again") == pictures and done.err == "saved %d previews in again\n" % len(pictures)
+    listed = [line.split() for line in denoise(url, "jobs", "samples", id).ok().out.decode().splitlines()]
+    assert listed[0] == ["STEP", "SEED", "LABEL", "SHA256"] and len(listed) == 1 + len(pictures)
+    assert listed[1][:2] == [str(max(int(name[:7]) for name in pictures)), "5"] and len(listed[1][3]) == 64
+    raw = json.loads(denoise(url, "jobs", "samples", id, "--raw").ok().out)
+    assert raw == d.ask("GET", "/jobs/%s/samples" % id).json()
 
     path = tmp_path / "m.csv"
     denoise(url, "jobs", "metrics", id, "-o", str(path)).ok()
@@ -106,6 +134,7 @@ def test_from_a_folder_to_a_model(d, url, files, dataset, tmp_path):
     assert kept[0].split() == ["STEP", "BYTES", "EVAL", "LOSS", "BEST", "CREATED"]
     assert re.match(r"%d +\S+ .B +[0-9.]+ +(best)? +\d{4}-" % STEPS, kept[1]), kept
     card = denoise(url, "jobs", "show", id).ok().out.decode()
+    assert re.search(r'^request +\{\n +"kind": "train",$', card, re.M) and max(map(len, card.split("\n"))) < 120
     assert re.search(r"^created_at +\d{4}-\d\d-\d\d \d\d:\d\d:\d\d$", card, re.M) and re.search("^state +succeeded$", card, re.M)
     assert denoise(url, "jobs", "publish", id, "made").ok().out == b"made@1\n"
     assert denoise(url, "models", "publish", id, "made").ok().out == b"made@2\n"
@@ -129,6 +158,9 @@ def test_versions(d, url, tmp_path):
     assert denoise(url, "models", "save", "ddpm", "kept").ok().out == b"kept@1\n"
     assert d.sha(model="kept", **ask) == d.sha(model="plain", **ask)
     denoise(url, "models", "alias", "ddpm@9").failed(3, "model_not_found")
+    recipe = json.loads(denoise(url, "models", "config", "ddpm").ok().out)
+    assert recipe == d.ask("GET", "/models/ddpm/config").json() and recipe["objective"] == {"prediction": "epsilon"}
+    denoise(url, "models", "config", "nothing").failed(3, "model_not_found")
     (tmp_path / "ddpm" / "unet" / "config.json").write_text("{}")
     denoise(url, "models", "push", "bad", folder).failed(3)
     assert d.ask("GET", "/models/bad").json()["versions"] == []
@@ -156,7 +188,7 @@ def test_flags_win_over_the_file(d, url, files, dataset):
     assert [(a["kind"], a["amount"]) for a in request["augment"]] == [("rotate", 5)]
     assert "`denoise jobs follow %s`" % id in err
     text = (files / "job.json").read_bytes()
-    done = denoise(url, "train", "-", "--dataset", "dots", "--steps", "1", "-q", stdin=text).ok()
+    done = denoise(url, "train", "-", "--dataset", "dots", "--steps", "2", "-q", stdin=text).ok()
     assert job(d, done.out.decode().strip())["request"]["objective"] == dict(request["objective"], label_dropout=0.1)
 
 
@@ -194,8 +226,9 @@ def test_ctrl_c_leaves_it_and_others_change_it(d, url, files, dataset):
     heard(follower, b"step ")
     done = denoise(url, "jobs", "set", id, "--train-share", "0.5", "--priority", "high").ok()
     assert re.fullmatch(rb"%s is running at step \d+ of 10000000, share 0.5, priority high\n" % id.encode(), done.out)
-    denoise(url, "jobs", "save", id).ok()
-    denoise(url, "jobs", "pause", id).ok()
+    for change, words in (("save", "is saved"), ("pause", "pauses")):
+        done = denoise(url, "jobs", change, id).ok()
+        assert re.fullmatch("%s %s at the end of its step, after step \\d+ of 10000000\n" % (id, words), done.out.decode()), done.out
     heard(follower, b"; `denoise jobs resume %s` goes on" % id.encode())
     wait(d, id, "paused")
     denoise(url, "jobs", "resume", id).ok()
@@ -215,7 +248,7 @@ def test_a_failed_job(url, files, dataset):
 
 
 def test_pages(d, url, files, dataset):
-    ids = [train(url, files, "--dataset", "dots", "--steps", "1", "-q")[0] for _ in range(2)]
+    ids = [train(url, files, "--dataset", "dots", "--steps", "2", "-q")[0] for _ in range(2)]
     page = denoise(url, "jobs", "--limit", "1").ok().out.decode()
     assert page.count("\n") == 3 and ids[1] in page and page.endswith("more: --after %s\n" % ids[1])
     assert ids[0] in denoise(url, "jobs", "--limit=1", "--after", ids[1]).ok().out.decode()
@@ -242,14 +275,19 @@ def test_a_daemon_that_dies_is_waited_for(models, files, tmp_path):
         (tmp_path / "large" / "a.npy").write_bytes(bytes(8 << 20))
         denoise(url, "datasets", "push", "large", str(tmp_path / "large")).failed(3, "larger than 1048576 bytes")  # while it is sent
         denoise(url, "datasets", "push", "large", str(tmp_path / "large" / "a.npy")).failed(3, "can have 1048576 bytes")  # before
-        process = begin(url, "train", str(files / "job.json"), "--dataset", "dots", *LONG, "--checkpoint-every-steps", "2", "-f")
+        seen = tmp_path / "seen"
+        process = begin(url, "train", str(files / "job.json"), "--dataset", "dots", *LONG, "--checkpoint-every-steps", "2", "-f",
+                        "--preview-every-steps", "5", "--preview-labels", "all", "--preview-steps", "1", "-o", str(seen))
         id = process.stdout.readline().decode().strip()
-        until(lambda: daemon.ask("GET", "/jobs/%s/checkpoints" % id).json()["checkpoints"])
+        until(lambda: daemon.ask("GET", "/jobs/%s/checkpoints" % id).json()["checkpoints"] and saved(seen))
         daemon.stop(want=-signal.SIGKILL, sig=signal.SIGKILL)
         daemon = Daemon(BINARY, args).started()
         wait(daemon, id, "running", 1)
+        until(lambda: shown(daemon, id))
         denoise(url, "jobs", "cancel", id).ok()
         end(process).failed(3, "the job is cancelled")
+        pictures, files_now = shown(daemon, id), saved(seen)
+        assert {name: files_now.get(name) for name in pictures} == pictures  # those that were made while nobody listened, too
     finally:
         if process and process.poll() is None:
             process.kill()
@@ -257,6 +295,14 @@ def test_a_daemon_that_dies_is_waited_for(models, files, tmp_path):
 
 
 # ---- datasets ----
+
+
+def test_ctrl_c_stops_an_import(box, d, url, tmp_path):
+    (tmp_path / "slow.tar").write_bytes(slow_tar(1900))
+    process = begin(url, "datasets", "push", "slow", str(tmp_path / "slow.tar"))
+    until(lambda: any(".import-" in name for name in os.listdir(box.state + "/incoming")))
+    end(process, signal.SIGINT).failed(130, "interrupted; nothing is stored")
+    assert d.ask("GET", "/datasets/slow").status == 404 and os.listdir(box.state + "/incoming") == []
 
 
 def npy(shape, data):
@@ -373,7 +419,7 @@ def test_what_is_not_sent(tmp_path, kind, text):
     (["train", "--dataset", "/", ], "--dataset-name is needed"),
     (["train", "--dataset", "./x", "--dataset-name", "X"], "a name matches"),
     (["train", "--show", "ascii", "-f"], "--show must be"),
-    (["train", "--dataset", "./", "--dataset-name", "x", "--name", "x", "--steps", "1"], "batch_size"),
+    (["train", "--dataset", "./", "--dataset-name", "x", "--name", "x", "--steps", "2"], "batch_size"),
     (["train", "--dataset", "./", "--dataset-name", "x", "--name", "x", "--steps", "0", "--batch-size", "1", "--from", "m"], "(steps)"),
     (["train", "--show", "never"], "--show is for --follow"),
 ])
@@ -419,14 +465,15 @@ def cut(text):
 def test_a_stream_that_breaks_is_taken_up_again(lie):
     """Cut, ended too early, refused for now, gone wrong without an answer: each time behind the last event."""
     resumed = event("resumed", {"step": 1}, "2.1")
+    shown = event("preview", {"url": "/jobs/abc/samples/2-5-0", "step": 2, "seed": 5, "label": "a"}, "1.3.e.p12")
     liar = lie(plain(201, JOB_CARD), cut(stream(steps(1), event("eval", {"step": 1, "loss": None, "buckets": [None, 0.5]}, "1.1.e"))),
-               stream(steps(2)), plain(503, refusal("draining")), b"", stream(resumed, steps(2, 3)), stream(steps(4), over()))
+               stream(steps(2)), plain(503, refusal("draining")), b"", stream(resumed, steps(2, 3), shown), stream(steps(4), over()))
     done = denoise(liar.url, "train", "--name", "t", "--follow").ok()
     assert done.out == b"abc\n" and "evaluation after step 1: loss -; by timestep - 0.5" in done.err
-    assert "the job goes on from step 1" in done.err and "trained: 4 steps" in done.err
+    assert "the job goes on from step 1" in done.err and "previews after step 2" in done.err and "trained: 4 steps" in done.err
     assert [head.split(" ")[1] for head, _ in liar.asked] == ["/jobs"] + 6 * ["/jobs/abc/events"]
     last = [re.findall("Last-Event-ID: (.*)", head) for head, _ in liar.asked[1:]]
-    assert [ids[0].strip() if ids else None for ids in last] == [None, "1.1.e", "1.2", "1.2", "1.2", "1.3"]
+    assert [ids[0].strip() if ids else None for ids in last] == [None, "1.1.e", "1.2", "1.2", "1.2", "1.3.e.p12"]
 
 
 def test_who_is_not_heard_of_is_not_waited_for(lie):
@@ -506,6 +553,67 @@ def test_previews_are_fetched_beside_the_stream(lie):
     rows = int(re.search(rb"r=(\d+)", out).group(1))
     assert out.count(b"\x1b[%dA\x1b[J\x1b_G" % rows) == 1
     assert [head.split(" ")[1] for head, _ in liar.asked[1:]] == ["/jobs/abc/samples/1-5-0", "/jobs/abc/samples/2-5-0"]
+
+
+def listing(*samples, next=None):
+    return plain(200, {"samples": [dict({"step": int(k.split("-")[0]), "seed": 5, "label": "a", "sha256": "f" * 64,
+                                         "url": "/jobs/abc/samples/" + k}, **more) for k, more in samples], "next": next})
+
+
+def answering(lie, answers):
+    """A server that answers each path with the next of its list, the last one for ever."""
+    def answer(client):
+        todo = answers[liar.here.head.split(" ")[1]]
+        client.sendall(todo.pop(0) if len(todo) > 1 else todo[0])
+
+    liar = lie(answer)
+    return liar
+
+
+def test_previews_are_saved_over_broken_connections(lie, tmp_path):
+    """Of the second nobody tells; the third comes when the list cannot be had. A label is no path."""
+    one, two, three = ("1-5-0", {}), ("2-5-0", {"label": "../Ä b"}), ("3-5--1", {"label": None})
+    liar = answering(lie, {
+        "/jobs/abc/events": [cut(stream(steps(1), event("preview", {"url": "/jobs/abc/samples/1-5-0", "step": 1, "seed": 5, "label": "a"}))),
+                             stream(steps(2, 3), event("preview", {"url": "/jobs/abc/samples/3-5--1", "step": 3, "seed": 5}), over())],
+        "/jobs/abc/samples": [listing(one), listing(one), plain(503, refusal("draining")), listing(three, two, next="2-5-0")],
+        "/jobs/abc/samples?after=2-5-0": [listing(one)],
+        **{"/jobs/abc/samples/" + k: [plain(200, b"\x89PNG" + k.encode(), kind="image/png")] for k in ("1-5-0", "2-5-0", "3-5--1")}})
+    done = denoise(liar.url, "jobs", "follow", "abc", "-o", str(tmp_path / "deep")).ok()
+    assert saved(tmp_path / "deep") == {"0000001-5-0-a.png": b"\x89PNG1-5-0", "0000002-5-0-______b.png": b"\x89PNG2-5-0",
+                                        "0000003-5-none.png": b"\x89PNG3-5--1"}
+    assert done.err.count("saved ") >= 2
+    assert [head.split(" ")[1] for head, _ in liar.asked].count("/jobs/abc/samples/1-5-0") == 1  # each once
+
+
+@pytest.mark.parametrize("page", [
+    listing(("1-5-0", {"url": "/jobs/abd/samples/1-5-0"})), listing(("1-5-0", {"url": "/jobs/abc/samples/../../x"})), listing(("1-5", {})),
+    listing(("1-5-0", {}), next="../x"), listing(("1-5-0", {}), next="1"), plain(200, {"samples": [5], "next": None})])
+def test_hostile_lists_of_previews(lie, tmp_path, page):
+    liar = answering(lie, {"/jobs/abc/samples": [page], "/jobs/abc/samples/1-5-0": [plain(200, PNG, kind="image/png")]})
+    denoise(liar.url, "jobs", "samples", "abc", "-o", str(tmp_path / "x")).failed(5, "cannot be understood")
+    assert os.listdir(tmp_path) == ["x"] and set(os.listdir(tmp_path / "x")) <= {"0000001-5-0-a.png"}
+
+
+def test_a_list_that_goes_in_circles(lie, tmp_path):
+    pages = {"/jobs/abc/samples": [listing(("1-5-0", {}), next="1-5-0")], "/jobs/abc/samples?after=1-5-0": [listing(("1-5-0", {}), next="1-5-0")]}
+    denoise(answering(lie, pages).url, "jobs", "samples", "abc").failed(5, "cannot be understood")
+
+
+def test_previews_that_cannot_be_saved(lie, tmp_path):
+    """The job is followed to its end, and the exit status tells."""
+    os.makedirs(tmp_path / "x" / "0000001-5-0-a.png")
+    liar = answering(lie, {"/jobs/abc/events": [stream(steps(1), over())], "/jobs/abc/samples": [listing(("1-5-0", {}))],
+                           "/jobs/abc/samples/1-5-0": [plain(200, PNG, kind="image/png")]})
+    done = denoise(liar.url, "jobs", "follow", "abc", "-o", str(tmp_path / "x")).failed(1, "trained: ", "Is a directory")
+    assert done.err.count("directory") == 1
+    (tmp_path / "file").write_text("")
+    denoise(liar.url, "jobs", "samples", "abc", "-o", str(tmp_path / "file")).failed(2, "Not a directory")
+    denoise(liar.url, "jobs", "samples", "abc", "-o", str(tmp_path / "no" / "way")).failed(2, "No such file")
+    denoise(liar.url, "jobs", "samples", "abc", "-o", "").failed(2, "-o")
+    denoise(liar.url, "train", "--name", "t", "-o", str(tmp_path / "y")).failed(2, "-o is for --follow")
+    denoise(liar.url, "jobs", "samples", "abc", "--raw", "-o", str(tmp_path / "y")).failed(2, "--raw")
+    assert not (tmp_path / "y").exists()
 
 
 def test_a_job_is_submitted_once(lie):

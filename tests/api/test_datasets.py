@@ -372,9 +372,12 @@ def test_an_import_is_cancelled(box):
     assert box.d.ask("DELETE", "/datasets/slow").status == 404
     assert box.put("slow", tar(pictures())).status == 201
     slow = Importing(box.d, "slow").begun(box.state)  # the bare name is the newest: what is under way, then what is there
-    assert box.d.ask("DELETE", "/datasets/slow").json()["cancelled"]
+    assert box.d.ask("DELETE", "/datasets/slow?importing=true").json()["cancelled"]
     box.clean("slow")
     slow.join()
+    reply = box.d.ask("DELETE", "/datasets/slow?importing=true")  # too late: what was there before is not meant
+    assert (reply.status, reply.json()["error"]["param"]) == (404, "name")
+    box.clean("slow")
     reply = box.d.ask("DELETE", "/datasets/slow")
     assert reply.status == 200 and "cancelled" not in reply.json()
     box.clean()

@@ -362,7 +362,7 @@ def test_numbers_are_given_once(tmp_path, sources):
         assert daemon.ask("DELETE", "/models/plain@2").status == 200
         assert put(box) == "/models/plain@3"
     with sqlite3.connect(state + "/denoised.db") as db:  # as a daemon left it that did not know of this
-        db.executescript("DROP TABLE model_numbers; PRAGMA user_version = 2;")
+        db.executescript("DROP TABLE model_numbers; ALTER TABLE job_shown DROP COLUMN told; PRAGMA user_version = 2;")
     with serving(sources / "models", "--state", state, "--disk-reserve", "0") as daemon:
         box = Box(state, daemon)
         assert daemon.ask("DELETE", "/models/plain@3").status == 200

@@ -149,7 +149,8 @@ def memory():
     before = d.anonymous()
     id = d.running()
     time.sleep(10)
-    planned = d.job_info(id)["plan"]["total"]
+    plan = d.job_info(id)["plan"]
+    planned = plan["total"] - plan["copies"] - plan["previews"]  # neither is made here
     print("memory: a job planned %.1f MB and added %.1f MB" % (planned / 1e6, (d.anonymous() - before) / 1e6))
     d.close()
 

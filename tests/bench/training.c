@@ -123,7 +123,7 @@ static double step_ms(dn_trainer *t, double *wait)
 static void print_times(dn_trainer *t, const char *name, const dn_train_plan *plan, int steps)
 {
     printf("%s, batch %d, micro_batch %d, %s: %.1f MB (arena %.1f), %.1f GFLOP\n", name, t->params.batch_size, plan->micro_batch,
-           plan->numerics, (double)plan->total * 1e-6, (double)plan->arena * 1e-6, plan->gflop_per_step);
+           plan->numerics, (double)(plan->total - plan->copies) * 1e-6, (double)plan->arena * 1e-6, plan->gflop_per_step);
     double *ms = calloc((size_t)steps, sizeof *ms), wait = 0;
     step_ms(t, &wait); /* touches all memory */
     wait = 0;

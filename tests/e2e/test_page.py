@@ -89,7 +89,7 @@ def test_the_files_are_small_and_the_policy_strict(d):
         with open(os.path.join(WEB, name), "rb") as f:
             assert got.status == 200 and got.body == f.read()
         total += len(got.body)
-    assert total < 120 << 10
+    assert total < 128 << 10
 
 
 # ---- making pictures ----

@@ -1,6 +1,7 @@
 """The Training view of the page, in a headless Chromium, against the real daemon."""
 import json
 import os
+import time
 
 import pytest
 
@@ -9,9 +10,10 @@ pytest.importorskip("selenium")
 from boxes import Box  # noqa: E402
 from browser import Page, check_contrast, press, tab_to  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
-from serving import make_models  # noqa: E402
+from serving import PATIENCE, make_models  # noqa: E402
 from test_datasets import idx, pictures, png, tar  # noqa: E402
 from test_jobs import JOB, PREVIEWS, UNET, dots, job, put_dataset, submit, wait  # noqa: E402
+from uploads import slow_tar  # noqa: E402
 
 SHOTS = os.environ.get("PAGE_SHOTS")  # a folder: what it looks like, for people
 
@@ -107,6 +109,7 @@ def test_a_job_is_watched_paused_resumed_and_published(page, box):
     page.wait("return document.querySelector('.samples img')?.naturalWidth === 16", timeout=60)
     page.wait("return document.querySelectorAll('.samples li').length > 5", timeout=60)  # more than a phone is wide
     assert page.text(".previews h3") == "Previews"
+    assert page.js("return [...document.querySelector('.samples li').querySelectorAll('figcaption')].map((n) => n.textContent)") == ["blue", "green", "red"]
     shoot(page, "running")
 
     page.js("""const s = document.querySelector('.share input'); s.value = 0.7; s.dispatchEvent(new Event('change'))""")
@@ -127,16 +130,52 @@ def test_a_job_is_watched_paused_resumed_and_published(page, box):
     page.click(".publish button")
     page.wait("return document.querySelector('#job .status').textContent.includes('published as squares@1')", timeout=60)
     assert "squares" in [m["name"] for m in d.ask("GET", "/models").json()["models"]]
+    page.wait("return [...document.querySelectorAll('#new-template option')].some((o) => o.value === 'like:squares')")
+    page.click("[data-action=publish]")
+    assert page.text("#publish-hint").startswith("There is a model squares: ")
+    shoot(page, "publish")
+    page.click("[data-action=publish]")
 
     page.click("[data-action=resume]")
     wait_state(page, "running")
     page.wait("return Number(/to (\\d+)$/.exec(document.querySelector('.chart').lastChild.lastChild.textContent)[1]) > arguments[0]", info["step"])
 
+    assert "images/s" in page.text("#job .status") and "e+" not in page.text("#job .status")
     page.click("[data-action=cancel]")
+    assert page.js("return document.activeElement.textContent") == "Keep it"  # not at once
+    page.driver.switch_to.active_element.send_keys(Keys.ENTER)
+    assert page.js("return document.activeElement.dataset.action") == "cancel" and job(d, id)["state"] == "running"
+    page.click("[data-action=cancel]")
+    page.click("[data-action=end]")
     wait_state(page, "cancelled")
+    assert page.js("return document.activeElement.tagName") == "H3" and not page.at("[data-action=end]").is_displayed()
     assert job(d, id)["state"] == "cancelled"
     page.click("#tab-pictures")
     page.wait("return [...document.querySelectorAll('#f-model option')].some((o) => o.value === 'squares')")
+
+
+def test_older_previews(page, box):
+    d = box.d
+    id = submit(d, name="often", steps=1000000, eval={}, preview={"every_steps": 1, "steps": 1})
+
+    def made():
+        return len({s["step"] for s in d.ask("GET", "/jobs/%s/samples" % id).json()["samples"]})
+
+    wait(d, id, "running", step=1)
+    end = time.monotonic() + PATIENCE
+    while made() < 14:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    d.ask("POST", "/jobs/%s/pause" % id)
+    wait(d, id, "paused")
+    look_again(page)
+    page.wait("return document.querySelector('#jobs .job-name')?.textContent === 'often'")
+    page.click("#jobs button")
+    page.wait("return document.querySelectorAll('.samples li').length === 12 && !document.querySelector('.previews button').hidden")
+    page.at(".previews button").send_keys(Keys.ENTER)
+    page.wait("return document.querySelectorAll('.samples li').length === arguments[0]", min(made(), 24))
+    page.wait("return document.querySelectorAll('.samples img[src]').length === arguments[0]", min(made(), 24))
+    assert page.at(".previews button").is_displayed() == (made() > 24) and page.js("return document.activeElement.className") == "samples"
 
 
 def test_older_jobs(page, box):
@@ -172,7 +211,7 @@ def test_a_job_from_the_keyboard_on_a_phone(page, box):
     press(page, Keys.ENTER)
     tab_to(page, "a.id === 'new-open'")
     press(page, Keys.ENTER)
-    page.wait("return document.activeElement.id === 'j-dataset' && document.activeElement.value === 'dots'")
+    page.wait("return document.activeElement.id === 'new-template' && document.querySelector('#j-dataset').value === 'dots'")
     tab_to(page, "a.id === 'j-from'")
     while page.js("return document.activeElement.value") != "tiny":
         press(page, Keys.ARROW_DOWN)
@@ -215,6 +254,7 @@ def test_a_job_from_the_keyboard_on_a_phone(page, box):
     page.wait("return document.querySelector('.share span').textContent.endsWith('30\u00a0%')")
     assert job(d, id)["train_share"] == 0.3
     page.driver.find_element("css selector", "[data-action=cancel]").send_keys(Keys.ENTER)
+    press(page, Keys.TAB, Keys.ENTER)
     wait_state(page, "cancelled")
 
 
@@ -257,7 +297,10 @@ def test_refusals_of_a_job_are_at_their_field(page, box):
 
 def test_a_small_network_from_scratch_and_its_plan(page, box):
     open_form(page)
-    page.click("#new-unet")
+    assert page.at("#j-model").get_attribute("value") != ""  # there from the beginning, for the dataset
+    field(page, "model", "{}")
+    page.click("#new-fill")
+    page.wait("return document.querySelector('#new-template-text').textContent")
     config = json.loads(page.at("#j-model").get_attribute("value"))
     assert config["sample_size"] == 16 and config["in_channels"] == 3 and config["num_class_embeds"] == 4  # three classes and none
     for param, text in {"name": "scratch", "batch_size": "8", "steps": "100000", "precision": "bf16", "ema.decay": "0.99", "augment": '[{"kind": "flip", "p": 0.5}]'}.items():
@@ -275,6 +318,80 @@ def test_a_small_network_from_scratch_and_its_plan(page, box):
     parts = {k: float(plan[k].split()[0]) * {"B": 1, "KB": 1e3, "MB": 1e6}[plan[k].split()[1]] for k in ("weights", "moments", "arena", "total")}
     for key, value in parts.items():
         assert abs(value - info["plan"][key]) <= 0.06 * info["plan"][key], key
+
+
+def fill_from(page, value):
+    """By the keyboard: the list of templates, and the button behind it."""
+    page.js("const s = document.querySelector('#new-template'); s.focus(); document.querySelector('#new-template-text').textContent = ''")
+    press(page, Keys.HOME)
+    while page.js("return document.querySelector('#new-template').value") != value:
+        before = page.js("return document.querySelector('#new-template').selectedIndex")
+        press(page, Keys.ARROW_DOWN)
+        assert page.js("return document.querySelector('#new-template').selectedIndex") == before + 1
+    tab_to(page, "a.id === 'new-fill'", tabs=1)
+    press(page, Keys.ENTER)
+    return page.wait("return document.querySelector('#new-template-text').textContent")
+
+
+def send_form(page, box, name):
+    """The request as it was resolved; the job is ended."""
+    field(page, "name", name)
+    page.click("#new-submit")
+    page.wait("return document.querySelector('#job h3')?.textContent === arguments[0]", name)
+    page.wait("return document.querySelector('#jobs [aria-pressed=true] .job-name')?.textContent === arguments[0]", name)
+    id = job_of(page)
+    box.d.ask("POST", "/jobs/%s/cancel" % id)
+    return job(box.d, id)["request"]
+
+
+def test_a_new_job_begins_with_an_old_one_or_a_model(page, box):
+    d = box.d
+    old = submit(d, name="old", steps=2, augment=[{"kind": "flip", "p": 0.5}, {"kind": "rotate", "amount": 4}], precision="bf16",
+                 schedule={"beta_schedule": "squaredcos_cap_v2"}, optimizer={"betas": [0.8, 0.99], "lr": 3e-4}, ema={"every": 2},
+                 objective={"prediction": "v", "weighting": "min_snr", "snr_gamma": 4, "timesteps": "logit_normal"},
+                 preview=dict(PREVIEWS, seeds=[5, 6]), checkpoint={"every_s": 0}, lr_schedule={"kind": "cosine", "warmup_steps": 1}, seed=77)
+    wait(d, old)
+    request = job(d, old)["request"]
+    assert d.ask("POST", "/jobs/%s/publish" % old, {"as": "cosine"}).status == 200
+    page.driver.refresh()
+    page.wait("return !document.querySelector('#make').disabled")
+    page.click("#tab-training")
+    open_form(page)
+    page.wait("return [...document.querySelectorAll('#new-template option')].some((o) => o.value === 'job:' + arguments[0])", old)
+
+    assert "It can be changed" in fill_from(page, "job:" + old)
+    assert page.text("#new-more summary").startswith("More (")
+    shoot(page, "template")
+    assert send_form(page, box, "again") == dict(request, name="again")  # nothing is lost on the way through the form
+
+    open_form(page)
+    fill_from(page, "like:cosine")
+    like = send_form(page, box, "like")
+    assert like["model"] == UNET and "from" not in like and like["schedule"] == request["schedule"]
+    assert like["objective"]["prediction"] == "v" and like["objective"]["label_dropout"] == 0.1 and like["preview"]["labels"] == "all"
+    assert like["dataset"] == request["dataset"] and like["steps"] == 2000
+
+    open_form(page)
+    fill_from(page, "further:cosine")
+    assert not page.at("#j-model").is_displayed()
+    further = send_form(page, box, "further")
+    assert further["from"] == "cosine@1" and "model" not in further and further["objective"]["prediction"] == "v"
+    assert d.ask("POST", "/jobs/%s/publish" % old, {"as": "cosine"}).status == 200  # cosine@1 is not the live one any more
+    tab_to(page, "a.dataset.action === 'again'")
+    press(page, Keys.ENTER)  # of the card: the job that is looked at
+    page.wait("return document.querySelector('#new-template-text').textContent.startsWith('Filled in: further, ')")
+    assert page.js("return document.activeElement.id") == "new-template"
+    assert send_form(page, box, "last") == dict(further, name="last")
+
+    put_dataset(d, "gone", dots(9))
+    lost = submit(d, name="lost", dataset="gone", steps=2, eval={})
+    wait(d, lost)
+    assert d.ask("DELETE", "/datasets/gone").status == 200
+    look_again(page)
+    open_form(page)
+    page.wait("return [...document.querySelectorAll('#new-template option')].some((o) => o.value === 'job:' + arguments[0])", lost)
+    page.wait("return ![...document.querySelectorAll('#j-dataset option')].some((o) => o.value === 'gone')")
+    assert "dataset gone is here no more" in fill_from(page, "job:" + lost)
 
 
 def test_a_lost_answer_is_no_second_job(page, box):
@@ -346,6 +463,8 @@ def test_uploads_and_what_they_report(page, box, tmp_path):
     page.click("#upload-send")
     page.wait("return document.activeElement.id === 'upload-report'")
     assert page.text("#upload-report").startswith("digits: 4 pictures · 8×8 · 3 classes")
+    page.wait("return document.querySelector('#j-dataset').value === 'digits' && document.querySelector('#j-name').value === 'digits'")
+    assert json.loads(page.at("#j-model").get_attribute("value"))["sample_size"] == 8  # the network follows
     whole = box.d.ask("PUT", "/datasets/whole", tar(idx()), {"Content-Type": "application/x-tar"}).json()
     assert box.d.ask("GET", "/datasets/digits").json()["hash"] == whole["hash"]
 
@@ -389,6 +508,40 @@ def test_an_upload_is_cancelled(page, box, tmp_path):
     assert page.text("#upload-chosen").startswith("big.npy")  # and can be tried again
 
 
+def test_an_import_is_cancelled(page, box, tmp_path):
+    """All is sent and the server reads: cancelling stops that, and what the name meant before stays."""
+    d = box.d
+    before = put_dataset(d, "slow", dots(9))["hash"]
+    (tmp_path / "slow.tar").write_bytes(slow_tar(1900))
+    put_files(page, tmp_path / "slow.tar")
+    page.at("#upload-send").send_keys(Keys.ENTER)
+    page.wait("return document.querySelector('#upload-text').textContent.startsWith('Sent.')")
+    assert page.js("return [document.activeElement.id, document.querySelector('#upload-bar').hasAttribute('value')]") == ["upload-text", False]
+    shoot(page, "importing")
+    press(page, Keys.TAB, Keys.ENTER)
+    page.wait("return document.activeElement.id === 'upload-send' && document.querySelector('#upload-progress').hidden")
+    assert page.text("#live") == "The upload is cancelled." and page.text("#upload-chosen").startswith("slow.tar")
+    assert not page.at("#upload-report").is_displayed() and not page.at("#upload-files-error").is_displayed()
+    assert all("404" in m or "409" in m for m in page.messages())
+    assert d.ask("GET", "/datasets/slow").json()["hash"] == before and os.listdir(box.state + "/incoming") == []
+
+    (tmp_path / "late.tar").write_bytes(slow_tar(300))  # a server that does not hear of it in time
+    put_files(page, tmp_path / "late.tar")
+    page.js("""const real = fetch;
+        document.querySelector('#upload-name').value = 'late';
+        window.fetch = (path, options) => real(options?.method === 'DELETE' ? path.replace('late', 'later') : path, options);""")
+    page.click("#upload-send")
+    page.wait("""if (!document.querySelector('#upload-text').textContent.startsWith('Sent.'))
+                     return false;
+                 document.querySelector('#upload-cancel').click();
+                 return document.querySelector('#upload-text').textContent === 'Asking the server to stop …';""")
+    page.wait("return document.activeElement.id === 'upload-report'", timeout=60)
+    assert page.text("#upload-report").startswith("Too late to be cancelled. late: 300 pictures")
+    assert page.messages() and "late" in [s["name"] for s in d.ask("GET", "/datasets").json()["datasets"]]
+    for name in ("late", "slow"):
+        assert d.ask("DELETE", "/datasets/" + name).status == 200
+
+
 def test_datasets_are_deleted_unless_they_are_used(page, box):
     d = box.d
     put_dataset(d, "spare", dots(9))
@@ -411,6 +564,42 @@ def test_datasets_are_deleted_unless_they_are_used(page, box):
     assert [s["name"] for s in d.ask("GET", "/datasets").json()["datasets"]].count("dots") == 1
     d.ask("POST", "/jobs/%s/cancel" % id)
     page.wait("return ![...document.querySelectorAll('#datasets .hint')].some((h) => h.textContent.includes('used by'))")
+
+
+def test_curves_of_a_job_that_was_over_before_the_daemon_started(page, box):
+    """Events tell nothing of it any more: its metrics.csv has all."""
+    id = submit(box.d, name="before", steps=12, eval={"fraction": 0.1, "every_steps": 4})
+    wait(box.d, id)
+    page.driver.get("about:blank")
+    d = box.again()
+    d.base = "http://%s:%d" % d.address
+    page.open(d.base)
+    page.click("#tab-training")
+    page.wait("return document.querySelector('#job h3')?.textContent === 'before'")
+    page.wait("return document.querySelector('.chart').lastChild.lastChild.textContent === 'steps 1 to 12'")
+    rows = [line.split(",") for line in d.ask("GET", "/jobs/%s/metrics.csv" % id).body.decode().splitlines()]
+    now = "now %.3g, held out %.3g" % tuple(float([r[3] for r in rows if r[2] == kind][-1]) for kind in ("step", "eval"))
+    assert page.text(".chart .hint") == now and page.js("return document.querySelector('.chart .held').getAttribute('d').split('M').length - 1") == 3
+
+
+def test_steps_that_are_told_again_take_the_place_of_what_was(page, box):
+    """After kill -9 a job goes on from its checkpoint, behind what the page has seen: with the event `resumed`, or without one."""
+    got = page.driver.execute_async_script("""
+        const done = arguments[0];
+        (async () => {
+            const { Card } = await import(new URL('card.js', document.baseURI));
+            const { components } = await (await fetch('openapi.json')).json();
+            const job = { id: 'x', name: 'x', state: 'running', dataset: 'd@1', device: 'cpu', step: 0, steps: 9, train_share: 0.2, plan: {} };
+            const card = new Card(job, components.schemas, { again() {}, models: () => [] });
+            card.controller = new AbortController();
+            card.controller.abort(); // it asks for nothing
+            const tell = (event, ...steps) => steps.forEach((step) => card.on(event, { step, steps: 9, loss: card.losses = (card.losses ?? 0) + 1 }));
+            tell('step', 1, 2, 3); tell('eval', 3); tell('step', 4, 5); tell('eval', 5);
+            tell('resumed', 3); tell('step', 4, 5, 6);
+            tell('step', 5); tell('eval', 5); tell('eval', 5);
+            done([card.steps.map((p) => p.step), card.evals.map((p) => p.step), card.steps.at(-1).loss]);
+        })().catch((e) => done(String(e)));""")
+    assert got == [[1, 2, 3, 4, 5], [3, 5], 12]
 
 
 # ---- how it looks ----

@@ -268,7 +268,7 @@ int main(int argc, char **argv)
     if (argc > 1)
         return run_one(atoi(argv[1]));
 #ifdef __SANITIZE_THREAD__
-    cmocka_set_test_filter("program *0"); /* every tenth shows its threads; the other builds run them all */
+    cmocka_set_test_filter("program *"); /* what is recomputed has one thread */
 #endif
     static struct CMUnitTest tests[PROGRAMS + 1];
     static int number[PROGRAMS];

@@ -79,6 +79,7 @@ typedef struct dn_train_params {
     double eval_fraction;     /* of the dataset, held out (0) */
     int nan_max;              /* non-finite steps in a row that end the job (10) */
     int height, width;        /* 0: the model's own */
+    size_t preview_bytes;     /* of the samples that a preview has on its device; 0: there are none. Changes nothing but the plan */
 } dn_train_params;
 /* Everything that is not named has the default above. */
 void dn_train_params_init(dn_train_params *p);
@@ -89,6 +90,8 @@ typedef struct dn_train_plan {
     uint64_t recompute[4];   /* a bit per marked block of layers: run again in the backward pass */
     int n_recomputed;
     size_t weights, gradients, moments, ema, arena, data; /* bytes */
+    size_t copies;           /* while a checkpoint is written: of weights, moments and EMA; one at a time */
+    size_t previews;         /* while a preview is made: its copy of the EMA, its model, forms, arena and samples; one at a time */
     size_t total;            /* their sum: what the engine will hand out */
     double gflop_per_step;   /* of one optimizer step */
     char numerics[96];       /* names every source of different weights */
@@ -106,7 +109,8 @@ int dn_train_plan_make(dn_train_plan *out, const dn_device *d, const dn_model *m
 int dn_model_init(dn_model **out, const struct json_t *config, const struct json_t *scheduler, const struct json_t *extra, uint64_t seed,
                   dn_error *err);
 
-/* The start: step 0, weights of `m`. The plan must be of the same device, model, data and parameters. `data` outlives the trainer. */
+/* The start: step 0, weights of `m`. The plan must be of the same device, model, data and parameters. `data` outlives the trainer, `m` need
+ * not. */
 int dn_trainer_new(dn_trainer **out, dn_device *d, const dn_model *m, const dn_dataset *data, const dn_train_params *p,
                    const dn_train_plan *plan, dn_error *err);
 void dn_trainer_free(dn_trainer *t); /* NULL is fine */
@@ -128,7 +132,7 @@ int dn_trainer_some(dn_trainer *t, double max_ms, dn_train_report *report, dn_er
 int64_t dn_trainer_step(const dn_trainer *t); /* finished optimizer steps */
 /* Is it between two optimizer steps, with nothing under way? Snapshots and evaluations begin only there. */
 bool dn_trainer_at_boundary(const dn_trainer *t);
-size_t dn_trainer_bytes(const dn_trainer *t); /* handed out now: what plan->total promised */
+size_t dn_trainer_bytes(const dn_trainer *t); /* what plan->total promised, but for copies and previews */
 
 /* Held-out loss of the EMA weights at fixed noise, by timestep bucket: eight of equal width. Runs in segments like a step. */
 enum { DN_EVAL_BUCKETS = 8 };
@@ -154,7 +158,17 @@ int dn_trainer_restore(dn_trainer *t, const char *path, dn_error *err);
  * the EMA, also when it fails; beside them it needs a few buffers. */
 int dn_snapshot_read(dn_snapshot **out, dn_model *m, const dn_dataset *data, const dn_train_params *p, const dn_train_plan *plan,
                      const char *path, dn_error *err);
-/* The EMA as a model version in memory: previews. */
+/* The EMA as a model version in memory, a copy: previews. */
 int dn_snapshot_model(dn_model **out, const dn_snapshot *s, dn_error *err);
+
+/* What a job is told to train another network like that of a model folder; both objects are the caller's. */
+typedef struct dn_recipe {
+    struct json_t *network;  /* diffusers' config.json */
+    struct json_t *schedule; /* what dn_model_reschedule takes for a network that has just been made */
+    int prediction;          /* enum dn_train_prediction: what this one learned */
+} dn_recipe;
+/* Slow lane. Weights are not read. */
+int dn_recipe_read(dn_recipe *out, const char *dir, dn_error *err);
+void dn_recipe_fini(dn_recipe *r);
 
 #endif

@@ -378,6 +378,60 @@ static void probes_are_served_as_by_processor_sharing(void **state)
         assert_true(probe_ratio(widths[i]) <= 1.25);
 }
 
+/* ---- training's share --------------------------------------------------------------------------------------- */
+
+/* Batches and segments take turns for a while: the part of it that was training's. */
+static double part_of_training(dn_sched_share *s, double *now, double batch_ms, double segment_ms, double for_ms)
+{
+    double train_ms = 0, start = *now;
+    while (*now - start < for_ms) {
+        bool owed = dn_share_owed(s, *now, true, true);
+        double ms = owed ? segment_ms : batch_ms;
+        dn_share_charge(s, owed, ms);
+        train_ms += owed ? ms : 0;
+        *now += ms;
+    }
+    return train_ms / (*now - start);
+}
+
+static void is_about(double x, double want) { assert_true(x > 0.9 * want && x < 1.1 * want); }
+
+static void training_gets_its_share_beside_samples(void **state)
+{
+    (void)state;
+    double now = 0;
+    dn_sched_share s = { .share = 0.3 }, none = { .share = 0 };
+    is_about(part_of_training(&s, &now, 20, 5, 3e4), 0.3);
+    is_about(part_of_training(&s, &now, 7, 40, 3e4), 0.3);
+    assert_true(part_of_training(&none, &now, 20, 5, 3e4) == 0);
+    assert_false(dn_share_owed(&s, now, false, true)); /* nobody is in its way: it need not be owed anything */
+    assert_false(dn_share_owed(&s, now, true, false));
+}
+
+/* A batch that is as long as a period. */
+static void long_batches_leave_training_its_turn(void **state)
+{
+    (void)state;
+    double now = 0;
+    dn_sched_share s = { .share = 0.1 };
+    assert_true(part_of_training(&s, &now, 1.5 * DN_SHARE_PERIOD_MS, 5, 10 * DN_SHARE_PERIOD_MS) > 0);
+}
+
+/* Who waits for the end of a step does not wait for ever; nor do samples pay at once for the time before. */
+static void an_awaited_step_has_a_share_of_its_own(void **state)
+{
+    (void)state;
+    double now = 0;
+    dn_sched_share s = { .share = 0 }, more = { .share = 0.5, .awaited = true };
+    assert_true(part_of_training(&s, &now, 10, 5, 0.9 * DN_SHARE_PERIOD_MS) == 0);
+    s.awaited = true;
+    is_about(part_of_training(&s, &now, 10, 5, 1000), DN_SHARE_AWAITED);
+    is_about(part_of_training(&s, &now, 10, 5, 5 * DN_SHARE_PERIOD_MS), DN_SHARE_AWAITED);
+    s.awaited = false;
+    assert_true(part_of_training(&s, &now, 10, 5, 1000) == 0);
+    is_about(part_of_training(&more, &now, 10, 5, 1e4), 0.5); /* it is the least, not the most */
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -395,6 +449,9 @@ int main(void)
         cmocka_unit_test(a_cancelled_sample_is_never_picked),
         cmocka_unit_test(low_priority_finishes_under_a_flood),
         cmocka_unit_test(probes_are_served_as_by_processor_sharing),
+        cmocka_unit_test(training_gets_its_share_beside_samples),
+        cmocka_unit_test(long_batches_leave_training_its_turn),
+        cmocka_unit_test(an_awaited_step_has_a_share_of_its_own),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -30,6 +30,9 @@ typedef struct world {
     int train_steps, evals, previews_taken, checkpoints, published, missed, train_gone, train_end, train_code;
     int64_t last_train_step, last_checkpoint;
     double preempted_ms;
+    bool holds; /* what is copied is not given back, but kept */
+    dn_train_news *held[4];
+    int n_held;
     int trained_first, trained_last; /* train_steps when the latest request had its first batch, and its last */
 } world;
 
@@ -113,7 +116,20 @@ static void on_trained(void *arg, dn_train_news *n)
         assert_true(n->snapshot || n->duty == DN_DUTY_EVAL || n->duty == DN_DUTY_PUBLISH);
     }
     dn_snapshot_free(n->snapshot);
-    free(n);
+    if (!(n->duty & (DN_DUTY_PREVIEW | DN_DUTY_CHECKPOINT))) {
+        free(n);
+    } else if (w->holds) {
+        assert_in_range(w->n_held, 0, 3);
+        w->held[w->n_held++] = n;
+    } else {
+        dn_worker_train_returned(n);
+    }
+}
+
+static void give_back(world *w)
+{
+    while (w->n_held)
+        dn_worker_train_returned(w->held[--w->n_held]);
 }
 
 static void on_train_gone(void *arg, dn_training *t)
@@ -510,6 +526,50 @@ static void a_snapshot_under_way_is_finished_first(void **state)
     fake_copies(1);
 }
 
+/* Of checkpoints there is one copy at a time, and none is left out: the job waits, but neither requests nor who
+ * publishes it. */
+static void a_checkpoint_waits_for_the_one_before(void **state)
+{
+    (void)state;
+    world *w = start(wide, 1, 0);
+    w->holds = true;
+    train(w, (job){ .step_ms = 0.1, .steps = 4, .checkpoint_every = 1 });
+    for (int step = 2; step <= 4; step++) {
+        pump(w, &w->train_steps, step);
+        submit(w, (order){ .id = step, .n = 1, .entries = 10, .rows = 1 });
+        pump(w, &w->gone, step - 1);
+        assert_int_equal(dn_worker_train_ask(w->worker, 9, DN_DUTY_PUBLISH), 0);
+        pump(w, &w->published, step - 1);
+        assert_int_equal(w->train_steps, step);
+        assert_int_equal(w->checkpoints, step - 1);
+        give_back(w);
+    }
+    pump(w, &w->train_gone, 1);
+    assert_int_equal(w->checkpoints, 4);
+    give_back(w); /* nobody needs it any more */
+    stop(w);
+}
+
+static void a_preview_is_left_out_while_there_is_one(void **state)
+{
+    (void)state;
+    world *w = start(wide, 1, 0);
+    w->holds = true;
+    train(w, (job){ .step_ms = 0.1, .steps = 20, .preview_every = 1 });
+    pump(w, &w->train_gone, 1);
+    assert_int_equal(w->previews_taken, 1);
+    assert_int_equal(w->checkpoints, 1);
+    dn_worker_stop(w->worker);
+    give_back(w); /* also when the worker has stopped */
+    dn_loop_messages(w->loop);
+    dn_worker_free(w->worker);
+    dn_device_close(w->device);
+    dn_loop_free(w->loop);
+    fake_net_free(w->net[0]);
+    fake_net_free(w->net[1]);
+    free(w);
+}
+
 /* Who waits for a copy hears that there is no memory for one; the job goes on. */
 static void a_publication_without_memory_is_told(void **state)
 {
@@ -555,6 +615,33 @@ static void without_a_share_a_job_waits_until_requests_are_done(void **state)
     stop(w);
 }
 
+/* Share 0, and a request that does not end: only who asks for the end of a step gets it, and then the job waits again.
+ */
+static void who_waits_for_the_end_of_a_step_gets_it(void **state)
+{
+    (void)state;
+    world *w = start(wide, 1, 0);
+    train(w, (job){ .step_ms = 60, .steps = 1 << 30, .share = 0 });
+    nanosleep(&(struct timespec){ 0, 20000000 }, NULL); /* it is within a step by now */
+    submit(w, (order){ .id = 1, .n = 1, .entries = 100000, .rows = 1 });
+    pump(w, &w->steps, 1);
+    int before = w->train_steps;
+    pump(w, &w->steps, w->steps + 30);
+    assert_int_equal(w->train_steps, before);
+    assert_int_equal(dn_worker_train_ask(w->worker, 9, DN_DUTY_PUBLISH), 0);
+    pump(w, &w->published, 1);
+    int after = w->train_steps;
+    assert_in_range(after, before, before + 1);
+    pump(w, &w->steps, w->steps + 30);
+    assert_int_equal(w->train_steps, after);
+    assert_int_equal(dn_worker_train_ask(w->worker, 9, DN_DUTY_CHECKPOINT | DN_DUTY_STOP), 0);
+    pump(w, &w->train_gone, 1);
+    assert_int_equal(w->train_end, DN_TRAIN_STOPPED);
+    assert_int_equal(w->last_checkpoint, w->last_train_step);
+    assert_false(w->run[1].gone);
+    stop(w);
+}
+
 static void a_dropped_network_takes_its_arena_with_it(void **state)
 {
     (void)state;
@@ -593,9 +680,12 @@ int main(void)
         cmocka_unit_test(sampling_waits_for_a_segment_never_for_a_step),
         cmocka_unit_test(sampling_waits_for_a_segment_never_for_a_snapshot),
         cmocka_unit_test(a_snapshot_under_way_is_finished_first),
+        cmocka_unit_test(a_checkpoint_waits_for_the_one_before),
+        cmocka_unit_test(a_preview_is_left_out_while_there_is_one),
         cmocka_unit_test(a_publication_without_memory_is_told),
         cmocka_unit_test(a_job_gets_its_share_while_requests_wait),
         cmocka_unit_test(without_a_share_a_job_waits_until_requests_are_done),
+        cmocka_unit_test(who_waits_for_the_end_of_a_step_gets_it),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -241,6 +241,16 @@ static void end(job *j)
 
 /* ---- bytes ---- */
 
+enum { PICTURES = 10 };
+
+static void is_planned(const char *what, size_t plan, size_t real)
+{
+    double off = (double)real / (double)plan - 1;
+    print_message("%s: plan %.2f MB, handed out %.2f MB (%+.2f%%)\n", what, (double)plan * 1e-6, (double)real * 1e-6,
+                  100 * off);
+    assert_true(fabs(off) < 0.02);
+}
+
 static void check_bytes(enum dn_precision precision, enum dn_optimizer_kind kind, double eval_fraction)
 {
     job j;
@@ -254,14 +264,99 @@ static void check_bytes(enum dn_precision precision, enum dn_optimizer_kind kind
     if (dn_train_plan_make(&j.plan, j.device, j.model, j.data, &j.params, 0, &err))
         fail_msg("%s", err.message);
     const dn_train_plan *p = &j.plan;
-    assert_int_equal(p->total, p->weights + p->gradients + p->moments + p->ema + p->arena + p->data);
-    size_t before = handed_out;
+    assert_int_equal(p->total, p->weights + p->gradients + p->moments + p->ema + p->arena + p->data + p->copies);
+    size_t before = handed_out, lasting = p->total - p->copies;
     assert_int_equal(dn_trainer_new(&j.trainer, j.device, j.model, j.data, &j.params, &j.plan, &err), 0);
-    double real = (double)(handed_out - before), off = real / (double)p->total - 1;
-    print_message("plan %.2f MB, handed out %.2f MB (%+.2f%%)\n", (double)p->total * 1e-6, real * 1e-6, 100 * off);
-    assert_true(fabs(off) < 0.02);
-    assert_int_equal(dn_trainer_bytes(j.trainer), p->total);
+    is_planned("trainer", lasting, handed_out - before);
+    assert_int_equal(dn_trainer_bytes(j.trainer), lasting);
     end(&j);
+}
+
+static dn_snapshot *copy_of(dn_trainer *t, bool all)
+{
+    dn_snapshot *s = NULL;
+    dn_error err = { 0 };
+    if (dn_trainer_snapshot(&s, t, all, 0, &err))
+        fail_msg("%s", err.message);
+    return s;
+}
+
+/* A preview as the daemon makes it: model and network of the EMA, and a row of each of its samples. Frees the copy. */
+static void preview(job *j, dn_snapshot *ema, const dn_sample_params *like)
+{
+    dn_model *m = NULL;
+    dn_net *net = NULL;
+    dn_batch *batch = NULL;
+    dn_sample *sample[PICTURES];
+    dn_row row[PICTURES];
+    dn_error err = { 0 };
+    int rc = dn_snapshot_model(&m, ema, &err);
+    dn_snapshot_free(ema);
+    rc = rc ? rc : dn_net_new(&net, j->device, m, like->height, like->width, 0, &err);
+    for (int k = 0; k < PICTURES && !rc; k++) {
+        rc = dn_sample_new(&sample[k], j->device, like, &err);
+        row[k] = (dn_row){ sample[k], DN_ROW_COND };
+    }
+    rc = rc ? rc : dn_batch_begin(&batch, j->device, net, row, PICTURES, &err);
+    if (rc || dn_batch_some(batch, 0))
+        fail_msg("%s", err.message);
+    dn_batch_free(batch);
+    for (int k = 0; k < PICTURES; k++)
+        dn_sample_free(sample[k]);
+    dn_net_free(net);
+    dn_model_free(m);
+}
+
+/* The most that is handed out at once while steps are made, a checkpoint is written and a preview is made is what the
+ * plan says, copies and all. */
+static void check_copies(enum dn_optimizer_kind kind, int batch_size)
+{
+    job j;
+    char file[160];
+    dn_table table = { 0 };
+    dn_error err = { 0 };
+    prepare(&j, NULL, NULL);
+    j.params.optimizer.kind = kind;
+    j.params.batch_size = j.params.micro_batch = batch_size;
+    assert_int_equal(dn_table_plan_denoise(&table, 0, 1, &err), 0);
+    const dn_model_info *i = &j.model->info;
+    const dn_sample_params like = { .table = &table,
+                                    .table_shared = true,
+                                    .height = i->height,
+                                    .width = i->width,
+                                    .channels = i->channels,
+                                    .out_channels = i->out_channels,
+                                    .label = 1,
+                                    .label_b = -1,
+                                    .null_label = i->null_label,
+                                    .temperature = 1 };
+    j.params.preview_bytes = PICTURES * dn_sample_bytes(&like);
+    size_t before = handed_most = handed_out;
+    start(&j);
+    const dn_train_plan *p = &j.plan;
+    assert_int_equal(p->copies, p->weights + p->moments + p->ema);
+    assert_true(p->previews >= 2 * p->weights + j.params.preview_bytes);
+    size_t planned = handed_most = handed_out; /* what planning itself took is gone */
+    step(&j);
+    assert_true(handed_most - planned < p->total / 100);
+    dn_snapshot *ema = copy_of(j.trainer, false), *all = copy_of(j.trainer, true);
+    snprintf(file, sizeof file, "%s/checkpoint", folder);
+    preview(&j, ema, &like);
+    if (dn_snapshot_write(all, file, &err))
+        fail_msg("%s", err.message);
+    is_planned("all of a job", p->total, handed_most - before);
+    dn_snapshot_free(all);
+    dn_device_trim(j.device, 0);
+    dn_table_fini(&table);
+    end(&j);
+    remove(file);
+}
+
+static void test_copies(void **state)
+{
+    (void)state;
+    check_copies(DN_ADAMW, 16);
+    check_copies(DN_SGD, 2);
 }
 
 static void test_bytes(void **state)
@@ -733,9 +828,16 @@ static void test_learned_variance(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_bytes),         cmocka_unit_test(test_budget),  cmocka_unit_test(test_recomputing),
-        cmocka_unit_test(test_first_weights), cmocka_unit_test(test_publish), cmocka_unit_test(test_learned_variance),
-        cmocka_unit_test(test_failing_disk),  cmocka_unit_test(test_read),    cmocka_unit_test(test_read_refuses),
+        cmocka_unit_test(test_bytes),
+        cmocka_unit_test(test_copies),
+        cmocka_unit_test(test_budget),
+        cmocka_unit_test(test_recomputing),
+        cmocka_unit_test(test_first_weights),
+        cmocka_unit_test(test_publish),
+        cmocka_unit_test(test_learned_variance),
+        cmocka_unit_test(test_failing_disk),
+        cmocka_unit_test(test_read),
+        cmocka_unit_test(test_read_refuses),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }
