@@ -275,6 +275,10 @@ static int parse_strs(struct parse *c, const dn_field *f, const struct path *p, 
 
 static int parse_list(struct parse *c, const dn_field *f, const struct path *p, const json_t *v, void *dst)
 {
+    if (json_is_array(v) && !json_array_size(v)) { /* as if it were left out */
+        *(dn_items *)dst = (dn_items){ 0 };
+        return 0;
+    }
     size_t n = list_len(c, f, p, v, "a list of objects");
     if (!n)
         return c->err->id;

@@ -17,8 +17,8 @@ static const char *const priorities[] = { "low", "normal", "high", NULL };
 /* clang-format off */
 #define AT(member) .offset = offsetof(dn_objective_in, member)
 static const dn_field objective_v[DN_OBJ_FIELDS] = {
-    [DN_OBJ_PREDICTION] = { "prediction", DN_T_ENUM, AT(prediction), .choices = LIST("epsilon", "v", "sample", "flow"), .def = "epsilon",
-        .help = "What the network learns to predict: the noise, v, the clean sample, or the flow's velocity." },
+    [DN_OBJ_PREDICTION] = { "prediction", DN_T_ENUM, AT(prediction), .choices = LIST("epsilon", "v", "sample", "flow"),
+        .help = "What the network learns to predict: the noise, v, the clean sample, or the flow's velocity. Not given: what the model of from predicts; epsilon for a new one." },
     [DN_OBJ_TIMESTEPS] = { "timesteps", DN_T_ENUM, AT(timesteps), .choices = LIST("uniform", "logit_normal", "mode"), .def = "uniform",
         .help = "The law that timesteps are drawn from." },
     [DN_OBJ_TIMESTEPS_LOC] = { "timesteps_loc", DN_T_NUM, AT(timesteps_loc), .min = -10, .max = 10, .def = "0",
@@ -68,10 +68,11 @@ static const dn_field lr_v[DN_LRS_FIELDS] = {
     [DN_LRS_KIND] = { "kind", DN_T_ENUM, AT(kind), .choices = LIST("constant", "linear", "cosine", "cosine_restarts", "polynomial", "one_cycle"),
         .def = "constant", .help = "The learning rate's way to the last step." },
     [DN_LRS_WARMUP_STEPS] = { "warmup_steps", DN_T_INT, AT(warmup_steps), .min = 0, .max = DN_JOB_STEPS_MAX, .def = "0", .unit = "optimizer steps",
-        .help = "Linear from 0." },
+        .help = "Linear from 0; one_cycle: half a cosine from lr/25, over 30% of the steps if not given." },
     [DN_LRS_CYCLES] = { "cycles", DN_T_NUM, AT(cycles), .min = 1, .max = 1000, .def = "1", .help = "cosine_restarts: how many." },
     [DN_LRS_POWER] = { "power", DN_T_NUM, AT(power), .min = 0, .max = 100, .def = "1", .help = "polynomial: the exponent." },
-    [DN_LRS_LR_END] = { "lr_end", DN_T_NUM, AT(lr_end), .min = 0, .max = 1, .def = "0", .help = "linear, polynomial, one_cycle: the last rate as a fraction of lr." },
+    [DN_LRS_LR_END] = { "lr_end", DN_T_NUM, AT(lr_end), .min = 0, .max = 1,
+        .help = "linear, polynomial (0), one_cycle (4e-6): the last rate as a fraction of lr." },
 };
 #undef AT
 static const dn_fields lr_fields = TABLE("LrSchedule", "The learning rate by optimizer step.", lr_v, dn_lr_in);
@@ -462,11 +463,22 @@ static int check(dn_job_request *r, dn_http_error *err)
                             (int)r->batch_size);
     if (!(r->objective.has >> DN_OBJ_TIMESTEPS_SCALE & 1))
         r->objective.timesteps_scale = r->objective.timesteps == 2 ? 1.29 : 1;
+    if (!(r->lr_schedule.has >> DN_LRS_LR_END & 1))
+        r->lr_schedule.lr_end = r->lr_schedule.kind == 5 ? 4e-6 : 0; /* PyTorch's */
     if (r->objective.timesteps == 1 && !(r->objective.timesteps_scale > 0))
         return dn_http_fail(err, DN_H_RANGE, "objective.timesteps_scale", "objective.timesteps_scale must be above 0");
     if (r->lr_schedule.warmup_steps > r->steps)
         return dn_http_fail(err, DN_H_CONTRADICTION, "lr_schedule.warmup_steps",
                             "lr_schedule.warmup_steps is more than steps, %lld", (long long)r->steps);
+    static const char *const types[] = { "epsilon", "v_prediction", "sample", "flow_prediction" };
+    const char *type = json_string_value(json_object_get(r->schedule, "prediction_type"));
+    bool given = r->objective.has >> DN_OBJ_PREDICTION & 1;
+    for (int i = 0; type && !given && i < 4; i++)
+        if (!strcmp(type, types[i]))
+            r->objective.prediction = i;
+    if (type && given && strcmp(type, types[r->objective.prediction]))
+        return dn_http_fail(err, DN_H_CONTRADICTION, "schedule.prediction_type", "objective.prediction is %s: schedule.prediction_type must be %s",
+                            objective_v[DN_OBJ_PREDICTION].choices[r->objective.prediction], types[r->objective.prediction]);
     int rc = check_dependencies(r, err);
     return rc ? rc : check_augment(r, err);
 }

@@ -97,6 +97,24 @@ static int reschedule(dn_model *m, const json_t *keys, dn_error *err)
     return rc;
 }
 
+/* A network that is to predict a flow begins with the scheduler of one. The job's field is `model`. */
+static int new_network(const dn_job *j, const dn_dataset_info *data, dn_model **out, dn_error *err)
+{
+    dn_error e = { 0 };
+    json_t *extra = extra_of(j, data), *scheduler = NULL;
+    if (j->params.objective.prediction == DN_PREDICT_FLOW)
+        scheduler = json_pack("{ss}", "_class_name", "FlowMatchEulerDiscreteScheduler");
+    int rc = dn_model_init(out, j->in.model, scheduler, extra, (uint64_t)j->in.seed, &e);
+    if (rc && err) {
+        *err = e;
+        bool whole = !e.param[0] || !strcmp(e.param, "config");
+        snprintf(err->param, sizeof err->param, whole ? "model" : "model.%.56s", e.param);
+    }
+    json_decref(scheduler);
+    json_decref(extra);
+    return rc;
+}
+
 int dn_job_open_parts(const dn_job *j, dn_model **model, dn_dataset **data, dn_error *err)
 {
     dn_dataset *d = NULL;
@@ -105,9 +123,7 @@ int dn_job_open_parts(const dn_job *j, dn_model **model, dn_dataset **data, dn_e
     if (!rc && j->from_dir) {
         rc = dn_model_load(&m, j->from_dir, err);
     } else if (!rc) {
-        json_t *extra = extra_of(j, dn_dataset_info_of(d));
-        rc = dn_model_init(&m, j->in.model, NULL, extra, (uint64_t)j->in.seed, err);
-        json_decref(extra);
+        rc = new_network(j, dn_dataset_info_of(d), &m, err);
     }
     if (!rc && j->in.schedule)
         rc = reschedule(m, j->in.schedule, err);
@@ -145,6 +161,17 @@ static int check_preview(dn_job *j, const dn_model *m, dn_error *err)
     return rc;
 }
 
+/* A model is trained on as it was trained. */
+static int default_prediction(dn_job *j, const dn_model *m, dn_error *err)
+{
+    enum dn_train_prediction of = j->params.objective.prediction;
+    bool given = j->in.objective.has >> DN_OBJ_PREDICTION & 1;
+    int rc = given || !j->from_dir ? 0 : dn_train_prediction_of(&of, m, err);
+    if (!rc)
+        j->in.objective.prediction = (int)(j->params.objective.prediction = of);
+    return rc;
+}
+
 static void plan_work(dn_work *work)
 {
     planning *p = dn_container_of(work, planning, work);
@@ -152,6 +179,8 @@ static void plan_work(dn_work *work)
     dn_model *m = NULL;
     dn_dataset *d = NULL;
     p->rc = dn_job_open_parts(j, &m, &d, &p->err);
+    if (!p->rc)
+        p->rc = default_prediction(j, m, &p->err);
     if (!p->rc)
         p->rc = check_preview(j, m, &p->err);
     if (!p->rc)

@@ -161,7 +161,8 @@ int dn_array_list(dn_stored_list *l, enum dn_array_kind kind, const dn_source *s
     return list[kind](l, src, source, err);
 }
 
-bool dn_array_is_labels(const dn_stored *t) { return t->rank == 1; }
+/* [n], or [n,1] as Keras and MedMNIST write them. */
+bool dn_array_is_labels(const dn_stored *t) { return t->rank == 1 || (t->rank == 2 && t->dim[1] == 1); }
 
 /* --- labels --- */
 
@@ -226,16 +227,33 @@ static int load_labels(int32_t **out, int *n_classes, int64_t n, const dn_stored
 
 /* --- images --- */
 
+/* [n,C,H,W], as PyTorch has them: one or three channels where a height would be, and where channels would be more than
+ * any picture has. */
+static bool is_planar(const dn_stored *t)
+{
+    return t->rank == 4 && (t->dim[1] == 1 || t->dim[1] == 3) && t->dim[2] > 4 && t->dim[3] > 4;
+}
+
+/* The images as [n,H,W,C]. */
+static void sides(int64_t *height, int64_t *width, int64_t *channels, const dn_stored *t)
+{
+    bool planar = is_planar(t);
+    *height = t->dim[planar ? 2 : 1];
+    *width = t->dim[planar ? 3 : 2];
+    *channels = planar ? t->dim[1] : t->rank == 4 ? t->dim[3] : 1;
+}
+
 static int check_images(const dn_stored *t, const dn_source *src, dn_error *err)
 {
     if (t->rank != 3 && t->rank != 4)
         return bad(src, DN_E_FORMAT, "images must be [n,H,W] or [n,H,W,C]", err);
-    int64_t c = t->rank == 4 ? t->dim[3] : 1;
+    int64_t h, w, c;
+    sides(&h, &w, &c, t);
     if (t->dim[0] < 1 || t->dim[0] > INT32_MAX)
         return bad(src, DN_E_FORMAT, "there is no image in it, or too many", err);
-    if (t->dim[1] < 1 || t->dim[2] < 1 || t->dim[1] > DN_DATASET_SIDE_MAX || t->dim[2] > DN_DATASET_SIDE_MAX)
+    if (h < 1 || w < 1 || h > DN_DATASET_SIDE_MAX || w > DN_DATASET_SIDE_MAX)
         return bad(src, DN_E_RANGE, "height and width of its images must be 1..8192", err);
-    if (c < 1 || c > DN_CHANNELS_MAX || t->dim[1] * t->dim[2] * c > ((int64_t)1 << 28))
+    if (c < 1 || c > DN_CHANNELS_MAX || h * w * c > ((int64_t)1 << 28))
         return bad(src, DN_E_RANGE, "its images must have 1..64 channels and 2^28 values at most (are they [n,C,H,W]?)",
                    err);
     if (!is_type(t, "U8") && t->dtype->kind != DN_T_F32 && t->dtype->kind != DN_T_F16 && t->dtype->kind != DN_T_F64 &&
@@ -257,18 +275,32 @@ static int read_image(void *dst, const dn_stored *t, int64_t i, const dn_source 
     return dn_stored_read(&one, src, dst, err);
 }
 
-static int add_images(dn_store *s, const dn_stored *t, const dn_source *src, const int32_t *labels, void *image,
+/* [C,pixels] -> [pixels,C], values of `size` bytes. */
+static void interleave(uint8_t *dst, const uint8_t *src, int64_t pixels, int64_t channels, size_t size)
+{
+    for (int64_t i = 0; i < pixels; i++)
+        for (int64_t c = 0; c < channels; c++, dst += size)
+            memcpy(dst, src + (size_t)(c * pixels + i) * size, size);
+}
+
+/* `image`: room for two. */
+static int add_images(dn_store *s, const dn_stored *t, const dn_source *src, const int32_t *labels, uint8_t *image,
                       dn_error *err)
 {
-    int channels = t->rank == 4 ? (int)t->dim[3] : 1, rc = 0;
-    size_t bytes = (size_t)(t->count / t->dim[0]) * (is_type(t, "U8") ? 1 : sizeof(float));
+    int64_t height, width, channels;
+    size_t size = is_type(t, "U8") ? 1 : sizeof(float), bytes = (size_t)(t->count / t->dim[0]) * size;
+    sides(&height, &width, &channels, t);
+    bool planar = is_planar(t);
+    int rc = 0;
     for (int64_t i = 0; rc == 0 && i < t->dim[0]; i++) {
         uint8_t digest[32];
-        rc = read_image(image, t, i, src, err);
+        rc = read_image(planar ? image + bytes : image, t, i, src, err);
+        if (rc == 0 && planar)
+            interleave(image, image + bytes, height * width, channels, size);
         if (rc == 0 && dn_store_digest(digest, image, bytes) != 0)
             rc = dn_fail(err, DN_E_BACKEND, src->name, "cannot hash an image");
         if (rc == 0)
-            rc = dn_store_add(s, NULL, image, (int)t->dim[1], (int)t->dim[2], channels, labels ? labels[i] : -1, digest,
+            rc = dn_store_add(s, NULL, image, (int)height, (int)width, (int)channels, labels ? labels[i] : -1, digest,
                               err);
     }
     return rc;
@@ -281,7 +313,7 @@ int dn_array_import(dn_store *s, const dn_stored *t, const dn_source *src, const
     int classes = 0, rc = check_images(t, src, err);
     if (rc == 0 && labels)
         rc = load_labels(&label, &classes, t->dim[0], labels, labels_src, err);
-    void *image = rc == 0 ? malloc((size_t)(t->count / t->dim[0]) * sizeof(float)) : NULL;
+    uint8_t *image = rc == 0 ? malloc(2 * (size_t)(t->count / t->dim[0]) * sizeof(float)) : NULL;
     if (rc == 0 && !image)
         rc = dn_fail(err, DN_E_MEMORY, src->name, "no memory for one image");
     dn_store_set_floats(s, !is_type(t, "U8"));

@@ -20,7 +20,8 @@ int dn_array_list(dn_stored_list *l, enum dn_array_kind kind, const dn_source *s
 /* Whose part an array has in a dataset. */
 bool dn_array_is_labels(const dn_stored *t);
 
-/* Add all images of `t` ([n,H,W] or [n,H,W,C]) with the labels of `labels` ([n], integers; NULL: none) to the store,
+/* Add all images of `t` ([n,H,W], [n,H,W,C], or [n,C,H,W] with C 1 or 3 and sides above 4) with the labels of `labels`
+ * ([n] or [n,1], integers; NULL: none) to the store,
  * which is new. *n_classes is the largest label + 1, or 0. */
 int dn_array_import(dn_store *s, const dn_stored *t, const dn_source *src, const dn_stored *labels,
                     const dn_source *labels_src, int *n_classes, dn_error *err);

@@ -151,6 +151,7 @@ static void jpeg_begin(struct jpeg_decompress_struct *c, struct jpeg_state *s, c
     jpeg_create_decompress(c);
     s->progress.progress_monitor = jpeg_progress;
     c->progress = &s->progress;
+    jpeg_save_markers(c, JPEG_APP0 + 1, 4096); /* EXIF: what is sought stands at its beginning */
     jpeg_mem_src(c, data, (unsigned long)len);
     jpeg_read_header(c, TRUE);
 }
@@ -181,15 +182,88 @@ static int size_jpeg(uint64_t *height, uint64_t *width, const uint8_t *data, siz
     return rc;
 }
 
+/* [H,W,4] of inks -> [H,W,3], in place. As PIL: files hold them inverted, as Adobe's programs write them. */
+static void mix_inks(dn_picture *p)
+{
+    size_t n = (size_t)p->height * (size_t)p->width;
+    for (size_t i = 0; i < n; i++) {
+        const uint8_t *in = p->pixels + 4 * i;
+        unsigned key = in[3];
+        for (int c = 0; c < 3; c++)
+            p->pixels[3 * i + (size_t)c] = (uint8_t)((in[c] * key + 127) / 255);
+    }
+    p->channels = 3;
+}
+
+static unsigned exif_number(const uint8_t *p, int bytes, bool big)
+{
+    unsigned v = 0;
+    for (int i = 0; i < bytes; i++)
+        v = v << 8 | p[big ? i : bytes - 1 - i];
+    return v;
+}
+
+/* The orientation, 1..8, that an APP1 segment says; 1 if it says none that can be read. */
+static int exif_orientation(const uint8_t *p, size_t len)
+{
+    enum { HEAD = 6, TIFF = 8, ENTRY = 12, ORIENTATION = 0x112 };
+    if (len < HEAD + TIFF + 2 || memcmp(p, "Exif\0", HEAD) != 0)
+        return 1;
+    p += HEAD, len -= HEAD;
+    bool big = p[0] == 'M';
+    size_t at = exif_number(p + 4, 4, big);
+    if (at > len - 2)
+        return 1;
+    for (unsigned n = exif_number(p + at, 2, big), i = 0; i < n; i++) {
+        size_t entry = at + 2 + (size_t)ENTRY * i;
+        if (entry + ENTRY > len)
+            return 1;
+        unsigned value = exif_number(p + entry + 8, 2, big);
+        if (exif_number(p + entry, 2, big) == ORIENTATION)
+            return value >= 1 && value <= 8 ? (int)value : 1;
+    }
+    return 1;
+}
+
+/* Upright, from how the camera was held. */
+static int turn(dn_picture *p, int orientation, dn_error *err)
+{
+    bool across = orientation > 4; /* rows become columns */
+    int height = across ? p->width : p->height, width = across ? p->height : p->width;
+    bool mirror_y = orientation == 3 || orientation == 4 || orientation == 6 || orientation == 7,
+         mirror_x = orientation == 2 || orientation == 3 || orientation == 7 || orientation == 8;
+    size_t c = (size_t)p->channels;
+    uint8_t *out = malloc((size_t)height * (size_t)width * c), *to = out;
+    if (!out)
+        return dn_fail(err, DN_E_MEMORY, NULL, "no memory for %d by %d pixels", width, height);
+    for (int y = 0; y < height; y++)
+        for (int x = 0; x < width; x++, to += c) {
+            int sy = across ? x : y, sx = across ? y : x;
+            sy = mirror_y ? p->height - 1 - sy : sy;
+            sx = mirror_x ? p->width - 1 - sx : sx;
+            memcpy(to, p->pixels + ((size_t)sy * (size_t)p->width + (size_t)sx) * c, c);
+        }
+    free(p->pixels);
+    *p = (dn_picture){ out, height, width, p->channels };
+    return 0;
+}
+
+static int jpeg_orientation(const struct jpeg_decompress_struct *c)
+{
+    int orientation = 1;
+    for (jpeg_saved_marker_ptr m = c->marker_list; m && orientation == 1; m = m->next)
+        orientation = exif_orientation(m->data, m->data_length);
+    return orientation;
+}
+
 static int jpeg_rows(struct jpeg_decompress_struct *c, dn_picture *p, dn_error *err)
 {
-    if (c->jpeg_color_space == JCS_CMYK || c->jpeg_color_space == JCS_YCCK)
-        return dn_fail(err, DN_E_UNSUPPORTED, NULL, "JPEG: CMYK; only grey and RGB are supported");
     bool grey = c->jpeg_color_space == JCS_GRAYSCALE;
-    int rc = new_picture(p, c->image_height, c->image_width, grey ? 1 : 3, err);
+    bool inks = c->jpeg_color_space == JCS_CMYK || c->jpeg_color_space == JCS_YCCK;
+    int rc = new_picture(p, c->image_height, c->image_width, grey ? 1 : inks ? 4 : 3, err);
     if (rc != 0)
         return rc;
-    c->out_color_space = grey ? JCS_GRAYSCALE : JCS_RGB;
+    c->out_color_space = grey ? JCS_GRAYSCALE : inks ? JCS_CMYK : JCS_RGB;
     c->dct_method = JDCT_ISLOW; /* the same bits with and without SIMD */
     jpeg_start_decompress(c);
     while (c->output_scanline < c->output_height) {
@@ -197,6 +271,8 @@ static int jpeg_rows(struct jpeg_decompress_struct *c, dn_picture *p, dn_error *
         jpeg_read_scanlines(c, &row, 1);
     }
     jpeg_finish_decompress(c);
+    if (inks)
+        mix_inks(p);
     return 0;
 }
 
@@ -210,7 +286,10 @@ static int decode_jpeg(dn_picture *p, const uint8_t *data, size_t len, dn_error 
         rc = dn_fail(err, s.mgr.msg_code == JERR_OUT_OF_MEMORY ? DN_E_MEMORY : DN_E_FORMAT, NULL, "JPEG: %s", s.text);
     } else {
         jpeg_begin(&c, &s, data, len);
+        int orientation = jpeg_orientation(&c);
         rc = jpeg_rows(&c, p, err);
+        if (rc == 0 && orientation > 1)
+            rc = turn(p, orientation, err);
     }
     jpeg_destroy_decompress(&c);
     return rc;

@@ -1,9 +1,10 @@
 /* decode.h - PNG, JPEG and WebP of strangers to 8-bit pixels.
  *
  * Sides and pixels are checked against limits before anything is allocated. Pictures with alpha are laid over white.
- * 16-bit PNGs keep their high bytes. No colour profile, gamma or EXIF rotation is applied, as PIL does by default. A
- * picture whose channels are equal everywhere is grey and has one channel, whatever its file says; so the same picture
- * has the same pixels in every lossless format. */
+ * 16-bit PNGs keep their high bytes. A JPEG of inks (CMYK) becomes RGB as PIL makes it, and one whose EXIF says how the
+ * camera was held is turned upright. No colour profile or gamma is applied. A picture whose channels are equal
+ * everywhere is grey and has one channel, whatever its file says; so the same picture has the same pixels in every
+ * lossless format. */
 #ifndef DN_DATA_DECODE_H
 #define DN_DATA_DECODE_H
 

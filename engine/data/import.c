@@ -277,6 +277,14 @@ static void drop_tests(struct import *im)
     im->n_arrays = n;
 }
 
+static bool has_name(const dn_stored *t, const char *const *names)
+{
+    for (int k = 0; names[k]; k++)
+        if (strcasecmp(t->name, names[k]) == 0)
+            return true;
+    return false;
+}
+
 /* Of the arrays that could be it, the only one, or the only one that has one of these names. NULL: none, or *err. */
 static const dn_stored *choose(const dn_stored_list *l, bool labels, const char *const *names, int *rc, dn_error *err)
 {
@@ -287,11 +295,10 @@ static const dn_stored *choose(const dn_stored_list *l, bool labels, const char 
             continue;
         n_any++;
         any = &l->at[i];
-        for (int k = 0; names[k]; k++)
-            if (strcmp(l->at[i].name, names[k]) == 0) {
-                n_named++;
-                named = &l->at[i];
-            }
+        if (has_name(&l->at[i], names)) {
+            n_named++;
+            named = &l->at[i];
+        }
     }
     if (n_any == 0 || n_any == 1)
         return any;
@@ -301,10 +308,23 @@ static const dn_stored *choose(const dn_stored_list *l, bool labels, const char 
     return named;
 }
 
+/* An array that is named as labels are and has another shape is not passed over in silence. */
+static int check_labels(const dn_stored_list *l, const char *const *names, dn_error *err)
+{
+    for (int i = 0; i < l->len; i++)
+        if (!dn_array_is_labels(&l->at[i]) && has_name(&l->at[i], names))
+            return dn_fail(err, DN_E_FORMAT, l->at[i].name, "%s: labels must be whole numbers [n]",
+                           dn_show(l->at[i].name, strlen(l->at[i].name)).text);
+    return 0;
+}
+
 static int commit_arrays(struct import *im, dn_error *err)
 {
-    static const char *const image_names[] = { "images", "x", "arr_0", NULL };
-    static const char *const label_names[] = { "labels", "label", "y", "arr_1", NULL };
+    static const char *const image_names[] = {
+        "images", "image", "x", "data", "x_train", "train_images", "arr_0", NULL
+    };
+    static const char *const label_names[] = { "labels",  "label",        "y",     "targets",
+                                               "y_train", "train_labels", "arr_1", NULL };
     dn_stored_list l = { 0 };
     int rc = 0, n_classes = 0;
     drop_tests(im);
@@ -312,6 +332,8 @@ static int commit_arrays(struct import *im, dn_error *err)
         rc = dn_array_list(&l, im->kind[i], &im->array[i], i, err);
     const dn_stored *images = rc == 0 ? choose(&l, false, image_names, &rc, err) : NULL;
     const dn_stored *labels = rc == 0 ? choose(&l, true, label_names, &rc, err) : NULL;
+    if (rc == 0 && !labels)
+        rc = check_labels(&l, label_names, err);
     if (rc == 0 && !images)
         rc = dn_fail(err, DN_E_FORMAT, NULL, "there is no array of images in it");
     if (rc == 0)

@@ -56,12 +56,13 @@ static int add_line(dn_labels *l, const char *name, const char *file, const char
     return 0;
 }
 
-/* Split one line of CSV in place; a field may be in double quotes, doubled inside. Returns where the next line starts.
- */
+/* Split one line of CSV in place; a field may be in double quotes, doubled inside, and spaces around it are not part of
+ * it. Returns where the next line starts. */
 static char *split_csv(char *p, char *field[LINE_FIELDS], int *n)
 {
     *n = 0;
     for (;;) {
+        p += strspn(p, " \t");
         bool quoted = *p == '"';
         char *out = p += quoted, *begin = p;
         while (*p && (quoted || (*p != ',' && *p != '\n'))) {
@@ -74,9 +75,9 @@ static char *split_csv(char *p, char *field[LINE_FIELDS], int *n)
         while (*p && *p != ',' && *p != '\n') /* between a closing quote and the comma */
             p++;
         char end = *p;
+        while (!quoted && out > begin && strchr(" \t\r", out[-1]))
+            out--;
         *out = 0;
-        if (!quoted && out > begin && out[-1] == '\r')
-            out[-1] = 0;
         if (*n < LINE_FIELDS)
             field[(*n)++] = begin;
         if (end != ',')
@@ -95,21 +96,23 @@ static int find_column(char *const *field, int n, const char *const *names)
     return -1;
 }
 
+/* What columns and JSON's members are called. */
+static const char *const file_names[] = { "file_name", "file", "filename", "image", "path", NULL };
+static const char *const label_names[] = { "label", "class", "target", NULL };
+
 static int parse_csv(dn_labels *l, const char *name, char *p, dn_error *err)
 {
-    static const char *const files[] = { "file", "file_name", "filename", "image", "path", NULL };
-    static const char *const labels[] = { "label", "class", "target", NULL };
     int file = 0, label = 1, rc = 0;
     p += strncmp(p, "\xef\xbb\xbf", 3) == 0 ? 3 : 0;
     for (int line = 1, n; rc == 0 && *p; line++) {
         char *field[LINE_FIELDS];
         p = split_csv(p, field, &n);
-        int column = line == 1 ? find_column(field, n, files) : -1;
+        int column = line == 1 ? find_column(field, n, file_names) : -1;
         if (n == 1 && !field[0][0])
             continue;
         if (column >= 0) {
             file = column;
-            label = find_column(field, n, labels);
+            label = find_column(field, n, label_names);
             if (label < 0)
                 rc = bad_line(name, line, "its header has no column \"label\"", err);
         } else if (n <= file || n <= label || !field[file][0] || !field[label][0]) {
@@ -141,13 +144,31 @@ static int add_json(dn_labels *l, const char *name, const json_t *file, const js
     return add_line(l, name, f, text, err);
 }
 
-static int parse_pairs(dn_labels *l, const char *name, const json_t *list, dn_error *err)
+static const json_t *member(const json_t *object, const char *const *names)
+{
+    const json_t *v = NULL;
+    for (int i = 0; !v && names[i]; i++)
+        v = json_object_get(object, names[i]);
+    return v;
+}
+
+/* {"file_name":"a.png","label":1} */
+static int add_object(dn_labels *l, const char *name, const json_t *object, int line, dn_error *err)
+{
+    return add_json(l, name, member(object, file_names), member(object, label_names), line, err);
+}
+
+static int parse_entries(dn_labels *l, const char *name, const json_t *list, dn_error *err)
 {
     int rc = json_is_array(list) ? 0 : bad_line(name, 1, "\"labels\" is not a list of [\"file\", label]", err);
     for (size_t i = 0; rc == 0 && i < json_array_size(list); i++) {
-        const json_t *pair = json_array_get(list, i);
-        rc = json_array_size(pair) == 2 ? add_json(l, name, json_array_get(pair, 0), json_array_get(pair, 1), 1, err)
-                                        : bad_line(name, 1, "an entry that is not [\"file\", label]", err);
+        const json_t *entry = json_array_get(list, i);
+        if (json_is_object(entry))
+            rc = add_object(l, name, entry, 1, err);
+        else
+            rc = json_array_size(entry) == 2
+                     ? add_json(l, name, json_array_get(entry, 0), json_array_get(entry, 1), 1, err)
+                     : bad_line(name, 1, "an entry that is not [\"file\", label]", err);
     }
     return rc;
 }
@@ -171,7 +192,7 @@ static int parse_json(dn_labels *l, const char *name, char *text, dn_error *err)
     if (rc != 0)
         return rc;
     if (json_is_array(json_object_get(root, "labels")))
-        rc = parse_pairs(l, name, json_object_get(root, "labels"), err);
+        rc = parse_entries(l, name, json_object_get(root, "labels"), err);
     else
         json_object_foreach(root, file, label)
         {
@@ -194,7 +215,7 @@ static int parse_jsonl(dn_labels *l, const char *name, char *text, dn_error *err
             if (rc != 0)
                 rc = bad_line(name, line, "not a JSON object", err);
             else
-                rc = add_json(l, name, json_object_get(root, "file_name"), json_object_get(root, "label"), line, err);
+                rc = add_object(l, name, root, line, err);
             json_decref(root);
         }
         text += len + (text[len] == '\n');
@@ -208,6 +229,7 @@ static const struct {
 } files[] = { { "labels.csv", parse_csv },
               { "metadata.csv", parse_csv },
               { "labels.json", parse_json },
+              { "dataset.json", parse_json }, /* StyleGAN's */
               { "metadata.jsonl", parse_jsonl } };
 enum { FILES = sizeof files / sizeof *files };
 

@@ -1,10 +1,10 @@
 /* labels.h - what the pictures of an archive are: by class folders, or by labels files.
  *
- * Labels files, by their name: labels.csv and metadata.csv ("file,label", with a header or without), labels.json
- * ({"file": label}, or
- * [["file", label], ...], or {"labels": that list}), metadata.jsonl ({"file_name": ..., "label": ...} a line). File
- * names are relative to the labels file's folder. A label is a number or a class name; if all are whole numbers, they
- * are the labels, else the sorted names are the classes.
+ * Labels files, by their name: labels.csv and metadata.csv ("file,label", with a header or without); labels.json and
+ * StyleGAN's dataset.json ({"file": label}, or [["file", label], ...], or a list of objects, or {"labels": such a
+ * list}); metadata.jsonl (an object a line). An object is {"file_name": ..., "label": ...}; headers and members have
+ * further names (label_names in labels.c). File names are relative to the labels file's folder. A label is a number or
+ * a class name; if all are whole numbers, they are the labels, else the sorted names are the classes.
  *
  * Without a labels file the top folder is the class, after folders that all pictures share are taken away. Classes are
  * sorted, as numbers if all are; folders 0..K-1 are the labels 0..K-1 without names. Pictures in no folder at all have

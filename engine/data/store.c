@@ -280,6 +280,20 @@ static int by_name(const void *a, const void *b)
     return strcmp(x->name, y->name);
 }
 
+/* What floats are meant to span: [0, 1], [-1, 1] or [0, 255] where they lie in it, so that a set whose brightest pixel
+ * is 0.98 is not stretched; else what they do span. */
+static void range_of_floats(double range[2], double lo, double hi)
+{
+    static const double usual[][2] = { { 0, 1 }, { -1, 1 }, { 0, 255 } };
+    range[0] = lo;
+    range[1] = hi;
+    for (size_t i = 0; i < sizeof usual / sizeof *usual; i++)
+        if (lo >= usual[i][0] && hi <= usual[i][1]) {
+            memcpy(range, usual[i], sizeof usual[i]);
+            return;
+        }
+}
+
 static dn_dataset_info summary(const dn_store *s, int n_classes)
 {
     dn_dataset_info info = { .n = s->n_items, .floats = s->floats, .range = { 0, 255 }, .n_classes = n_classes };
@@ -292,10 +306,8 @@ static dn_dataset_info summary(const dn_store *s, int n_classes)
         info.width_min = r->width < info.width_min ? r->width : info.width_min;
         info.width_max = r->width > info.width_max ? r->width : info.width_max;
     }
-    if (s->floats) {
-        info.range[0] = s->lo;
-        info.range[1] = s->hi;
-    }
+    if (s->floats)
+        range_of_floats(info.range, s->lo, s->hi);
     return info;
 }
 

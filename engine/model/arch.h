@@ -30,6 +30,8 @@ typedef struct dn_arch {
     void (*describe)(const void *config, dn_arch_info *info);
     /* Record the network for pictures of height x width into p, parameters in block `block`. Errors are p->error. */
     void (*build)(const void *config, dn_program *p, int block, int height, int width);
+    const struct dn_config_key *keys; /* all that a config can have */
+    int n_keys;
 } dn_arch;
 
 extern const dn_arch dn_arch_unet2d;

@@ -4,8 +4,10 @@
  * Embedding tables: N(0,1). Fourier features of diffusers' GaussianFourierProjection: 16 N(0,1). */
 #include "model_internal.h"
 #include "rng.h"
+#include "source.h"
 #include <denoised/sha256.h>
 #include <denoised/trainer.h>
+#include <jansson.h>
 #include <math.h>
 #include <string.h>
 
@@ -62,12 +64,37 @@ static void init_param(float *dst, const dn_block *b, int i, uint64_t seed)
     }
 }
 
+/* A file may have keys of later versions; a config that someone writes for a new network has typing errors. What begins
+ * with _ is diffusers' own, and the EMA's settings are in the config.json of every EMA that it saves. */
+static int check_keys(const dn_arch *arch, const json_t *config, dn_error *err)
+{
+    static const char *const others[] = { "decay", "inv_gamma",         "min_decay",      "optimization_step",
+                                          "power", "update_after_step", "use_ema_warmup", NULL };
+    const char *name;
+    json_t *value;
+    json_object_foreach((json_t *)config, name, value)
+    {
+        bool known = name[0] == '_';
+        for (int i = 0; !known && i < arch->n_keys; i++)
+            known = !strcmp(arch->keys[i].name, name);
+        for (int i = 0; !known && others[i]; i++)
+            known = !strcmp(others[i], name);
+        if (!known) {
+            dn_shown shown = dn_show(name, strlen(name));
+            return dn_fail(err, DN_E_UNKNOWN, shown.text, "config.json: %s has no key %s", arch->class_name,
+                           shown.text);
+        }
+    }
+    return 0;
+}
+
 int dn_model_init(dn_model **out, const struct json_t *config, const struct json_t *scheduler,
                   const struct json_t *extra, uint64_t seed, dn_error *err)
 {
     dn_model *m = NULL;
     dn_program *p = NULL;
     int rc = dn_model_describe(&m, NULL, config, scheduler, extra, err);
+    rc = rc ? rc : check_keys(m->arch, config, err);
     if (!rc && !(p = dn_model_program(m, m->info.height, m->info.width)))
         rc = dn_fail(err, DN_E_MEMORY, NULL, "out of memory");
     if (!rc && p->error.code)

@@ -79,7 +79,7 @@ static int read_scheduler(dn_model *m, dn_error *err)
     return rc;
 }
 
-/* A key of another scheduler is refused here, as in a request. */
+/* A key of another scheduler is refused, as in a request. */
 static int check_keys(const dn_scheduler_config *own, const json_t *keys, dn_error *err)
 {
     dn_scheduler_config *c = dn_scheduler_config_copy(own);
@@ -92,15 +92,37 @@ static int check_keys(const dn_scheduler_config *own, const json_t *keys, dn_err
     return rc;
 }
 
+/* The scheduler of the model, or the one that `cls` names with the keys of the model's that it knows, as diffusers' from_config;
+ * with `keys`. */
+static int check_schedule(const json_t *json, const json_t *cls, const json_t *keys, dn_error *err)
+{
+    dn_scheduler_config *c = NULL;
+    dn_error why = { 0 };
+    int rc = dn_scheduler_config_new(&c, json, &why);
+    if (!rc && cls && dn_scheduler_config_sampler(c, &why) < 0)
+        rc = DN_E_UNSUPPORTED;
+    if (rc)
+        rc = dn_fail(err, rc, cls ? "scheduler._class_name" : why.param, "%s", why.message);
+    else
+        rc = check_keys(c, keys, err);
+    dn_scheduler_config_free(c);
+    return rc;
+}
+
 /* Checked strictly, the keys are the model's own from then on, as if its file had said so: other samplers leave out what they do not
  * know. */
 int dn_model_reschedule(dn_model *m, const json_t *keys, dn_error *err)
 {
-    json_t *json = json_copy(m->scheduler_json);
+    json_t *json = json_copy(m->scheduler_json), *rest = json_copy((json_t *)keys), *cls = json_object_get(keys, "_class_name");
     dn_scheduler_config *c = NULL;
-    int rc = check_keys(m->info.scheduler, keys, err);
-    if (!rc && (!json || json_object_update(json, (json_t *)keys)))
+    int rc = json && rest && !(cls && json_object_set(json, "_class_name", cls)) ? 0 : dn_fail(err, DN_E_MEMORY, NULL, "out of memory");
+    if (!rc) {
+        json_object_del(rest, "_class_name");
+        rc = check_schedule(json, cls, rest, err);
+    }
+    if (!rc && json_object_update(json, rest))
         rc = dn_fail(err, DN_E_MEMORY, NULL, "out of memory");
+    json_decref(rest);
     if (!rc)
         rc = dn_scheduler_config_new(&c, json, err);
     if (rc) {

@@ -328,4 +328,4 @@ static void build(const void *config_, dn_program *p, int block, int height, int
     dn_output(p, "out", x);
 }
 
-const dn_arch dn_arch_unet2d = { "UNet2DModel", parse, describe, build };
+const dn_arch dn_arch_unet2d = { "UNet2DModel", parse, describe, build, keys, sizeof keys / sizeof *keys };

@@ -66,6 +66,20 @@ int dn_levels_init(dn_levels *l, const dn_model_info *info, dn_error *err)
     return rc;
 }
 
+int dn_train_prediction_of(enum dn_train_prediction *out, const dn_model *m, dn_error *err)
+{
+    static const enum dn_train_prediction of[] = { [DN_PREDICTION_EPSILON] = DN_PREDICT_EPSILON,
+                                                   [DN_PREDICTION_V] = DN_PREDICT_V,
+                                                   [DN_PREDICTION_SAMPLE] = DN_PREDICT_SAMPLE,
+                                                   [DN_PREDICTION_FLOW] = DN_PREDICT_FLOW };
+    dn_settings c;
+    enum dn_sampler_kind kind;
+    int rc = dn_settings_resolve(&c, &kind, m->info.scheduler, -1, err);
+    if (!rc)
+        *out = dn_is_flow(&c) ? DN_PREDICT_FLOW : of[dn_int(&c, prediction_type)];
+    return rc;
+}
+
 void dn_levels_fini(dn_levels *l)
 {
     free(l->alpha);

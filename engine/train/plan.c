@@ -26,6 +26,9 @@ static int check_prediction(const dn_train_params *p, const dn_model_info *info,
     if (info->out_channels != info->channels && !info->learned_variance)
         return dn_fail(err, DN_E_IMPOSSIBLE, "model", "the network has %d output channels for %d input channels",
                        info->out_channels, info->channels);
+    if (!info->learned_variance && p->objective.vlb_weight != 1)
+        return dn_fail(err, DN_E_IMPOSSIBLE, "objective.vlb_weight",
+                       "objective.vlb_weight has an effect only on a network with learned variance");
     if (info->learned_variance && flow)
         return dn_fail(err, DN_E_IMPOSSIBLE, "objective.prediction",
                        "a network with learned variance cannot predict a flow");
@@ -79,6 +82,7 @@ void dn_train_split(const dn_train_params *p, const dn_dataset *data, int64_t *n
 {
     int64_t n = dn_dataset_info_of(data)->n;
     *n_eval = (int64_t)floor((double)n * p->eval_fraction);
+    *n_eval += !*n_eval && p->eval_fraction > 0; /* what was asked for is done, with one image if need be */
     *n_train = n - *n_eval;
 }
 
@@ -297,6 +301,10 @@ int dn_train_plan_make(dn_train_plan *out, const dn_device *d, const dn_model *m
     int rc = dn_train_params_check(p, err);
     rc = rc ? rc : dn_levels_init(&levels, &m->info, err);
     rc = rc ? rc : check_prediction(p, &m->info, &levels, err);
+    if (!rc && m->arch_info.time_rows && levels.n > m->arch_info.time_rows)
+        rc = dn_fail(err, DN_E_IMPOSSIBLE, "model",
+                     "the network has learned embeddings of %lld timesteps, its scheduler has %d",
+                     (long long)m->arch_info.time_rows, levels.n);
     rc = rc ? rc : check_pictures(p, m, data, err);
     rc = rc ? rc : check_labels(p, &m->info, data, err);
     if (!rc) {

@@ -1,5 +1,6 @@
 """Training over HTTP: jobs from submission to their end, kill -9, pauses, sampling beside them, what is refused."""
 import csv
+import glob
 import io
 import json
 import mmap
@@ -819,6 +820,39 @@ def test_publishing_does_not_wait_for_requests_that_always_wait(box):
     d.ask("DELETE", "/requests/" + request)
 
 
+def test_a_new_network_learns_a_flow(box):
+    """Its scheduler is that of a flow unless the job names another; it is sampled and published with it."""
+    d = box.start()
+    put_dataset(d)
+    flow = {"eval": {}, "steps": 4, "preview": dict(PREVIEWS, every_steps=4)}
+    plain = submit(d, objective={"prediction": "flow", "timesteps": "logit_normal"}, **flow)
+    shifted = submit(d, objective={"prediction": "flow"}, schedule={"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3}, **flow)
+    for id, shift in ((plain, None), (shifted, 3)):
+        wait(d, id)
+        assert len(d.ask("GET", "/jobs/%s/samples" % id).json()["samples"]) == 3
+        assert d.ask("POST", "/jobs/%s/publish" % id, {"as": "flow"}).status == 200
+        reply = d.ask("POST", "/generate", {"model": "flow", "seed": 1, "class_label": 0, "steps": 3})
+        assert reply.status == 200, reply.body
+        found = glob.glob(box.state + "/models/**/scheduler_config.json", recursive=True)
+        with open(max(found, key=os.path.getmtime)) as f:
+            config = json.load(f)
+        assert (config["_class_name"], config.get("shift")) == ("FlowMatchEulerDiscreteScheduler", shift)
+
+
+def test_a_model_is_trained_on_as_it_was_trained(box):
+    d = box.start()
+    put_dataset(d)
+    for given, told in (({"objective": {"prediction": "v"}}, "v"), ({"schedule": {"prediction_type": "sample"}, "objective": {}}, "sample")):
+        first = submit(d, steps=2, eval={}, **given)
+        wait(d, first)
+        assert d.ask("POST", "/jobs/%s/publish" % first, {"as": told}).status == 200
+        more = {"model": None, "from": told, "steps": 2, "eval": {}}
+        for objective, prediction in (({}, told), ({"prediction": "epsilon"}, "epsilon")):
+            reply = d.ask("POST", "/jobs", {k: v for k, v in dict(JOB, objective=objective, **more).items() if v is not None})
+            assert reply.status == 201 and reply.json()["request"]["objective"]["prediction"] == prediction, reply.body
+            assert wait(d, reply.json()["id"])["request"]["objective"]["prediction"] == prediction
+
+
 # ---- what is refused ----
 
 
@@ -839,6 +873,13 @@ def test_bad_jobs_are_refused_by_name(box):
     refused(d, 422, "impossible", "preview.labels", preview=dict(PREVIEWS, labels=["purple"]))
     refused(d, 400, "unknown_field", "schedule.beta_scheduler", schedule={"beta_scheduler": "linear"})
     refused(d, 422, "impossible", "schedule.solver_order", schedule={"solver_order": 2})
+    refused(d, 400, "contradiction", "schedule.prediction_type", schedule={"prediction_type": "v_prediction"},
+            objective={"prediction": "epsilon"})
+    refused(d, 400, "not_supported", "schedule._class_name", schedule={"_class_name": "NoScheduler"})
+    refused(d, 400, "unknown_field", "model.block_out_chanels", model=dict(UNET, block_out_chanels=[8]))
+    refused(d, 400, "invalid", "model.block_out_channels", model=dict(UNET, block_out_channels=[8]))
+    refused(d, 422, "impossible", "objective.prediction", schedule={"_class_name": "FlowMatchEulerDiscreteScheduler"})
+    refused(d, 422, "impossible", "objective.vlb_weight", objective={"vlb_weight": 2})
     reply = d.ask("POST", "/jobs", dict(JOB, batch_size=65536, micro_batch=65536))
     assert reply.status == 422 and reply.code == "impossible" and any(c.isdigit() for c in reply.json()["error"]["message"])
     reply = d.ask("POST", "/jobs", dict(JOB, model=dict(UNET, num_class_embeds=2)))

@@ -15,7 +15,7 @@ def img(a,fmt,mode=None,**k):
     im.save(b,fmt,**k); return b.getvalue()
 rgb=rng.randint(0,255,(6,5,3)).astype(np.uint8); rgba=rng.randint(0,255,(6,5,4)).astype(np.uint8); g=rng.randint(0,255,(6,5)).astype(np.uint8)
 P={'rgb.png':img(rgb,'PNG'),'rgba.png':img(rgba,'PNG'),'grey.png':img(g,'PNG'),'palette.png':img(rgb,'PNG','P'),'bit.png':img(g>99,'PNG'),'la.png':img(rgba,'PNG','LA'),
- 'wide.png':img(g.astype(np.uint16)*257,'PNG'),'rgb.jpg':img(rgb,'JPEG',quality=70),'grey.jpg':img(g,'JPEG',quality=70),'progressive.jpg':img(rgb,'JPEG',quality=70,progressive=True),'cmyk.jpg':img(rgb,'JPEG','CMYK',quality=50),
+ 'wide.png':img(g.astype(np.uint16)*257,'PNG'),'rgb.jpg':img(rgb,'JPEG',quality=70),'grey.jpg':img(g,'JPEG',quality=70),'progressive.jpg':img(rgb,'JPEG',quality=70,progressive=True),'cmyk.jpg':img(rgb,'JPEG','CMYK',quality=50),'turned.jpg':img(rgb,'JPEG',quality=70,exif=b'Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0'),
  'lossy.webp':img(rgb,'WEBP',quality=50),'lossless.webp':img(rgb,'WEBP',lossless=True),'alpha.webp':img(rgba,'WEBP',lossless=True),'lossy_alpha.webp':img(rgba,'WEBP',quality=50)}
 b=io.BytesIO(); Image.fromarray(rgb).save(b,'WEBP',save_all=True,append_images=[Image.fromarray(rgb[::-1].copy())]); P['animated.webp']=b.getvalue()
 i=P['rgb.png']; import zlib

@@ -24,7 +24,8 @@ typedef struct dn_dataset_info {
     int channels;                    /* 1 or 3 of pictures; 1..64 of arrays */
     int height_min, height_max, width_min, width_max;
     bool floats;                     /* float32 values as given (.npy, .safetensors), else uint8 */
-    double range[2];                 /* what the values span: {0, 255} for uint8; of floats their own */
+    double range[2];                 /* what the values span: {0, 255} for uint8; of floats {0, 1}, {-1, 1} or {0, 255} if that
+                                        holds them, else their own */
     int n_classes;                   /* 0: no labels */
     const char *const *classes;      /* n_classes names; NULL: numbers */
     uint64_t bytes;                  /* on disk */
@@ -51,16 +52,17 @@ typedef struct dn_import_report {
 } dn_import_report;
 
 /* Import the uploaded file `src` (tar, tar.gz, tar.zst, zip of PNG/JPEG/WebP in class folders or with a labels file "labels.csv",
- * "labels.json" or "metadata.jsonl"; of MNIST's IDX files, gzipped or not; a .npy, .npz or .safetensors file, alone or in an archive) into
+ * "metadata.csv", "labels.json", "dataset.json" or "metadata.jsonl"; of MNIST's IDX files, gzipped or not; a .npy, .npz or .safetensors file, alone or in an archive) into
  * the folder `dir`, which must not exist: it is made whole or not at all (written under a temporary name beside it, fsynced, renamed).
  * The kind is found by content, never by the name that a client gave. Slow. err->param names the file at fault.
  *
- * Pictures: alpha is laid over white, 16 bits become the high 8, colour profiles and EXIF rotation are not applied, CMYK and
- * animations are refused; one with equal channels everywhere is grey, and `channels` is 1 if all are. Classes are the top folders
+ * Pictures: alpha is laid over white, 16 bits become the high 8, colour profiles are not applied, a JPEG of inks becomes RGB and is
+ * turned as its EXIF says, animations are refused; one with equal channels everywhere is grey, and `channels` is 1 if all are. Classes are the top folders
  * after those that all pictures share; folders 0..K-1 are the labels 0..K-1 without names. Hidden files, __MACOSX, notes (.txt, .md,
- * .html, .rst, .pdf, LICENSE, README) are passed over; any other file that is no picture is broken. Arrays: images are [n,H,W] or
- * [n,H,W,C], named "images", "x" or "arr_0" if there are several; labels are whole numbers [n]. MNIST's t10k files count only if they
- * are alone. Images are in the order of their names, or of the array.
+ * .html, .rst, .pdf, LICENSE, README) are passed over; any other file that is no picture is broken. Arrays: images are [n,H,W],
+ * [n,H,W,C], or [n,C,H,W] if C is 1 or 3 and both sides are above 4; if there are several they are named "images", "image", "x", "data",
+ * "x_train", "train_images" or "arr_0". Labels are whole numbers [n] or [n,1], and if several "labels", "label", "y", "targets", "y_train",
+ * "train_labels" or "arr_1". MNIST's t10k files count only if they are alone. Images are in the order of their names, or of the array.
  *
  * A crash leaves a folder "DIR.import-XXXXXX" beside `dir`, never a part of `dir`. */
 int dn_dataset_import(const char *src, const char *dir, const dn_import_params *p, dn_import_report *report, dn_error *err);

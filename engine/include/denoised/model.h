@@ -46,7 +46,8 @@ typedef struct dn_model_info {
 
 /* Read the folder `dir`. On failure *out is untouched and *err names file, tensor and both shapes. */
 int dn_model_load(dn_model **out, const char *dir, dn_error *err);
-/* Before anything is made of it: lay diffusers' scheduler keys over its own, strictly; err->param is "scheduler.KEY". */
+/* Before anything is made of it: lay diffusers' scheduler keys over its own, strictly; `_class_name` makes it another scheduler with
+ * the keys of the old one that it knows. err->param is "scheduler.KEY". */
 int dn_model_reschedule(dn_model *m, const struct json_t *keys, dn_error *err);
 void dn_model_free(dn_model *m); /* NULL is fine */
 const dn_model_info *dn_model_info_of(const dn_model *m);

@@ -53,7 +53,7 @@ typedef struct dn_lr_schedule {
     int64_t warmup_steps; /* optimizer steps */
     double cycles;        /* cosine_restarts (1) */
     double power;         /* polynomial (1) */
-    double lr_end;        /* as a fraction of lr: linear, polynomial, one_cycle (0) */
+    double lr_end;        /* as a fraction of lr: linear, polynomial, one_cycle (0; PyTorch's one cycle ends at 4e-6) */
 } dn_lr_schedule;
 
 typedef struct dn_ema {
@@ -76,7 +76,7 @@ typedef struct dn_train_params {
     dn_ema ema;
     dn_augment augment[DN_AUGMENT_MAX];
     int n_augment;
-    double eval_fraction;     /* of the dataset, held out (0) */
+    double eval_fraction;     /* of the dataset, held out (0); one image at least if not 0 */
     int nan_max;              /* non-finite steps in a row that end the job (10) */
     int height, width;        /* 0: the model's own */
     size_t preview_bytes;     /* of the samples that a preview has on its device; 0: there are none. Changes nothing but the plan */
@@ -96,6 +96,9 @@ typedef struct dn_train_plan {
     double gflop_per_step;   /* of one optimizer step */
     char numerics[96];       /* names every source of different weights */
 } dn_train_plan;
+
+/* What the model's scheduler says that it predicts: what a job goes on with unless it says otherwise. */
+int dn_train_prediction_of(enum dn_train_prediction *out, const dn_model *m, dn_error *err);
 
 /* Check the parameters against model and data (labels, sizes, channels, learned variance) and plan within `budget` bytes. On
  * failure err->param is the field's path on the wire ("objective.prediction", "batch_size"); DN_E_MEMORY says how many bytes the

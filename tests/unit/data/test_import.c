@@ -246,6 +246,17 @@ static void labels_files(void **state)
         { "labels.json", "{\"a.png\": \"2\", \"sub/b.png\": \"x\", \"c.png\": 1}", { 1, 2, 0 }, "1" },
         { "labels.json", " [[\"a.png\", 3], [\"sub/b.png\", 3], [\"c.png\", 4]]", { 3, 3, 4 }, NULL },
         { "labels.json", "{\"labels\": [[\"a.png\", 3], [\"sub/b.png\", 3], [\"c.png\", 4]]}", { 3, 3, 4 }, NULL },
+        { "labels.csv", "file, label\na.png, 1\n sub/b.png\t, 0 \r\nc.png,1 \n", { 1, 0, 1 }, NULL },
+        { "dataset.json", "{\"labels\": [[\"a.png\", 3], [\"sub/b.png\", 3], [\"c.png\", 4]]}", { 3, 3, 4 }, NULL },
+        { "labels.json",
+          "[{\"file\": \"a.png\", \"class\": \"x\"}, {\"image\": \"sub/b.png\", \"label\": \"y\"}, [\"c.png\", \"x\"]]",
+          { 0, 1, 0 },
+          "x" },
+        { "metadata.jsonl",
+          "{\"filename\": \"a.png\", \"target\": 0}\n{\"path\": \"sub/b.png\", \"label\": 1}\n{\"image\": \"c.png\", "
+          "\"class\": 1}",
+          { 0, 1, 1 },
+          NULL },
         { "metadata.jsonl",
           "{\"file_name\": \"sub/b.png\", \"label\": \"no\", \"more\": [1]}\n{\"label\": \"yes\", \"file_name\": "
           "\"a.png\"}\n\n"
@@ -302,6 +313,8 @@ static void bad_labels(void **state)
         { "labels.json", "[1]}, {\"x\": [", DN_E_FORMAT, "labels.json", "line" },
         { "metadata.jsonl", "{\"file_name\": \"a.png\", \"label\": 1}\n{\"file_name\": \"b.png\"}\n", DN_E_FORMAT,
           "metadata.jsonl", "line 2" },
+        { "labels.json", "[{\"file\": \"a.png\", \"label\": 1}, {\"file\": \"b.png\"}]", DN_E_FORMAT, "labels.json",
+          "whole number" },
         { "metadata.jsonl", "{\"file_name\": \"a.png\", \"label\": 1}\nnonsense\n", DN_E_FORMAT, "metadata.jsonl",
           "line 2" },
     };
@@ -534,6 +547,87 @@ static void labelled_arrays(void **state)
     blob_free(&st), blob_free(&x);
 }
 
+/* [n,C,H,W] of bytes and of floats is the same pictures as [n,H,W,C]. */
+static void planar_arrays(void **state)
+{
+    (void)state;
+    enum { PN = 2, PH = 5, PW = 6, PC = 3, ONE = PH * PW * PC };
+    uint8_t planar[PN * ONE], want[PN * ONE];
+    float planar_f[PN * ONE], want_f[PN * ONE];
+    noise(planar, sizeof planar, 5);
+    for (int n = 0; n < PN; n++)
+        for (int c = 0; c < PC; c++)
+            for (int i = 0; i < PH * PW; i++) {
+                int from = n * ONE + c * PH * PW + i, to = n * ONE + i * PC + c;
+                want[to] = planar[from];
+                want_f[to] = planar_f[from] = (float)planar[from] - 100;
+            }
+    put(npy_make("|u1", "(2, 3, 5, 6)", planar, sizeof planar));
+    dn_dataset *d = import_good(false);
+    const dn_dataset_info *info = dn_dataset_info_of(d);
+    assert_true(info->n == PN && info->channels == PC && info->height_max == PH && info->width_max == PW);
+    for (int n = 0; n < PN; n++)
+        assert_memory_equal(dn_dataset_pixels(d, n), want + n * ONE, ONE);
+    dn_dataset_close(d);
+    put(npy_make("<f4", "(2, 3, 5, 6)", planar_f, sizeof planar_f));
+    d = import_good(false);
+    assert_true(dn_dataset_info_of(d)->channels == PC);
+    for (int n = 0; n < PN; n++)
+        assert_memory_equal(dn_dataset_pixels(d, n), want_f + n * ONE, ONE * sizeof(float));
+    dn_dataset_close(d);
+    put(npy_make("|u1", "(4, 1, 5, 9)", planar, sizeof planar));
+    d = import_good(false);
+    assert_true(dn_dataset_info_of(d)->channels == 1 && dn_dataset_info_of(d)->height_max == 5);
+    dn_dataset_close(d);
+    put(npy_make("|u1", "(2, 3, 15, 2)", planar, sizeof planar)); /* a low picture of two channels */
+    d = import_good(false);
+    assert_true(dn_dataset_info_of(d)->channels == 2 && dn_dataset_info_of(d)->height_max == 3);
+    dn_dataset_close(d);
+}
+
+/* What Keras' and MedMNIST's npz files call their parts, and labels that are a column. */
+static void arrays_by_name(void **state)
+{
+    (void)state;
+    static const char *const names[][4] = { { "x_train.npy", "y_train.npy", "x_test.npy", "y_test.npy" },
+                                            { "train_images.npy", "train_labels.npy", "val_images.npy", "val_labels.npy" },
+                                            { "Images.npy", "Labels.npy", "more.npy", "ids.npy" } };
+    uint8_t other[N * AH * AW] = { 0 };
+    noise(pixels, sizeof pixels, 1);
+    blob x = npy_make("|u1", "(5, 4, 3)", pixels, sizeof pixels), y = npy_make("|u1", "(5, 1)", labels, sizeof labels),
+         x2 = npy_make("|u1", "(5, 4, 3)", other, sizeof other), y2 = npy_make("|u1", "(5,)", other, 5);
+    for (int k = 0; k < 3; k++) {
+        put_items(ZIP,
+                  (item[]){ item_of(names[k][2], x2), item_of(names[k][3], y2), item_of(names[k][0], x),
+                            item_of(names[k][1], y) },
+                  4);
+        expect_arrays(true);
+    }
+    blob hot = npy_make("|u1", "(5, 2)", other, 10); /* one column for each class */
+    put_items(ZIP, (item[]){ item_of("images.npy", x), item_of("labels.npy", hot) }, 2);
+    import_bad(false, DN_E_FORMAT, "labels", "labels must be");
+    blob_free(&x), blob_free(&y), blob_free(&x2), blob_free(&y2), blob_free(&hot);
+}
+
+/* Floats within a usual range are not stretched to their extremes. */
+static void ranges_of_floats(void **state)
+{
+    (void)state;
+    static const struct {
+        float lo, hi, from, to;
+    } rows[] = { { 0.02f, 0.98f, 0, 1 }, { -0.9f, 0.7f, -1, 1 }, { 0, 1, 0, 1 },       { 3, 250, 0, 255 },
+                 { -1, 1.5f, -1, 1.5f }, { 0, 256, 0, 256 },     { -0.5f, 0, -1, 1 }, { 2, 2, 0, 255 } };
+    for (size_t k = 0; k < sizeof rows / sizeof *rows; k++) {
+        float values[4] = { rows[k].hi, rows[k].lo, rows[k].lo, rows[k].hi };
+        put(npy_make("<f4", "(1, 2, 2)", values, sizeof values));
+        dn_dataset *d = import_good(false);
+        const double *range = dn_dataset_info_of(d)->range;
+        if (range[0] != rows[k].from || range[1] != rows[k].to)
+            fail_msg("%g..%g spans %g..%g", rows[k].lo, rows[k].hi, range[0], range[1]);
+        dn_dataset_close(d);
+    }
+}
+
 static void bad_arrays(void **state)
 {
     (void)state;
@@ -726,6 +820,7 @@ int main(void)
         T(class_folders),     T(numbered_folders), T(no_labels_and_grey), T(labels_files),
         T(bad_labels),        T(broken_files),     T(many_broken_files),  T(idx_files),
         T(lying_idx),         T(npy_types),        T(labelled_arrays),    T(bad_arrays),
+        T(planar_arrays),     T(arrays_by_name),   T(ranges_of_floats),
         T(nothing_to_import), T(total_limit),      T(cut_uploads),        T(full_disk),
         T(cancelled),
     };

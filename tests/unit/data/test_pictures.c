@@ -112,7 +112,64 @@ static void jpeg_kinds(void **state)
     expect_pixels(jpeg_make(p, 24, 20, 1, 98), p, 24, 20, 1, 3);
     ramp(p, 24, 20, 3);
     expect_pixels(jpeg_make(p, 24, 20, 3, 98), p, 24, 20, 3, 5);
-    expect_refused(jpeg_make(p, 20, 18, 4, 90), DN_E_UNSUPPORTED, "CMYK");
+}
+
+/* Inks c and k, inverted as Adobe's programs write them, show as c k / 255. */
+static void jpeg_of_inks(void **state)
+{
+    (void)state;
+    uint8_t inks[24 * 20 * 4], want[24 * 20 * 3];
+    ramp(inks, 24, 20, 4);
+    for (int i = 0; i < 24 * 20; i++)
+        for (int c = 0; c < 3; c++)
+            want[3 * i + c] = (uint8_t)(inks[4 * i + c] * inks[4 * i + 3] / 255.0 + 0.5);
+    expect_pixels(jpeg_make(inks, 24, 20, 4, 98), want, 24, 20, 3, 5);
+}
+
+/* A JPEG with an EXIF segment after its first marker: `entries` of the first directory. */
+static blob with_exif(blob jpeg, bool big, const uint8_t *entry, int entries, size_t cut)
+{
+    uint8_t segment[128] = "\xff\xe1\0\0Exif\0\0";
+    uint8_t *tiff = segment + 10;
+    memcpy(tiff, big ? "MM\0\x2a\0\0\0\x08" : "II\x2a\0\x08\0\0\0", 8);
+    tiff[8] = big ? 0 : (uint8_t)entries, tiff[9] = big ? (uint8_t)entries : 0;
+    memcpy(tiff + 10, entry, 12);
+    size_t len = 10 + 10 + 12 - cut;
+    segment[3] = (uint8_t)(len - 2);
+    blob b = { 0 };
+    blob_add(&b, jpeg.p, 2);
+    blob_add(&b, segment, len);
+    blob_add(&b, jpeg.p + 2, jpeg.len - 2);
+    blob_free(&jpeg);
+    return b;
+}
+
+/* Where the pixel at the top left of what is stored is seen, and the one right of it: TIFF 6.0, tag 274. */
+static void jpeg_turned(void **state)
+{
+    (void)state;
+    enum { SH = 16, SW = 24 };
+    uint8_t p[SH * SW], want[SH * SW];
+    ramp(p, SH, SW, 1);
+    for (int o = 1; o <= 8; o++) {
+        int height = o > 4 ? SW : SH, width = o > 4 ? SH : SW;
+        for (int y = 0; y < SH; y++)
+            for (int x = 0; x < SW; x++) {
+                int to_y = o <= 4 ? (o >= 3 ? SH - 1 - y : y) : o == 5 || o == 6 ? x : SW - 1 - x;
+                int to_x = o <= 4 ? (o == 2 || o == 3 ? SW - 1 - x : x) : o == 5 || o == 8 ? y : SH - 1 - y;
+                want[to_y * width + to_x] = p[y * SW + x];
+            }
+        uint8_t little[12] = { 0x12, 1, 3, 0, 1, 0, 0, 0, (uint8_t)o },
+                big[12] = { 1, 0x12, 0, 3, 0, 0, 0, 1, 0, (uint8_t)o };
+        expect_pixels(with_exif(jpeg_make(p, SH, SW, 1, 98), false, little, 1, 0), want, height, width, 1, 3);
+        expect_pixels(with_exif(jpeg_make(p, SH, SW, 1, 98), true, big, 1, 0), want, height, width, 1, 3);
+    }
+    /* what cannot be read turns nothing */
+    uint8_t six[12] = { 0x12, 1, 3, 0, 1, 0, 0, 0, 6 }, nine[12] = { 0x12, 1, 3, 0, 1, 0, 0, 0, 9 };
+    expect_pixels(with_exif(jpeg_make(p, SH, SW, 1, 98), false, nine, 1, 0), p, SH, SW, 1, 3);
+    expect_pixels(with_exif(jpeg_make(p, SH, SW, 1, 98), false, six, 0, 0), p, SH, SW, 1, 3);
+    for (size_t cut = 1; cut < 24; cut++)
+        expect_pixels(with_exif(jpeg_make(p, SH, SW, 1, 98), false, six, 1, cut), p, SH, SW, 1, 3);
 }
 
 static void webp_kinds(void **state)
@@ -261,9 +318,10 @@ static void damaged_pictures(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(png_kinds),  cmocka_unit_test(png_depths),       cmocka_unit_test(jpeg_kinds),
-        cmocka_unit_test(webp_kinds), cmocka_unit_test(png_lies),         cmocka_unit_test(jpeg_lies),
-        cmocka_unit_test(webp_lies),  cmocka_unit_test(damaged_pictures),
+        cmocka_unit_test(png_kinds),   cmocka_unit_test(png_depths),       cmocka_unit_test(jpeg_kinds),
+        cmocka_unit_test(webp_kinds),  cmocka_unit_test(png_lies),         cmocka_unit_test(jpeg_lies),
+        cmocka_unit_test(webp_lies),   cmocka_unit_test(damaged_pictures), cmocka_unit_test(jpeg_of_inks),
+        cmocka_unit_test(jpeg_turned),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

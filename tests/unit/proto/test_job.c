@@ -60,6 +60,18 @@ static void mode_has_a_scale_of_its_own(void **state)
     assert_int_equal(p.code, 0);
     assert_true(p.r.objective.timesteps_scale == 1.29);
     done(&p);
+    p = parse("{" BASE ",\"augment\":[],\"schedule\":{\"prediction_type\":\"sample\"},\"objective\":{\"prediction\":\"sample\"}}");
+    assert_int_equal(p.code, 0);
+    assert_int_equal(p.r.augment.n, 0);
+    done(&p);
+    p = parse("{" BASE ",\"schedule\":{\"prediction_type\":\"v_prediction\"}}");
+    assert_int_equal(p.code, 0);
+    assert_int_equal(p.r.objective.prediction, 1);
+    done(&p);
+    p = parse("{" BASE ",\"lr_schedule\":{\"kind\":\"one_cycle\"}}");
+    assert_int_equal(p.code, 0);
+    assert_true(p.r.lr_schedule.lr_end == 4e-6);
+    done(&p);
 }
 
 static void lists_of_objects_are_read(void **state)
@@ -103,7 +115,8 @@ static void what_has_no_effect_or_contradicts_is_refused_by_name(void **state)
         { "{" BASE ",\"augment\":[{\"p\":1}]}", "missing_field", "augment[0].kind" },
         { "{" BASE ",\"augment\":[{\"kind\":\"flip\",\"amount\":1}]}", "contradiction", "augment[0].amount" },
         { "{" BASE ",\"augment\":[{\"kind\":\"flip\"},{\"kind\":\"cutout\",\"amount\":2}]}", "out_of_range", "augment[1].amount" },
-        { "{" BASE ",\"augment\":[]}", "out_of_range", "augment" },
+        { "{" BASE ",\"schedule\":{\"prediction_type\":\"v_prediction\"},\"objective\":{\"prediction\":\"sample\"}}", "contradiction",
+          "schedule.prediction_type" },
         { "{" BASE ",\"learning_rate\":1}", "unknown_field", "learning_rate" },
     };
     /* clang-format on */

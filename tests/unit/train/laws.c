@@ -36,18 +36,19 @@ static void test_learning_rates(void **state)
             near_to(dn_lr_at(&rows[i].s, 2e-4, k, LR_STEPS), 2e-4 * rows[i].want[k], 1e-6, rows[i].name, k);
 }
 
-/* Half a cosine from lr/25 to lr, then half a cosine to the end. */
+/* PyTorch's OneCycleLR: its own warm-up of 30% and its own end, a given one of both, a peak between two steps. */
 static void test_one_cycle(void **state)
 {
     (void)state;
-    dn_lr_schedule s = { .kind = DN_LR_ONE_CYCLE, .lr_end = 0.1 };
-    assert_true(fabs(dn_lr_at(&s, 1, 0, 100) - 0.04) < 1e-12);
-    assert_true(fabs(dn_lr_at(&s, 1, 15, 100) - 0.52) < 1e-12);
-    assert_true(fabs(dn_lr_at(&s, 1, 30, 100) - 1) < 1e-12);
-    assert_true(fabs(dn_lr_at(&s, 1, 65, 100) - 0.55) < 1e-12);
-    assert_true(fabs(dn_lr_at(&s, 1, 100, 100) - 0.1) < 1e-12);
-    s.warmup_steps = 10;
-    assert_true(fabs(dn_lr_at(&s, 1, 10, 100) - 1) < 1e-12);
+    const dn_lr_schedule s = { .kind = DN_LR_ONE_CYCLE, .lr_end = 4e-6 },
+                         warm = { .kind = DN_LR_ONE_CYCLE, .warmup_steps = LR_WARM, .lr_end = 0.1 };
+    for (int k = 0; k < LR_STEPS; k++) {
+        near_to(dn_lr_at(&s, 1, k, LR_STEPS), lr_one_cycle[k], 1e-6, "one_cycle", k);
+        near_to(dn_lr_at(&warm, 1, k, LR_STEPS), lr_one_cycle_warm[k], 1e-6, "one_cycle, warm-up given", k);
+    }
+    for (int k = 0; k < 33; k++)
+        near_to(dn_lr_at(&s, 1, k, 33), lr_one_cycle_odd[k], 1e-6, "one_cycle of 33", k);
+    near_to(dn_lr_at(&s, 1, 0, 1), 4e-6, 1e-6, "one_cycle of 1", 0);
 }
 
 static void test_averages(void **state)

@@ -36,6 +36,19 @@ def polynomial(power, end):
     return out
 
 
+def one_cycle(steps, **more):
+    """The rates as fractions of the peak."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1.0, total_steps=steps, cycle_momentum=False, **more)
+    out = []
+    for k in range(steps):
+        out.append(schedule.get_last_lr()[0])
+        optimizer.step()
+        if k + 1 < steps:
+            schedule.step()
+    return out
+
+
 def averages(**more):
     ema = EMAModel([torch.nn.Parameter(torch.zeros(1))], **more)
     return [ema.get_decay(k) for k in (1, 2, 3, 4, 10, 100, 1000, 100000)]
@@ -66,9 +79,11 @@ def main():
     schedules = {
         "constant": learning_rates("constant_with_warmup"), "linear": learning_rates("linear"), "cosine": learning_rates("cosine"),
         "restarts": learning_rates("cosine_with_restarts", num_cycles=3), "polynomial": polynomial(2.0, 0.1),
+        "one_cycle": one_cycle(STEPS), "one_cycle_warm": one_cycle(STEPS, pct_start=WARM / STEPS, final_div_factor=0.4),
     }
     for name, values in schedules.items():
         print(f"static const double lr_{name}[LR_STEPS] = {row(values)};")
+    print(f"static const double lr_one_cycle_odd[] = {row(one_cycle(33))};")
     print(f"static const double ema_warm[] = {row(averages(decay=0.9999, use_ema_warmup=True, inv_gamma=1.0, power=0.75))};")
     print(f"static const double ema_plain[] = {row(averages(decay=0.99))};")
     print(f"static const double ema_floor[] = {row(averages(decay=0.9999, min_decay=0.5, use_ema_warmup=True, inv_gamma=2.0, power=2 / 3))};")

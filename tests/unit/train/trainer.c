@@ -622,6 +622,22 @@ static void test_evaluation(void **state)
     fixture_fini(&f);
 }
 
+/* A part too small for an image is one image: an evaluation that was asked for takes place. */
+static void test_small_evaluation(void **state)
+{
+    (void)state;
+    fixture f;
+    fixture_init(&f, &(fixture_wish){ .images = 40 });
+    f.params.eval_fraction = 0.02;
+    fixture_start(&f);
+    dn_eval_report r = { 0 };
+    dn_error err = { 0 };
+    assert_int_equal(dn_trainer_eval_some(f.trainer, 0, &r, &err), 0);
+    assert_int_equal(r.n, 1);
+    assert_true(r.loss > 0 && r.loss == r.bucket[0]);
+    fixture_fini(&f);
+}
+
 /* ---- what is refused ---- */
 
 static void refuse(fixture *f, const fixture_wish *w, void (*change)(dn_train_params *p), int code, const char *param)
@@ -657,6 +673,7 @@ static void steep(dn_train_params *p)
 }
 static void drop(dn_train_params *p) { p->objective.label_dropout = 0.1; }
 static void hold_all(dn_train_params *p) { p->eval_fraction = 0.95; }
+static void variational(dn_train_params *p) { p->objective.vlb_weight = 0.5; }
 
 static void test_refusals(void **state)
 {
@@ -674,6 +691,9 @@ static void test_refusals(void **state)
     refuse(&f, &none, flow, DN_E_IMPOSSIBLE, "objective.prediction");
     refuse(&f, &none, steep, DN_E_RANGE, "objective.timesteps_scale");
     refuse(&f, &none, hold_all, DN_E_RANGE, "eval_fraction");
+    refuse(&f, &(fixture_wish){ .config = "{\"time_embedding_type\":\"learned\",\"num_train_timesteps\":100}" }, NULL,
+           DN_E_IMPOSSIBLE, "model");
+    refuse(&f, &none, variational, DN_E_IMPOSSIBLE, "objective.vlb_weight");
     refuse(&f, &(fixture_wish){ .extra = "{}" }, drop, DN_E_IMPOSSIBLE, "objective.label_dropout");
     refuse(&f, &(fixture_wish){ .extra = "{}", .classes = -1 }, NULL, DN_E_INVALID, "dataset");
     refuse(&f, &(fixture_wish){ .classes = 6 }, NULL, DN_E_RANGE, "dataset");
@@ -700,6 +720,7 @@ int main(void)
         cmocka_unit_test(test_noise),
         cmocka_unit_test(test_learning),
         cmocka_unit_test(test_evaluation),
+        cmocka_unit_test(test_small_evaluation),
         cmocka_unit_test(test_refusals),
     };
 #ifdef __SANITIZE_THREAD__
