@@ -32,7 +32,7 @@ BUILDS = [
           ["slow", "bench", "browser", "no-asan"], 5, dict(SANITIZED,
               ASAN_OPTIONS=FINDING + "halt_on_error=1:detect_leaks=1:detect_stack_use_after_return=1:strict_string_checks=1")),
     Build("build-tsan", ["-Db_sanitize=thread", *SANITIZER_BUILD],
-          ["slow", "bench", "browser", "no-tsan"], 10, dict(SANITIZED,
+          ["slow", "bench", "browser", "one-thread"], 10, dict(SANITIZED,
               TSAN_OPTIONS=FINDING + "halt_on_error=1:second_deadlock_stack=1")),
 ]
 

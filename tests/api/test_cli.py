@@ -11,9 +11,9 @@ import pytest
 
 from command import (DENOISE, PNG, begin, denoise, end, environment, heard, kitty_pictures, lie, on_terminal, plain, refusal, stream,
                      url_of)
-from serving import THREAD_SANITIZED, Serving, decoded, floats, npy_read, png_read, st_read
+from serving import SANITIZED, THREAD_SANITIZED, Serving, decoded, floats, npy_read, png_read, st_read
 
-MANY = "4" if THREAD_SANITIZED else "64"
+MANY = "4" if THREAD_SANITIZED else "16" if SANITIZED else "64"
 LONG = ["-m", "tiny", "--steps", "1000", "-n", MANY, "--sampler", "ddim", "--seed", "1"]  # far longer than a test
 
 

@@ -62,7 +62,7 @@ def test_every_accepted_request_is_answered_after_kill_9(box):
     unseeded = d.submit(model="tiny", steps=80)
     seed = d.info(unseeded)["seed"]
     moments = random.Random(5)
-    for _ in range(4):
+    for _ in range(2 if SANITIZED else 4):  # at random moments: the release build has the most of them
         time.sleep(moments.uniform(0.02, 0.4))
         box.kill()
         d = box.start(wait=False)
