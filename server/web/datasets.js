@@ -6,7 +6,10 @@ import { tarOf } from './tar.js';
 let datasets = []; // newest first, as the server lists them
 const listeners = [];
 let asks = 0;
+let again = 0; // the timer that looks again while something is on its way
 let stored = null; // what has been uploaded since the list was read
+
+const LOOK_AGAIN_MS = 1000;
 
 const refOf = (d) => `${encodeURIComponent(d.name)}@${d.hash}`;
 
@@ -33,7 +36,11 @@ export async function loadDatasets() {
     if (ask !== asks)
       return; // a later one is under way, or has answered
     datasets = answer.datasets;
-    setText($('datasets-text'), datasets.length ? plural(datasets.length, 'dataset') : 'None yet.');
+    const coming = answer.imports.map((i) => ` · ${i.name} is on its way`).join('');
+    setText($('datasets-text'), (datasets.length ? plural(datasets.length, 'dataset') : 'None yet.') + coming);
+    clearTimeout(again);
+    if (coming)
+      again = setTimeout(loadDatasets, LOOK_AGAIN_MS);
     if (!datasets.length)
       $('upload-more').open = true;
     keyed($('datasets'), datasets, (d) => `${d.name}@${d.hash}`, makeItem, updateItem);

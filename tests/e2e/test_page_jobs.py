@@ -1,6 +1,7 @@
 """The Training view of the page, in a headless Chromium, against the real daemon."""
 import json
 import os
+import threading
 import time
 
 import pytest
@@ -540,6 +541,20 @@ def test_an_import_is_cancelled(page, box, tmp_path):
     assert page.messages() and "late" in [s["name"] for s in d.ask("GET", "/datasets").json()["datasets"]]
     for name in ("late", "slow"):
         assert d.ask("DELETE", "/datasets/" + name).status == 200
+
+
+def test_what_others_import_is_told(page, box):
+    d = box.d
+    sender = threading.Thread(target=d.ask, args=("PUT", "/datasets/others", slow_tar(1900)), daemon=True)
+    sender.start()
+    while not d.ask("GET", "/datasets").json()["imports"]:
+        time.sleep(0.01)
+    look_again(page)
+    page.wait("return document.querySelector('#datasets-text').textContent.endsWith(' · others is on its way')")
+    while d.ask("DELETE", "/datasets/others?importing=true").status == 404 and sender.is_alive():
+        time.sleep(0.01)
+    sender.join()
+    page.wait("return !document.querySelector('#datasets-text').textContent.includes('others')")
 
 
 def test_datasets_are_deleted_unless_they_are_used(page, box):
