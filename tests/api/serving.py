@@ -24,7 +24,8 @@ with open(BINARY, "rb") as f:
     SANITIZED = re.search(b"__[at]san_init", f.read()) is not None  # it keeps what is freed: resident memory says nothing
 with open(BINARY, "rb") as f:
     THREAD_SANITIZED = b"__tsan_init" in f.read()
-A_WHILE = 30 if THREAD_SANITIZED else 150 if SANITIZED else 1000  # steps that take, of a few samples of `tiny`, a second or so
+A_WHILE = 30 if THREAD_SANITIZED else 60 if SANITIZED else 1000  # steps that take, of a few samples of `tiny`, a second or so
+MANY = 4 if THREAD_SANITIZED else 16 if SANITIZED else 64  # samples of it that take, of a thousand steps, far longer than a test
 PATIENCE = 120  # seconds after which a test gives up: sanitizers are slow, machines busy
 LABELS = ["a", "b", "c", "d", "e", "f", "g", "h", "Ankle Boot"]
 

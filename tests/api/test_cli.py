@@ -11,10 +11,9 @@ import pytest
 
 from command import (DENOISE, PNG, begin, denoise, end, environment, heard, kitty_pictures, lie, on_terminal, plain, refusal, stream,
                      url_of)
-from serving import SANITIZED, THREAD_SANITIZED, Serving, decoded, floats, npy_read, png_read, st_read
+from serving import MANY, Serving, decoded, floats, npy_read, png_read, st_read
 
-MANY = "4" if THREAD_SANITIZED else "16" if SANITIZED else "64"
-LONG = ["-m", "tiny", "--steps", "1000", "-n", MANY, "--sampler", "ddim", "--seed", "1"]  # far longer than a test
+LONG = ["-m", "tiny", "--steps", "1000", "-n", str(MANY), "--sampler", "ddim", "--seed", "1"]  # far longer than a test
 
 
 # ---- the real daemon ----
@@ -211,7 +210,7 @@ def test_another_cancels_it(d, url, tmp_path):
     heard(process, b"step")
     listed = denoise(url, "requests", "--state", "running").ok().out.decode().split("\n")
     id = listed[1].split()[0]
-    assert listed[0].split()[:2] == ["ID", "STATE"] and listed[1].split()[1:4] == ["running", "tiny@1", MANY]
+    assert listed[0].split()[:2] == ["ID", "STATE"] and listed[1].split()[1:4] == ["running", "tiny@1", str(MANY)]
     assert denoise(url, "cancel", id).ok().out.decode() == id + " is cancelled\n"
     end(process).failed(3, "cancelled")
 

@@ -6,10 +6,10 @@ import time
 
 import pytest
 
-from serving import A_WHILE, PATIENCE, SANITIZED, copy_model, decoded, png_read, serving, sha256, write_json
+from serving import A_WHILE, MANY, PATIENCE, SANITIZED, copy_model, decoded, png_read, serving, sha256, write_json
 
 BASE = {"model": "tiny", "seed": 7, "steps": 6, "class_label": "b", "sampler": "ddim"}
-LONG = {"model": "tiny", "seed": 1, "steps": 1000, "n": 64, "class_label": 0, "sampler": "ddim"}  # half a minute at least
+LONG = {"model": "tiny", "seed": 1, "steps": 1000, "n": MANY, "class_label": 0, "sampler": "ddim"}
 
 
 def begin(d, body, headers=()):
@@ -64,7 +64,7 @@ def test_previews_come_while_it_runs(d):
     for _, name, data in events:
         if name == "preview":
             break
-    assert data["step"] % 2 == 0 and 0 <= data["index"] < 64 and png_read(decoded(data))[:3] == (16, 16, 3)
+    assert data["step"] % 2 == 0 and 0 <= data["index"] < MANY and png_read(decoded(data))[:3] == (16, 16, 3)
     d.ask("DELETE", "/requests/" + id)
     assert list(events)[-1][1] == "error"
 
@@ -355,7 +355,7 @@ def test_too_large_for_the_memory(models):
         held = d.memory()
     limit = sum(v for k, v in held.items() if k != "limit") + (300 << 10)
     with serving(models, "--load", "tiny", "--memory", str(limit)) as d:
-        reply = d.generate(**LONG)
+        reply = d.generate(**dict(LONG, n=64))
         assert reply.status == 503 and reply.code == "memory" and int(reply.headers["retry-after"]) >= 1
         assert d.shas(**BASE) and d.memory()["slots"] == d.memory()["results"] == 0
 

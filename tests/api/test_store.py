@@ -13,10 +13,10 @@ import pytest
 
 from boxes import Box
 from conftest import environment
-from serving import BINARY, PATIENCE, SANITIZED, Serving, decoded, f32, make_models, spoil, st_write, together
+from serving import BINARY, MANY, PATIENCE, SANITIZED, Serving, decoded, f32, make_models, spoil, st_write, together
 
 BASE = {"model": "tiny", "seed": 7, "steps": 6, "class_label": "b", "sampler": "ddim"}
-LONG = {"model": "tiny", "seed": 1, "steps": 1000, "n": 64, "class_label": 0, "sampler": "ddim"}  # half a minute at least
+LONG = {"model": "tiny", "seed": 1, "steps": 1000, "n": MANY, "class_label": 0, "sampler": "ddim"}
 GIB = 1 << 30
 
 
