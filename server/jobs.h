@@ -117,6 +117,7 @@ typedef struct dn_job {
 
     /* while it runs */
     uint64_t number;        /* for the worker: never used twice */
+    bool save;              /* asked for on the way to the device */
     dn_dataset *data;
     dn_trainer *trainer;
     int64_t held;           /* bytes in the budget */

@@ -67,6 +67,9 @@ static void give_to_worker(dn_job *j)
     j->began_step = j->step;
     j->wait_ms = 0;
     dn_worker_train(j->place->worker, t);
+    if (j->save)
+        dn_job_ask(j, DN_DUTY_CHECKPOINT);
+    j->save = false;
     dn_job_publish_tick(j);
 }
 

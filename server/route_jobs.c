@@ -193,17 +193,19 @@ void dn_route_job_checkpoints(dn_call *call)
     free(c);
 }
 
-/* Save now: at the end of the present optimizer step. */
+/* Save now: at the end of the present optimizer step; of one on its way to the device, of its first. One that is on its way back is
+ * saved as it is. */
 void dn_route_job_save(dn_call *call)
 {
     dn_job *j = asked_for(call);
     if (!j)
         return;
-    if (j->phase != DN_PHASE_ON_DEVICE) {
+    if (j->phase == DN_PHASE_IDLE) {
         dn_reply_refuse(call, DN_H_CONFLICT, NULL, "the job is %s; only a running one has something to save",
                         dn_job_states[j->state]);
         return;
     }
+    j->save = j->phase < DN_PHASE_ON_DEVICE;
     dn_job_ask(j, DN_DUTY_CHECKPOINT);
     reply_job(call, 202, j);
 }

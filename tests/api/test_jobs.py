@@ -827,6 +827,17 @@ def test_publishing_waits_for_a_job_on_its_way(box):
     assert d.ask("POST", "/jobs/%s/cancel" % running, {}).status in (200, 202)
 
 
+def test_saving_waits_for_a_job_on_its_way(box):
+    d = box.start()
+    put_dataset(d)
+    id = submit(d, steps=1000000, **UNSAVED)
+    assert d.ask("POST", "/jobs/%s/checkpoints" % id, {}).status == 202
+    until(lambda: d.ask("GET", "/jobs/%s/checkpoints" % id).json()["checkpoints"])
+    assert d.ask("POST", "/jobs/%s/cancel" % id, {}).status in (200, 202)
+    wait(d, id, "cancelled")
+    assert d.ask("POST", "/jobs/%s/checkpoints" % id, {}).status == 409
+
+
 def test_publishing_does_not_wait_for_requests_that_always_wait(box):
     d = box.start()
     put_dataset(d)
