@@ -400,7 +400,8 @@ def test_a_hostile_server_is_inert_and_new_fields_appear(page, d):
            "train_share": 0.2, "published": evil, "plan": {"total": 5, "numerics": evil, "micro_batch": evil}}
     data = {"name": evil, "hash": evil, "images": evil, "bytes": 5, "channels": 1, "height_min": evil, "height_max": 8, "width_min": 8,
             "width_max": 8, "n_classes": 2, "classes": [evil, "b"], "pinned_by": 1}
-    answers = {"/openapi.json": api, "/models": {"models": [card]}, "/jobs": {"jobs": [job], "next": None}, "/datasets": {"datasets": [data]}}
+    answers = {"/openapi.json": api, "/models": {"models": [card]}, "/jobs": {"jobs": [job], "next": None},
+               "/datasets": {"datasets": [data], "imports": [{"name": evil}]}}
     server = Impostor(POLICY, answers, {
         "/status": [("status", status)],
         "/generate": [("queued", {"id": evil, "seed": evil, "position": 1, "eta_ms": 5}), ("constructor", {"x": 1}),
