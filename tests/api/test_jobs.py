@@ -869,6 +869,9 @@ def test_a_new_network_learns_a_flow(box):
         with open(max(found, key=os.path.getmtime)) as f:
             config = json.load(f)
         assert (config["_class_name"], config.get("shift")) == ("FlowMatchEulerDiscreteScheduler", shift)
+    recipe = d.ask("GET", "/models/flow/config").json()
+    assert recipe["objective"] == {"prediction": "flow"} and recipe["schedule"] == {"shift": 3}
+    wait(d, submit(d, **{**recipe, "steps": 2, "eval": {}}))
 
 
 def test_a_model_is_trained_on_as_it_was_trained(box):

@@ -168,7 +168,7 @@ int dn_snapshot_model(dn_model **out, const dn_snapshot *s, dn_error *err);
 typedef struct dn_recipe {
     struct json_t *network;  /* diffusers' config.json */
     struct json_t *schedule; /* what dn_model_reschedule takes for a network that has just been made */
-    int prediction;          /* enum dn_train_prediction: what this one learned */
+    enum dn_train_prediction prediction; /* what this one learned */
 } dn_recipe;
 /* Slow lane. Weights are not read. */
 int dn_recipe_read(dn_recipe *out, const char *dir, dn_error *err);
