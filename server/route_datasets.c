@@ -9,18 +9,18 @@
 
 enum { CLASSES_SHOWN = 1000 };
 
-/* Of a card that is no stored dataset's. */
-#define ABSENT                                                                                                              \
-    (DN_BIT(DN_DATASET_CARD_CLASSES) | DN_BIT(DN_DATASET_CARD_PINNED_BY) | DN_BIT(DN_DATASET_CARD_N_BROKEN) |               \
-     DN_BIT(DN_DATASET_CARD_BROKEN) | DN_BIT(DN_DATASET_CARD_CANCELLED) | DN_BIT(DN_DATASET_CARD_IMPORT))
+/* Of a card, what only some answers have; and with it what is said of stored datasets alone. */
+#define SOMETIMES                                                                                                           \
+    (DN_BIT(DN_DATASET_CARD_N_BROKEN) | DN_BIT(DN_DATASET_CARD_BROKEN) | DN_BIT(DN_DATASET_CARD_CANCELLED) |                \
+     DN_BIT(DN_DATASET_CARD_IMPORT))
+#define ABSENT (SOMETIMES | DN_BIT(DN_DATASET_CARD_CLASSES) | DN_BIT(DN_DATASET_CARD_PINNED_BY))
 
 static bool may_see(const dn_call *call, const char *owner) { return dn_call_admin(call) || !strcmp(owner, dn_call_tenant(call)); }
 
 static void card_of(const dn_stored *s, dn_dataset_card *card)
 {
     int n = s->n_classes < CLASSES_SHOWN ? s->n_classes : CLASSES_SHOWN;
-    uint64_t absent = DN_BIT(DN_DATASET_CARD_N_BROKEN) | DN_BIT(DN_DATASET_CARD_BROKEN) |
-                      DN_BIT(DN_DATASET_CARD_CANCELLED) | DN_BIT(DN_DATASET_CARD_IMPORT);
+    uint64_t absent = SOMETIMES;
     if (!s->classes)
         absent |= DN_BIT(DN_DATASET_CARD_CLASSES);
     *card = (dn_dataset_card){ .has = DN_HAS_ALL & ~absent,
