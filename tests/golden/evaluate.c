@@ -7,14 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define CHECK(what, call)                                                                                              \
-    do {                                                                                                               \
-        if (call) {                                                                                                    \
-            fprintf(stderr, "%s: %s\n", what, err.message);                                                            \
-            return 1;                                                                                                  \
-        }                                                                                                              \
-    } while (0)
-
 int main(int argc, char **argv)
 {
     dn_error err = { 0 };

@@ -14,14 +14,6 @@
 
 enum { STEPS_MAX = 64 };
 
-#define CHECK(what, call)                                   \
-    do {                                                    \
-        if (call) {                                         \
-            fprintf(stderr, "%s: %s\n", what, err.message); \
-            return 1;                                       \
-        }                                                   \
-    } while (0)
-
 /* ---- the job ---- */
 
 /* clang-format off */

@@ -25,4 +25,13 @@ float *vectors_nhwc(const vectors *v, const char *name);
 /* The largest |a - b| over the largest |b|. */
 double worst_error(const float *a, const float *b, int64_t n);
 
+/* In the main of a program for people and scripts, with `dn_error err`: what failed, said, ends it. */
+#define CHECK(what, call)                                                                                              \
+    do {                                                                                                               \
+        if (call) {                                                                                                    \
+            fprintf(stderr, "%s: %s\n", what, err.message);                                                            \
+            return 1;                                                                                                  \
+        }                                                                                                              \
+    } while (0)
+
 #endif
